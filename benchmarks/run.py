@@ -1,0 +1,45 @@
+"""Every figure that the README quotes: ``python benchmarks/run.py [NAME ...] [--json]``.
+
+A figure is a ratio of two things measured side by side in one run, or a quality with seeds and an interval. Each is one
+object: name, value, unit, against what, spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import quality
+import store
+
+Figure = dict[str, Any]
+FIGURES: dict[str, Callable[[], list[Figure]]] = {**store.FIGURES, **quality.FIGURES}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(FIGURES)}")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(FIGURES))
+    if unknown:
+        print(f"no benchmark named {', '.join(unknown)}; there are {', '.join(FIGURES)}", file=sys.stderr)
+        return 2
+    for name in arguments.names or FIGURES:
+        for figure in FIGURES[name]():
+            if arguments.json:
+                print(json.dumps(figure), flush=True)
+            else:
+                spread = figure["spread"]
+                print(f"{figure['name']}: {figure['value']:.3g} {figure['unit']} against {figure['against']} ({spread})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""One LMDB environment per folder and process: opening, sharing, forking, growing and the lock of the only writer.
+
+LMDB must be opened once per process, its map must not move under an open transaction, an environment must not cross a
+fork, and a second writer waits for ever instead of failing. This module takes care of the four, so that the rest of the
+package sees ``read()`` and ``write(work)`` only. Transactions are short: nothing is pinned between calls, so a reader
+never makes the file grow.
+
+Does not: work on Windows (``fcntl``), nor on network file systems (LMDB's own rule).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import lmdb
+
+from feature_store.errors import StoreError
+from feature_store.layout import DATABASES, FORMAT
+from feature_store.opening import already_written, check_folder, lock_writer, not_a_store, open_lmdb
+
+T = TypeVar("T")
+
+LARGEST_MAP = 1 << 46
+_NO_ROOM = ("No space left", "File too large", "Disk quota", "Input/output error")
+
+_open_here: dict[str, Environment] = {}
+_guards: dict[int, threading.RLock] = {}
+
+
+def _guard() -> threading.RLock:
+    """Lock of this process: one that was held while the process forked would stay held in the child."""
+    return _guards.setdefault(os.getpid(), threading.RLock())
+
+
+class Gate:
+    """Many inside at a time, or one that has it alone: LMDB's map must not move under a transaction."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Enter beside others."""
+        with self._condition:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody is inside, and let nobody in."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._inside)
+            yield
+
+
+class Environment:
+    """The LMDB environment of one folder in this process. Get it from ``acquire``, give it back with ``release``."""
+
+    uuid: bytes
+    block_rows: int
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.users = 0
+        self.lock: int | None = None
+        self._gate, self._pid = Gate(), os.getpid()
+        self._lmdb: Any = None
+
+    @property
+    def data_file(self) -> Path:
+        """The file that LMDB maps."""
+        return self.path / "data.mdb"
+
+    def database(self, name: str) -> Any:
+        """Handle of a named database, for use inside a transaction."""
+        return self._databases[name]
+
+    @contextmanager
+    def read(self) -> Iterator[Any]:
+        """A read transaction. Whatever it hands out is a view of the map and dies with it."""
+        with self._translated(), self._transaction(write=False) as txn:
+            yield txn
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        """Run ``work`` in a write transaction and commit. It may run again from the start, after the map has grown."""
+        while True:
+            try:
+                with self._transaction(write=True) as txn:
+                    return work(txn)
+            except lmdb.MapFullError:
+                self._enlarge()
+            except (lmdb.Error, OSError) as problem:
+                # LMDB refuses all work after a failed write of its meta page: start from what the file holds.
+                with contextlib.suppress(StoreError):
+                    self._reopen()
+                raise self._write_error(problem) from problem
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except lmdb.Error as problem:
+            raise StoreError(
+                f"LMDB cannot read the store: {problem}",
+                where=str(self.path),
+                next="Run verify() to see what is damaged",
+            ) from problem
+
+    @contextmanager
+    def _transaction(self, write: bool) -> Iterator[Any]:
+        self._adopt()
+        for attempt in range(3):
+            with self._gate.shared():
+                try:
+                    txn = self._lmdb.begin(write=write, buffers=True)
+                except lmdb.MapResizedError:  # another process has grown the store beyond this map
+                    if attempt == 2:
+                        raise
+                else:
+                    with txn:
+                        yield txn
+                    return
+            with self._gate.alone():
+                self._lmdb.set_mapsize(0)
+
+    def _adopt(self) -> None:
+        """After a fork: leave the parent's environment alone and open one of our own, for reading."""
+        if self._pid == os.getpid():
+            return
+        with _guard():
+            if self._pid != os.getpid():
+                self._gate = Gate()
+                self._lmdb.close()  # frees only what belongs to this process, but py-lmdb insists on it
+                self.lock = None  # the lock stays with the parent: POSIX locks are not inherited
+                self.open(write=False)
+                self._pid = os.getpid()
+
+    def open(self, write: bool, block_rows: int = 0) -> None:
+        """Open LMDB and read, or with ``block_rows`` make, the description of the store."""
+        self._lmdb = open_lmdb(self.path, readonly=not write)
+        try:
+            if write:
+                self._lmdb.reader_check()
+                self._describe(block_rows)
+            self._databases = {name: self._lmdb.open_db(name.encode(), create=False) for name in DATABASES[:1]}
+            with self._lmdb.begin(db=self._databases["meta"]) as txn:
+                self._read_description(txn.get(b"store"))
+            self._databases |= {name: self._lmdb.open_db(name.encode(), create=False) for name in DATABASES[1:]}
+        except (lmdb.NotFoundError, lmdb.ReadonlyError, lmdb.IncompatibleError, lmdb.InvalidError) as problem:
+            self._lmdb.close()
+            raise not_a_store(self.path) from problem
+        except BaseException:
+            self._lmdb.close()
+            raise
+
+    def _describe(self, block_rows: int) -> None:
+        """Make the databases of a new store, all in one commit: killed in between, there is no store yet."""
+        with self._lmdb.begin(write=True) as txn:
+            if txn.stat()["entries"]:
+                return
+            databases = [self._lmdb.open_db(name.encode(), txn=txn, create=True) for name in DATABASES]
+            facts = {"format": FORMAT, "uuid": uuid4().hex, "block_rows": block_rows, "digest": "blake2b-128"}
+            txn.put(b"store", json.dumps(facts, sort_keys=True).encode(), db=databases[0])
+
+    def _read_description(self, raw: bytes | None) -> None:
+        if raw is None:
+            raise not_a_store(self.path)
+        facts = json.loads(raw)
+        found = int(facts["format"])
+        if found != FORMAT:
+            age, following = (
+                ("newer", "Update this program")
+                if found > FORMAT
+                else ("older", "Extract the features into a new store")
+            )
+            what = f"the store has format {found}, {age} than format {FORMAT} that this program reads"
+            raise StoreError(what, where=str(self.path), next=following)
+        self.uuid, self.block_rows = bytes.fromhex(facts["uuid"]), int(facts["block_rows"])
+
+    def _enlarge(self) -> None:
+        size = 2 * int(self._lmdb.info()["map_size"])
+        try:
+            if size > LARGEST_MAP:
+                raise lmdb.MemoryError("the largest map is reached")
+            with self._gate.alone():
+                self._lmdb.set_mapsize(size)
+        except lmdb.Error as problem:
+            with contextlib.suppress(StoreError):
+                self._reopen()
+            raise StoreError(
+                "the store is full: its map cannot grow; nothing that was committed is lost",
+                where=str(self.path),
+                next="Raise the limit on address space (ulimit -v) and run this again",
+            ) from problem
+
+    def _reopen(self) -> None:
+        with self._gate.alone():
+            self._lmdb.close()
+            self.open(write=True)
+
+    def _write_error(self, problem: Exception) -> StoreError:
+        text = str(problem)
+        if isinstance(problem, lmdb.DiskError) or any(sign in text for sign in _NO_ROOM):
+            what, following = "the disk is full", "Free some space and run this again"
+        else:
+            what, following = f"LMDB cannot write ({text})", "Run verify(), then run this again"
+        return StoreError(f"{what}; nothing that was committed is lost", where=str(self.path), next=following)
+
+    def make_writable(self, block_rows: int) -> None:
+        """Take the lock of the only writer and open for writing, also where this process reads already."""
+        if self.lock is not None:
+            raise already_written(self.path, os.getpid())
+        lock = lock_writer(self.path)
+        try:
+            with self._gate.alone():
+                if self._lmdb is not None:
+                    self._lmdb.close()
+                self.open(write=True, block_rows=block_rows)
+        except BaseException:
+            os.close(lock)
+            if self.users:
+                self.open(write=False)
+            raise
+        self.lock = lock
+
+    def unlock(self) -> None:
+        """Let another writer in."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def close(self) -> None:
+        """Close LMDB and let another writer in."""
+        with self._gate.alone():
+            self._lmdb.close()
+        self.unlock()
+
+
+def acquire(path: Path, write: bool, block_rows: int) -> Environment:
+    """Environment of ``path``, opened or shared with the other handles of this process."""
+    check_folder(path, write)
+    key = str(path.resolve())
+    with _guard():
+        environment = _open_here.get(key)
+        if environment is None:
+            environment = Environment(path)
+            if write:
+                environment.make_writable(block_rows)
+            else:
+                environment.open(write=False)
+            _open_here[key] = environment
+        else:
+            environment._adopt()
+            if write:
+                environment.make_writable(block_rows)
+        environment.users += 1
+    return environment
+
+
+def release(environment: Environment, write: bool) -> None:
+    """Give back what ``acquire`` handed out; the last one closes."""
+    with _guard():
+        environment.users -= 1
+        if environment.users == 0:
+            _open_here.pop(str(environment.path.resolve()), None)
+            environment.close()
+        elif write:
+            environment.unlock()

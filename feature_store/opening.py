@@ -1,0 +1,93 @@
+"""What comes before LMDB: is the folder a store, how much address space is there, and who writes already."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from feature_store.errors import StoreError
+from feature_store.layout import DATABASES
+
+MAP_SIZES = tuple(1 << power for power in range(40, 25, -1))
+"""Address space to ask for, largest first. It costs nothing but addresses; where the OS refuses, the next is tried."""
+_OWN_FILES = {"data.mdb", "lock.mdb", "writer.lock"}
+_ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+"""py-lmdb 3 ships two engines that cannot read each other's files: stay with 0.9, which every version reads."""
+
+
+def check_folder(path: Path, write: bool) -> None:
+    """Refuse a folder that is something else; make one for a new store."""
+    held = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if "data.mdb" in held:
+        return
+    if not write:
+        if path.exists():
+            raise not_a_store(path)
+        raise StoreError("there is no feature store", where=str(path), next='Open it with mode "w" to make one')
+    if (path.exists() and not path.is_dir()) or held - _OWN_FILES:
+        raise not_a_store(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def open_lmdb(path: Path, readonly: bool) -> Any:
+    """Open the environment with as large a map as the system grants."""
+    for size in MAP_SIZES:
+        try:
+            # No spare transactions: closing an inherited one after a fork would free a reader slot of the parent.
+            return lmdb.open(
+                str(path), map_size=size, readonly=readonly, max_dbs=2 * len(DATABASES), max_spare_txns=0, **_ENGINE
+            )
+        except (lmdb.MemoryError, MemoryError):
+            continue
+        except lmdb.VersionMismatchError as problem:
+            raise StoreError(
+                "the store was written by another version of LMDB's file format",
+                where=str(path),
+                next="Install the lmdb package that wrote it",
+            ) from problem
+        except lmdb.DiskError as problem:
+            raise StoreError("the disk is full", where=str(path), next="Free some space") from problem
+        except lmdb.ReadonlyError as problem:
+            raise StoreError(
+                f"the store cannot be opened: {problem}", where=str(path), next="Check the folder's rights"
+            ) from problem
+        except lmdb.Error as problem:
+            raise not_a_store(path, str(problem)) from problem
+    raise StoreError(
+        "the system grants no address space to map the store",
+        where=str(path),
+        next="Raise the limit on address space (ulimit -v)",
+    )
+
+
+def not_a_store(path: Path, detail: str = "") -> StoreError:
+    """The error for a folder or file that is something else."""
+    what = f"this is not a feature store: {detail}" if detail else "this is not a feature store"
+    return StoreError(what, where=str(path), next="Name the folder of a store, or a new folder")
+
+
+def already_written(path: Path, pid: int | str) -> StoreError:
+    """The error for the second writer."""
+    return StoreError(
+        f"the store is being written by process {pid}",
+        where=str(path),
+        next="Wait until it has finished, or stop it, and run this again",
+    )
+
+
+def lock_writer(path: Path) -> int:
+    """Take the lock and write our pid into its file. The system drops it when the process ends, however it ends."""
+    lock = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        pid = os.read(lock, 32).decode() or "unknown"
+        os.close(lock)
+        raise already_written(path, pid) from problem
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock

@@ -1,0 +1,273 @@
+"""The store as its users see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from feature_store import writing
+from feature_store.columns import Columns, FileMap
+from feature_store.environment import Environment, acquire, release
+from feature_store.errors import StoreError
+from feature_store.facts import Damage, Json, StoreInfo, TableInfo
+from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, TableState, state_key
+from feature_store.verification import verify_table
+
+Mode = Literal["r", "w"]
+
+
+class FeatureStore:
+    """Features of many teachers over one corpus, in one LMDB folder. Open it with ``FeatureStore.open``.
+
+    One process writes at a time, any number read. Every call is one transaction: what it wrote is durable when it
+    returns, what it read is one consistent state. A handle may be used by several threads, and survives a fork and
+    pickling: in another process it opens the store again, for reading.
+
+        with FeatureStore.open("features", "w") as store:
+            rows = store.add_ids("image", ["a", "b"])
+            store.put("fingerprint", "image", rows, np.ones((2, 512), np.float32))
+            store.gather("fingerprint", "image", rows)
+    """
+
+    def __init__(self, path: Path, mode: Mode, environment: Environment | None = None) -> None:
+        self.path, self.mode = path, mode
+        self._closed = False
+        self._attach(environment)
+
+    def _attach(self, environment: Environment | None) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._columns: dict[tuple[str, str], Columns] = {}
+        self._environment = environment
+        if environment is not None:
+            self._files = FileMap(environment.data_file)
+            self._finalizer = weakref.finalize(self, release, environment, self.mode == "w")
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: Mode = "r", *, block_rows: int = BLOCK_ROWS) -> FeatureStore:
+        """Open the store in the folder ``path``; with mode "w" make it if there is none.
+
+        Args:
+            path: folder of the store, on a local file system.
+            mode: "r" to read, "w" to read and write.
+            block_rows: rows per block of a new store; an existing one keeps its own.
+
+        Raises:
+            StoreError: no store there, something else there, another format, or another process writes.
+        """
+        if mode not in ("r", "w"):
+            raise StoreError(f"there is no mode {mode!r}", next='Use "r" or "w"')
+        folder = Path(path).absolute()
+        try:
+            environment = acquire(folder, mode == "w", block_rows)
+        except OSError as problem:
+            raise StoreError(
+                f"the store cannot be opened: {problem.strerror}", where=str(folder), next="Check the folder's rights"
+            ) from problem
+        return cls(folder, mode, environment)
+
+    def close(self) -> None:
+        """Close the handle. Closing it twice does no harm."""
+        self._closed = True
+        if self._environment is not None:
+            self._finalizer()
+        self._environment = None
+        self._columns.clear()
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "closed": self._closed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path, self.mode, self._closed = state["path"], "r", state["closed"]
+        self._attach(None)
+
+    def _ready(self) -> Environment:
+        """Environment of this process, opened if need be."""
+        if self._closed:
+            raise StoreError("the store is closed", where=str(self.path), next="Open it again")
+        if self._environment is None:
+            self._attach(acquire(self.path, False, BLOCK_ROWS))
+        elif self._pid != os.getpid():
+            # Forked: a lock that another thread held would never be released here. The index is still right.
+            self._pid, self._lock, self.mode = os.getpid(), threading.RLock(), "r"
+        assert self._environment is not None
+        return self._environment
+
+    def _writable(self) -> Environment:
+        environment = self._ready()
+        if self.mode != "w":
+            raise StoreError(
+                "the store is open for reading", where=str(self.path), next='Open it with mode "w" to write'
+            )
+        return environment
+
+    def add_ids(self, tower: str, ids: Sequence[str]) -> Rows:
+        """Give each new id the next row of the tower, in order; ids that are known keep theirs.
+
+        Args:
+            tower: "image" or "text".
+            ids: 1 to 200 bytes of utf-8 each.
+
+        Returns:
+            Row of each id (n,), int64.
+        """
+        environment = self._writable()
+        with self._lock:
+            return writing.add_ids(environment, writing.check_tower(tower), ids)
+
+    def rows(self, tower: str, ids: Sequence[str]) -> Rows:
+        """Row of each id (n,), int64; -1 where the id is unknown."""
+        environment = self._ready()
+        keys = [writing.id_key(writing.check_tower(tower), name) for name in ids]
+        with environment.read() as txn:
+            names = environment.database("ids")
+            found = [txn.get(key, db=names) for key in keys]
+            return np.array([-1 if raw is None else struct.unpack("<I", raw)[0] for raw in found], np.int64)
+
+    def put(self, table: str, tower: str, rows: ArrayLike, features: ArrayLike, *, dtype: str | None = None) -> None:
+        """Store features (n, d) of n rows in one durable commit. Rows that have features already get the new ones.
+
+        Args:
+            table: the teacher's fingerprint.
+            tower: "image" or "text".
+            rows: row numbers (n,) from ``add_ids``; of a row that comes twice the last counts.
+            features: finite floats (n, d); d is the same in every put of a table and tower.
+            dtype: "float32" or "float16", settled by the first put; the default is float16.
+
+        Raises:
+            StoreError: bad input, nothing of which is stored; disk or map full, with nothing lost.
+        """
+        environment = self._writable()
+        with self._lock:
+            columns = self._column(table, tower)
+            writing.put(columns, environment, writing.as_rows(rows), features, dtype)
+
+    def missing(self, table: str, tower: str, rows: ArrayLike) -> NDArray[np.bool_]:
+        """Mask (n,): True where the row has no features in this table. A table that does not exist lacks all."""
+        with self._current(table, tower) as (_, columns):
+            return columns.slots(writing.as_rows(rows)) < 0
+
+    def gather(self, table: str, tower: str, rows: ArrayLike) -> NDArray[np.float32]:
+        """Features (n, d) of these rows, in their order, as one contiguous float32 array that belongs to the caller.
+
+        Raises:
+            StoreError: a row has no features, or its block is damaged.
+        """
+        wanted = writing.as_rows(rows)
+        with self._current(table, tower) as (txn, columns):
+            if columns.state is None:
+                raise StoreError(
+                    "there are no features",
+                    where=f"table {table}, tower {tower}",
+                    next="Extract them first; tables() lists what is there",
+                )
+            return columns.gather(txn, wanted)
+
+    def describe(self, table: str, **facts: Json) -> None:
+        """Store small facts about a table beside it; a fact of the same name is replaced."""
+        environment = self._writable()
+        key = f"facts/{writing.check_name(table)}".encode()
+
+        def work(txn: Any) -> None:
+            meta = environment.database("meta")
+            known = json.loads(bytes(txn.get(key, db=meta) or b"{}"))
+            txn.put(key, json.dumps(known | facts, sort_keys=True, allow_nan=False).encode(), db=meta)
+
+        try:
+            with self._lock:
+                environment.write(work)
+        except (TypeError, ValueError) as problem:
+            raise StoreError(f"a fact cannot be written as JSON: {problem}", where=f"table {table}") from problem
+
+    def tables(self) -> list[TableInfo]:
+        """Every table and tower that has features, sorted by name and tower."""
+        environment = self._ready()
+        with environment.read() as txn:
+            found = _states(environment, txn)
+            return [_table_info(environment, txn, table, tower, state) for table, tower, state in found]
+
+    def info(self) -> StoreInfo:
+        """Sums over the tables, numbers of ids, and the size of the file."""
+        environment = self._ready()
+        tables = tuple(self.tables())
+        with environment.read() as txn:
+            meta = environment.database("meta")
+            counts = {tower: txn.get(f"count/{tower}".encode(), db=meta) or bytes(8) for tower in TOWERS}
+            ids = {tower: int(struct.unpack("<Q", raw)[0]) for tower, raw in counts.items()}
+        return StoreInfo(
+            version=FORMAT,
+            rows=sum(table.rows for table in tables),
+            bytes=sum(table.bytes for table in tables),
+            bytes_raw=sum(table.bytes_raw for table in tables),
+            file_bytes=environment.data_file.stat().st_size,
+            ids=ids,
+            tables=tables,
+        )
+
+    def verify(self) -> list[Damage]:
+        """Read everything, compare it with its digests, and name each damaged part. An empty list is a sound store."""
+        environment = self._ready()
+        with environment.read() as txn:
+            found = _states(environment, txn)
+        return [damage for table, tower, state in found for damage in verify_table(environment, table, tower, state)]
+
+    def _column(self, table: str, tower: str) -> Columns:
+        key = (writing.check_name(table), writing.check_tower(tower))
+        if key not in self._columns:
+            self._columns[key] = Columns(self._ready(), self._files, table, tower)
+        return self._columns[key]
+
+    @contextmanager
+    def _current(self, table: str, tower: str) -> Iterator[tuple[Any, Columns]]:
+        """A read transaction and the index of the table as of that transaction."""
+        environment = self._ready()
+        with self._lock, environment.read() as txn:
+            columns = self._column(table, tower)
+            raw = txn.get(state_key(table, tower), db=environment.database("meta"))
+            columns.refresh(txn, TableState.from_bytes(raw) if raw is not None else None)
+            yield txn, columns
+
+
+def _states(environment: Environment, txn: Any) -> list[tuple[str, str, TableState]]:
+    found = []
+    cursor = txn.cursor(db=environment.database("meta"))
+    if cursor.set_range(b"table/"):
+        for key, raw in cursor:
+            parts = bytes(key).decode().split("/", 2)
+            if parts[0] != "table":
+                break
+            found.append((parts[2], parts[1], TableState.from_bytes(raw)))
+    return sorted(found, key=lambda entry: entry[:2])
+
+
+def _table_info(environment: Environment, txn: Any, table: str, tower: str, state: TableState) -> TableInfo:
+    raw = txn.get(f"facts/{table}".encode(), db=environment.database("meta"))
+    return TableInfo(
+        table=table,
+        tower=tower,
+        dim=state.dim,
+        dtype=state.dtype,
+        rows=state.rows,
+        bytes=state.stored_bytes,
+        bytes_raw=state.rows * state.dim * 4,
+        cosine_loss_mean=state.loss_mean,
+        cosine_loss_worst=state.loss_worst,
+        facts={} if raw is None else json.loads(bytes(raw)),
+    )

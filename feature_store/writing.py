@@ -1,0 +1,225 @@
+"""The writing half: checking what is put, rounding, staging in the tail and sealing blocks, one commit per call."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from feature_store.columns import Columns
+from feature_store.environment import Environment
+from feature_store.errors import StoreError
+from feature_store.layout import (
+    DTYPES,
+    MAX_NAME,
+    TOWERS,
+    Features,
+    Rows,
+    TableState,
+    encode_block,
+    encode_index,
+    encode_tail,
+    part_key,
+    rounding_loss,
+    state_key,
+)
+
+_MOST_SLOTS = np.iinfo(np.int32).max
+
+
+def check_name(table: str) -> str:
+    """Return a table's name that LMDB can hold as part of a key."""
+    size = len(table.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= MAX_NAME or not _is_utf8(table):
+        raise StoreError(f"a table's name must have 1 to {MAX_NAME} bytes of utf-8, not {size}", where=repr(table[:40]))
+    return table
+
+
+def check_tower(tower: str) -> str:
+    """Return the tower's name."""
+    if tower not in TOWERS:
+        raise StoreError(f"there is no tower {tower!r}", next=f"Use {' or '.join(map(repr, TOWERS))}")
+    return tower
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def id_key(tower: str, name: str) -> bytes:
+    """Key of an id in ``ids``."""
+    if not name or not _is_utf8(name) or len(name.encode()) > MAX_NAME:
+        raise StoreError(f"an id must have 1 to {MAX_NAME} bytes of utf-8", where=f"tower {tower}, id {name[:40]!r}")
+    return bytes((TOWERS.index(tower),)) + name.encode()
+
+
+def add_ids(environment: Environment, tower: str, ids: Sequence[str]) -> Rows:
+    """Number ids that are new; return the row of each."""
+    keys = [id_key(tower, name) for name in ids]
+    count_key = f"count/{tower}".encode()
+
+    def work(txn: Any) -> list[int]:
+        meta, names = environment.database("meta"), environment.database("ids")
+        count = before = struct.unpack("<Q", txn.get(count_key, db=meta) or bytes(8))[0]
+        rows = []
+        for key in keys:
+            known = txn.get(key, db=names)
+            rows.append(count if known is None else struct.unpack("<I", known)[0])
+            if known is None:
+                txn.put(key, struct.pack("<I", count), db=names)
+                count += 1
+        if count != before:
+            txn.put(count_key, struct.pack("<Q", count), db=meta)
+        return rows
+
+    return np.array(environment.write(work), np.int64)
+
+
+def as_rows(rows: ArrayLike) -> Rows:
+    """Row numbers (n,) as int64."""
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
+        raise StoreError(f"rows must be a list of whole numbers, not {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
+
+
+def checked(
+    table: str, tower: str, rows: Rows, features: ArrayLike, dtype: str
+) -> tuple[NDArray[np.float32], Features]:
+    """Features (n, d) as float32 and as they will be stored; refuse what is not finite or does not fit."""
+    array = np.asarray(features)
+    where = f"table {table}, tower {tower}"
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
+        raise StoreError(f"features must be floats of shape (n, d), not {array.dtype} of {array.shape}", where=where)
+    if len(array) != len(rows):
+        raise StoreError(f"{len(rows)} rows came with {len(array)} features", where=where)
+    with np.errstate(over="ignore"):
+        exact = array.astype(np.float32)
+        stored = exact.astype(dtype)
+    for values, what, following in (
+        (exact, "is not finite", "Nothing of this batch was stored; look at the image or text and at the teacher"),
+        (stored, f"does not fit into {dtype}", 'Nothing of this batch was stored; put this table with dtype="float32"'),
+    ):
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            raise StoreError(f"a feature {what}", where=f"{where}, row {rows[bad[0]]}", next=following)
+    return exact, stored
+
+
+def put(columns: Columns, environment: Environment, rows: Rows, features: ArrayLike, dtype: str | None) -> None:
+    """Store features in one commit. See ``FeatureStore.put``."""
+    table, tower = columns.table, columns.tower
+    if dtype is not None and dtype not in DTYPES:
+        raise StoreError(f"features cannot be stored as {dtype!r}", next=f"Use {' or '.join(map(repr, DTYPES))}")
+    with environment.read() as txn:
+        raw = txn.get(state_key(table, tower), db=environment.database("meta"))
+        columns.refresh(txn, TableState.from_bytes(raw) if raw else None)
+        count = struct.unpack("<Q", txn.get(f"count/{tower}".encode(), db=environment.database("meta")) or bytes(8))[0]
+    before = columns.state
+    _check_rows(table, tower, rows, count)
+    exact, stored = checked(table, tower, rows, features, _settled_dtype(before, table, tower, dtype))
+    if before is not None and before.dim != exact.shape[1]:
+        raise StoreError(
+            f"features have {exact.shape[1]} dimensions, the table has {before.dim}",
+            where=f"table {table}, tower {tower}",
+            next="Another model or layer needs a fingerprint, and so a table, of its own",
+        )
+    if not len(rows):
+        return
+    rows, exact, stored = _newest(rows, exact, stored)
+    environment.write(lambda txn: _commit(txn, columns, environment, rows, exact, stored))
+
+
+def _check_rows(table: str, tower: str, rows: Rows, count: int) -> None:
+    wrong = rows[(rows < 0) | (rows >= count)]
+    if len(wrong):
+        raise StoreError(
+            f"row {wrong[0]} has no id: the tower has rows 0 to {count - 1}" if count else "the tower has no ids yet",
+            where=f"table {table}, tower {tower}",
+            next="Number the samples with add_ids() first",
+        )
+
+
+def _settled_dtype(state: TableState | None, table: str, tower: str, asked: str | None) -> str:
+    if state is None:
+        return asked or "float16"
+    if asked not in (None, state.dtype):
+        raise StoreError(
+            f"the table is stored as {state.dtype}, not as {asked}",
+            where=f"table {table}, tower {tower}",
+            next="The first put of a table settles its dtype",
+        )
+    return state.dtype
+
+
+def _newest(rows: Rows, exact: NDArray[np.float32], stored: Features) -> tuple[Rows, NDArray[np.float32], Features]:
+    """Of a row that comes twice in one put, keep the last."""
+    last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
+    if len(last) == len(rows):
+        return rows, exact, stored
+    keep = np.sort(last)
+    return rows[keep], exact[keep], stored[keep]
+
+
+def _commit(
+    txn: Any, columns: Columns, environment: Environment, rows: Rows, exact: NDArray[np.float32], stored: Features
+) -> None:
+    """Stage the rows, or seal blocks if there are enough; a function of what is committed, so that it may run again."""
+    size, tower = environment.block_rows, columns.tower
+    meta, tail = environment.database("meta"), environment.database("tail")
+    state = columns.state or _new_state(txn, meta, exact.shape[1], str(stored.dtype))
+    units, worst = rounding_loss(exact, stored)
+    state = replace(
+        state,
+        rows=state.rows + int((columns.slots(rows) < 0).sum()),
+        loss_rows=state.loss_rows + len(rows),
+        loss_units=state.loss_units + units,
+        loss_worst=max(state.loss_worst, worst),
+    )
+    if state.tail_rows + len(rows) >= size:
+        if state.tail_rows:
+            staged_rows, staged = columns.tail()
+            kept = ~np.isin(staged_rows, rows)
+            rows, stored = np.concatenate((staged_rows[kept], rows)), np.concatenate((staged[kept], stored))
+            for number in range(state.tail_first, state.tail_next):
+                txn.delete(part_key(state.id, number), db=tail)
+        state = replace(state, tail_rows=0, tail_first=state.tail_next)
+        state, rows, stored = _seal(txn, environment, tower, state, rows, stored)
+    if len(rows):
+        value = encode_tail(environment.uuid, state, tower, state.tail_next, rows, stored)
+        txn.put(part_key(state.id, state.tail_next), value, db=tail)
+        state = replace(state, tail_rows=state.tail_rows + len(rows), tail_next=state.tail_next + 1)
+    txn.put(state_key(columns.table, tower), state.to_bytes(), db=meta)
+
+
+def _seal(
+    txn: Any, environment: Environment, tower: str, state: TableState, rows: Rows, stored: Features
+) -> tuple[TableState, Rows, Features]:
+    """Write all whole blocks; return the rows that are left. Rows lie sorted in a block: fewer runs."""
+    size = environment.block_rows
+    whole = len(rows) // size * size
+    if (state.sealed * size) + whole + size > _MOST_SLOTS:
+        raise StoreError(f"a table cannot hold more than {_MOST_SLOTS} rows", next="Use several stores")
+    for first in range(0, whole, size):
+        order = first + np.argsort(rows[first : first + size], kind="stable")
+        key = part_key(state.id, state.sealed)
+        index = encode_index(key, rows[order])
+        block = encode_block(environment.uuid, state, tower, state.sealed, stored[order])
+        txn.put(key, block, db=environment.database("blocks"), overwrite=False)
+        txn.put(key, index, db=environment.database("index"), overwrite=False)
+        state = replace(state, sealed=state.sealed + 1, sealed_bytes=state.sealed_bytes + len(block) + len(index))
+    return state, rows[whole:], stored[whole:]
+
+
+def _new_state(txn: Any, meta: Any, dim: int, dtype: str) -> TableState:
+    number = struct.unpack("<Q", txn.get(b"tables", db=meta) or bytes(8))[0]
+    txn.put(b"tables", struct.pack("<Q", number + 1), db=meta)
+    return TableState(id=number, dim=dim, dtype=dtype)

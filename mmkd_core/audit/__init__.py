@@ -1,0 +1,1 @@
+"""Verdicts that hold up: ``forgetting`` (candidate against parent) and ``trust`` (claims against measurements)."""

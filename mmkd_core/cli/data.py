@@ -1,0 +1,106 @@
+"""`mmkd data`: where the images come from, and whether they are fit."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.output import Output
+
+if TYPE_CHECKING:
+    from mmkd_core.data.manifest import Corpus
+    from mmkd_core.integrate.workspace import Workspace
+
+app = typer.Typer(help="Make, import and check the images and captions.", no_args_is_help=True)
+
+
+@app.command(epilog="Example:  mmkd data phantom --train 600 --seed 3")
+def phantom(
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Other patients; the workspace's seed if left out.")
+    ] = None,
+    train: Annotated[int | None, typer.Option(min=0, help="Training images per domain  [default: 600]")] = None,
+    val: Annotated[int | None, typer.Option(min=0, help="Probe images per domain  [default: 100]")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="Test images per domain  [default: 200]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they change no image.")] = 1,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw synthetic medical images of eight domains, with findings, captions and patients."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.data.phantom.generate import PhantomConfig, generate
+    from mmkd_core.integrate.workspace import Workspace
+
+    workspace = Workspace.open(root)
+    sizes = {"train": train, "val": val, "test": test}
+    given: dict[str, Any] = {name: number for name, number in sizes.items() if number is not None}
+    config = PhantomConfig(seed=workspace.config.seed if seed is None else seed, **given)
+    with workspace.writing():
+        corpus = generate(_folder(workspace), config, workers=workers, progress=watch())
+    _answer(Output(json, root), corpus, {"config": config})
+
+
+@app.command("import", epilog="Example:  mmkd data import images/manifest.csv")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A csv, jsonl or parquet manifest, MedMNIST files, or their folder.")],
+    max_bad: Annotated[int, typer.Option(min=0, help="Unreadable images that may be left out.")] = 0,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bring in real images: hash them, assign splits by patient, and turn labels into captions."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.data.importers import import_data
+    from mmkd_core.data.manifest import MANIFEST
+    from mmkd_core.errors import DataError
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    target = _folder(workspace)
+    with workspace.writing():
+        if (target / MANIFEST).exists():
+            mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
+            raise DataError("the workspace has its data already", where=str(target), next=mend)
+        seed = workspace.config.seed
+        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch())
+    for line in (*report.skipped, *report.warnings):
+        out.say(f"note: {line}")
+    _answer(out, corpus, {"report": report})
+
+
+@app.command(epilog="Example:  mmkd data check")
+def check(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Read every image again and look for what would spoil training; exit code 1 if there is anything."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.data.check import check as look
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    found = look(Workspace.open(root).corpus(), progress=watch())
+    for kind, issues in (("problem", found.problems), ("warning", found.warnings)):
+        for issue in issues:
+            out.say(f"{kind}: {issue}")
+    if found.ok:
+        out.say(f"{found.samples:,} samples are fit for use")
+    following = "mmkd teachers list" if found.ok else "Mend the images or the manifest, and import them again"
+    out.finish({**vars(found), "ok": found.ok}, next=following)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _folder(workspace: "Workspace") -> Path:
+    return workspace.root / workspace.config.data
+
+
+def _answer(out: Output, corpus: "Corpus", facts: dict[str, Any]) -> None:
+    splits = ("train", "val", "test")
+    counts = Counter(zip(corpus.domain, corpus.split, strict=True))
+    rows = [(domain, *(counts[domain, split] for split in splits)) for domain in corpus.domains]
+    out.table(("domain", *splits), rows)
+    domains = {domain: dict(zip(splits, numbers, strict=True)) for domain, *numbers in rows}
+    whole = {"samples": len(corpus), "domains": domains, "fingerprint": corpus.fingerprint, **facts}
+    out.finish(whole, wrote=[corpus.root], next="mmkd teachers list")

@@ -1,0 +1,58 @@
+"""From exceptions to sentences and exit codes: 2 for what a user can mend, 130 for Ctrl-C, a traceback for a bug."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+DEBUG = "mmkd.debug"
+"""Key of the click context under which ``--debug`` is kept."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Root(TyperGroup):
+    """The group at the top: every error of a command passes here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; print what a user can mend as one sentence."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a closed pipe is still dealt with
+            return result
+        except KeyboardInterrupt:
+            print("\nstopped; run the same command to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            text = sentence(error)
+            if text is None:
+                raise
+            if ctx.meta.get(DEBUG) or os.environ.get("MMKD_DEBUG", "0") not in ("", "0"):
+                traceback.print_exc()
+            print(f"mmkd: {text}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+def sentence(error: Exception) -> str | None:
+    """What to tell the user; None if the error is a bug."""
+    from mmkd_core.errors import MmkdError
+
+    if isinstance(error, MmkdError):
+        return str(error)
+    # Only a process that has opened a store can raise its error; importing it costs more than the message.
+    store = sys.modules.get("feature_store")
+    if store is not None and isinstance(error, store.StoreError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_FORBIDDEN):
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in _FULL:
+            return f"the disk is full; what was finished is kept{where}. Make room and run the same command again"
+        return f"{str(error.strerror).lower()}{where}. Check the rights of the file and its folder"
+    return None

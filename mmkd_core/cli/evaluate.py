@@ -1,0 +1,177 @@
+"""`mmkd eval` and `mmkd audit`: figures with intervals, and verdicts with exit codes."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.output import Output, points, span
+
+if TYPE_CHECKING:
+    from mmkd_core.audit.forgetting import DomainChange
+    from mmkd_core.audit.trust import TrustRow
+    from mmkd_core.contract import TeacherSpec
+    from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.statistics import Interval
+
+eval_app = typer.Typer(help="Evaluate teachers, releases and the stage-1 student.", no_args_is_help=True)
+audit_app = typer.Typer(help="Ask for a verdict: 0 PASS, 1 FAIL, 2 INCONCLUSIVE.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A teacher, a release (0001), current, or stage-1.")]
+
+CHECKED = {"holds": 0, "no claim": 0, "overclaimed": 1, "unverified": 2, "not comparable": 2}
+VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
+
+
+@eval_app.command("zero-shot", epilog="Example:  mmkd eval zero-shot current")
+def zero_shot(model: Model, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Classify the test split by prompts alone: AUC per domain with 95 % intervals, resampled by patient."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.evaluate.summary import summarise
+    from mmkd_core.integrate.measuring import zero_shot_of
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    predictions, path = zero_shot_of(workspace, model, watch())
+    audit = workspace.config.audit
+    found = summarise(predictions, resamples=audit.resamples, seed=audit.seed)
+    rows = [(domain, *_interval_cells(e.auc), e.n, e.groups, e.status) for domain, e in found.domains.items()]
+    if found.mean:
+        rows.append(("mean", *_interval_cells(found.mean), found.mean.n, found.mean.groups, ""))
+    out.table(("domain", "AUC", "95 % interval", "samples", "patients", "status"), rows)
+    out.finish({"model": model, **found.to_json()}, wrote=[path], next=f"mmkd eval retrieval {model}")
+
+
+@eval_app.command(epilog="Example:  mmkd eval retrieval current")
+def retrieval(model: Model, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Find the captions of images and the images of captions on the test split."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.measuring import retrieval_of
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    found = retrieval_of(Workspace.open(root), model, watch())
+    ways = {"image to text": found.image_to_text, "text to image": found.text_to_image}
+    ks = list(found.image_to_text.recall)
+    out.table(
+        ("direction", *(f"R@{k}" for k in ks), "median rank", "queries", "gallery"),
+        [
+            (name, *(points(way.recall[k]) for k in ks), f"{way.median_rank:g}", way.queries, way.gallery)
+            for name, way in ways.items()
+        ],
+    )
+    out.finish({"model": model, **found.to_json()}, next="mmkd report")
+
+
+@audit_app.command(epilog="Example:  mmkd audit trust --sweep")
+def trust(
+    sweep: Annotated[bool, typer.Option("--sweep", help="Show what other thresholds would admit.")] = False,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Set what teachers claim beside what they do here: FAIL if one claims too much, INCONCLUSIVE if unverified."""
+    from mmkd_core.audit.trust import trust_table
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.features import locked_specs
+    from mmkd_core.integrate.teaching import run_trust
+    from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.plugins import PluginHost
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        decided = run_trust(workspace, watch())
+    specs = locked_specs(workspace, PluginHost.discover())
+    rows = trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()})
+    out.table(
+        ("teacher", "domain", "claimed", "measured", "95 % interval", "finding", "teaches", "of", "why"),
+        [_trust_cells(row) for row in rows],
+    )
+    code = _trust_code(rows)
+    facts: dict[str, Any] = {"verdict": VERDICTS[code], "exit_code": code, "rows": rows}
+    if sweep:
+        facts["sweep"] = _sweep(workspace, specs)
+        out.say("\nshare of the training samples that each threshold admits, in %")
+        out.table(
+            ("threshold", *specs),
+            [(t, *(points(entry["share"]) for entry in by.values())) for t, by in facts["sweep"].items()],
+        )
+    out.say(f"verdict: {VERDICTS[code]}")
+    out.finish(facts, wrote=[workspace.trust], next="mmkd distill")
+    raise typer.Exit(code)
+
+
+@audit_app.command(epilog="Example:  mmkd audit forgetting --candidate 0002 --against 0001")
+def forgetting(
+    candidate: Annotated[str | None, typer.Option(metavar="ID", help="The newest release if left out.")] = None,
+    against: Annotated[str | None, typer.Option(metavar="ID", help="Its parent if left out.")] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask whether a release lost what its parent knew; on PASS the newest one is put into use."""
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.measuring import run_audit
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        audit, new, old = run_audit(workspace, candidate, against)
+        in_use = releases.current(workspace)
+    changes = [*audit.domains.items(), ("mean", audit.mean)]
+    out.table(
+        ("domain", old.id, new.id, "change", "95 % interval", "samples", "patients", "verdict", "still needed"),
+        [_change_cells(domain, change) for domain, change in changes],
+    )
+    current = in_use.id if in_use else None
+    out.say(f"verdict: {audit.verdict.value} (a loss of up to {points(audit.config.margin)} points is tolerated)")
+    out.say(f"in use: release {current}")
+    facts = {**audit.to_json(), "candidate": new.id, "parent": old.id, "in_use": current}
+    written = workspace.audits / f"{new.id}-against-{old.id}.json"
+    out.finish(facts, wrote=[written], next="mmkd report")
+    raise typer.Exit(audit.exit_code)
+
+
+def _interval_cells(interval: "Interval | None") -> tuple[str, str]:
+    return ("-", "-") if interval is None else (points(interval.estimate), span(interval.lower, interval.upper))
+
+
+def _trust_cells(row: "TrustRow") -> tuple[object, ...]:
+    measured = points(row.measured), span(row.lower, row.upper), row.finding
+    return row.teacher, row.domain, points(row.claimed), *measured, row.admitted, row.of, row.reason
+
+
+def _change_cells(domain: str, c: "DomainChange") -> tuple[object, ...]:
+    change = points(c.before), points(c.after), points(c.delta, sign=True), span(c.lower, c.upper, sign=True)
+    return domain, *change, c.n, c.groups, c.verdict.value, c.needed
+
+
+def _trust_code(rows: "list[TrustRow]") -> int:
+    """1 if a claim is refuted, else 2 if one could not be checked, else 0."""
+    codes = {CHECKED[row.finding] for row in rows}
+    return 1 if 1 in codes else max(codes, default=0)
+
+
+def _sweep(workspace: "Workspace", specs: "Mapping[str, TeacherSpec]") -> dict[float, dict[str, dict[str, Any]]]:
+    """By threshold and teacher: samples admitted, and domains that are taught whole."""
+    from feature_store import FeatureStore
+    from mmkd_core.audit.trust import sweep
+    from mmkd_core.integrate.features import Features
+    from mmkd_core.trust import measure
+
+    corpus, config = workspace.corpus(), workspace.config.trust
+    result: dict[float, dict[str, dict[str, Any]]] = {}
+    with FeatureStore.open(workspace.store) as store:
+        for name, spec in specs.items():
+            evidence = measure(Features(spec, corpus, store).view(), corpus, config.seed)
+            for threshold, found in sweep(evidence, corpus, config).items():
+                of = sum(domain.of for domain in found.domains.values())
+                admitted = int(found.mask.sum())
+                whole = [name for name, domain in found.domains.items() if domain.trusted]
+                entry = {"admitted": admitted, "of": of, "share": admitted / of if of else None, "domains": whole}
+                result.setdefault(threshold, {})[name] = entry
+    return result

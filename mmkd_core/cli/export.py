@@ -1,0 +1,135 @@
+"""`mmkd export`: a student leaves, as an open_clip folder or as a teacher for others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root, names
+from mmkd_core.cli.output import Output
+
+if TYPE_CHECKING:
+    from mmkd_core.contract import TeacherSpec
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Which student leaves, and what is known about its training."""
+
+    folder: Path
+    name: str
+    data: str
+    domains: tuple[str, ...]
+
+
+@app.command(epilog="Example:  mmkd export radio --student runs/radio --as-teacher my-radio")
+def export(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to write; not needed with --into.")
+    ] = None,
+    release: Annotated[str | None, typer.Option(metavar="ID", help="The one in use if left out.")] = None,
+    student: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A student of `mmkd pretrain --out`.")] = None,
+    as_teacher: Annotated[str | None, typer.Option(metavar="NAME", help="Write a plugin of this name.")] = None,
+    domains: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Where the teacher is good; where it was trained if left out.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(metavar="PACKAGE", help="Write only the teacher, into this package's folder.")
+    ] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a student as an open_clip folder or, with --as-teacher, as a plugin: source package and wheel."""
+    if student and release:
+        raise typer.BadParameter("give --release or --student, not both")
+    if into and not as_teacher:
+        raise typer.BadParameter("--into needs --as-teacher NAME")
+    if folder is None and into is None:
+        raise typer.BadParameter("say where to write: mmkd export DIR")
+    out = Output(json, root)
+    source = _source(root, release, student)
+    if as_teacher is None:
+        assert folder is not None
+        _open_clip(out, source, folder)
+    else:
+        _teacher(out, source, as_teacher, names(domains) or source.domains, folder, into)
+
+
+def _open_clip(out: Output, source: _Source, folder: Path) -> None:
+    from mmkd_core.student.export import export_open_clip
+    from mmkd_core.student.model import Student
+
+    export_open_clip(Student.load(source.folder), folder)
+    load = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+    out.finish({"student": source.name, "folder": folder, "load": load}, wrote=[folder], next=f"Load it with {load}")
+
+
+def _teacher(
+    out: Output, source: _Source, name: str, domains: tuple[str, ...], folder: Path | None, into: Path | None
+) -> None:
+    from mmkd_core.student.export import export_teacher, write_teacher
+    from mmkd_core.student.model import Student
+
+    _check(name, domains)
+    facts: dict[str, Any] = {"domains": domains, "trust": {}, "training_data": source.data}
+    if into is not None:
+        short = _short(name, into)
+        target = into / short
+        spec = write_teacher(Student.load(source.folder), target, name, location=f"{into.name}:{short}", **facts)
+        out.finish(_facts(source, spec), wrote=[target], next=f"mmkd teachers info {name}")
+        return
+    assert folder is not None
+    spec, wheel = export_teacher(Student.load(source.folder), folder, name, **facts)
+    written = [folder / f"mmkd-{name}", wheel]
+    out.finish({**_facts(source, spec), "wheel": wheel}, wrote=written, next=f"mmkd teachers add {wheel}")
+
+
+def _facts(source: _Source, spec: "TeacherSpec") -> dict[str, Any]:
+    return {"student": source.name, "teacher": spec.name, "fingerprint": spec.fingerprint, "domains": spec.domains}
+
+
+def _source(root: Path, release: str | None, student: Path | None) -> _Source:
+    """The student that is meant; a release needs a workspace, a folder does not."""
+    from mmkd_core.errors import ReleaseError
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.workspace import Workspace, read_json
+
+    if student is not None:
+        # where run_pretrain notes what it trained on
+        facts = read_json(student.parent / f".{student.name}.run" / "done.json") or {}
+        return _Source(student, str(student), facts.get("data", ""), tuple(facts.get("domains", ())))
+    workspace = Workspace.open(root)
+    found = releases.release(workspace, release) if release else releases.current(workspace)
+    if found is None:
+        raise ReleaseError("there is no release in use", next="Run `mmkd distill`, or name a folder with --student")
+    releases.verify(found)
+    data = f"release {found.id} of {workspace.config.name}, distilled from {', '.join(found.teachers)}"
+    return _Source(found.student, found.id, data, tuple(workspace.corpus().domains))
+
+
+def _check(name: str, domains: tuple[str, ...]) -> None:
+    import re
+
+    from mmkd_core.contract import NAME_PATTERN
+    from mmkd_core.errors import PluginError
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        what = f"{name!r} cannot be the name of a teacher"
+        raise PluginError(what, next="Use small letters, digits and single hyphens, such as my-radio")
+    if not domains:
+        raise PluginError("it is not known where the teacher is good", next="Name its domains: --domains xray,ct")
+
+
+def _short(name: str, package: Path) -> str:
+    """``phantom-radio`` in the package ``mmkd_phantom`` lies in its folder ``radio``."""
+    from mmkd_core.errors import PluginError
+
+    plugin = package.name.removeprefix("mmkd_").replace("_", "-")
+    if not name.startswith(f"{plugin}-"):
+        what = f"teacher {name} does not belong into package {package.name}"
+        raise PluginError(what, where=str(package), next=f"Call it {plugin}-..., after its plugin")
+    return name.removeprefix(f"{plugin}-")

@@ -1,0 +1,47 @@
+"""Options that many commands share, and what they take."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmkd_core.cli.errors import DEBUG
+
+
+class Rule(StrEnum):
+    """Trust rules that can be chosen."""
+
+    NINETY = "90"
+    GAIN = "gain"
+    NONE = "none"
+
+
+class Recipe(StrEnum):
+    """Schemes of distillation."""
+
+    MMKD = "mmkd"
+    PAPER = "paper"
+
+
+class Captions(StrEnum):
+    """Which captions a student is pretrained on."""
+
+    PEOPLE = "people"
+    CLEAN = "clean"
+
+
+def _debug(context: typer.Context, wanted: bool) -> bool:
+    context.meta[DEBUG] = wanted
+    return wanted
+
+
+Root = Annotated[Path, typer.Option("-w", "--workspace", metavar="DIR", help="Folder of the workspace.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, all else on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_debug, is_eager=True)]
+HERE = Path()
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """``"xray,ct"`` as a tuple; nothing is an empty one."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

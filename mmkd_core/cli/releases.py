@@ -1,0 +1,87 @@
+"""`mmkd releases`: the student's past and present."""
+
+from typing import Annotated
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.output import Output, points
+
+app = typer.Typer(help="List, show and roll back releases of the student.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Number of the release, such as 0001.")]
+
+
+@app.command("list", epilog="Example:  mmkd releases list")
+def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Show all releases, oldest first, and which one is in use."""
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    in_use = releases.current(workspace)
+    current = in_use.id if in_use else None
+    found = releases.all_releases(workspace)
+    out.table(
+        ("release", "in use", "parent", "recipe", "steps", "teachers"),
+        [
+            (
+                r.id,
+                "yes" if r.id == current else "",
+                r.parent,
+                r.facts["recipe"],
+                r.facts["steps"],
+                ", ".join(r.teachers),
+            )
+            for r in found
+        ],
+    )
+    facts = [
+        {"id": r.id, "current": r.id == current, "parent": r.parent, "teachers": r.teachers}
+        | {key: r.facts[key] for key in ("recipe", "steps", "license")}
+        for r in found
+    ]
+    following = f"mmkd releases show {found[-1].id}" if found else "mmkd distill"
+    out.finish({"releases": facts, "current": current}, next=following)
+
+
+@app.command(epilog="Example:  mmkd releases show 0001")
+def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Show one release: what it learnt, from whom, and how good it is; its files are checked against their hashes."""
+    from mmkd_core.evaluate.predictions import Predictions
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    found = releases.verify(releases.release(Workspace.open(root), release))
+    predictions = Predictions.load(found.predictions)
+    facts = {key: value for key, value in found.facts.items() if key != "files"}
+    shown = ("parent", "recipe", "steps", "seconds", "replayed", "license")
+    out.table(
+        ("field", "value"),
+        [
+            *((key, facts[key]) for key in shown),
+            ("teachers", ", ".join(found.teachers)),
+            ("mean AUC", points(predictions.mean_auc())),
+            *((f"AUC {domain}", points(auc)) for domain, auc in predictions.auc().items()),
+        ],
+    )
+    whole = {**facts, "auc": predictions.auc(), "mean_auc": predictions.mean_auc(), "folder": found.folder}
+    out.finish(whole, next=f"mmkd export DIR --release {found.id}")
+
+
+@app.command(epilog="Example:  mmkd releases rollback 0001")
+def rollback(release: Id, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Put a release into use, after its files were checked; no release is deleted."""
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        before = releases.current(workspace)
+        chosen = releases.promote(workspace, release)
+    out.say(f"in use: release {chosen.id}")
+    facts = {"current": chosen.id, "before": before.id if before else None}
+    out.finish(facts, wrote=[workspace.releases / releases.CURRENT], next="mmkd releases list")

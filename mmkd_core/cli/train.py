@@ -1,0 +1,136 @@
+"""`mmkd extract`, `mmkd pretrain`, `mmkd distill`: the steps that make a student."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmkd_core.cli.options import HERE, Captions, Debug, Json, Recipe, Root, names
+from mmkd_core.cli.output import Output, points
+
+if TYPE_CHECKING:
+    from mmkd_core.integrate.workspace import Workspace
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example:  mmkd extract")
+def extract(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Ask every teacher in use for the features that are missing; a second run computes nothing."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.teaching import run_extract
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        done = run_extract(workspace, watch())
+    out.table(("teacher", "new images", "new texts"), [(n, done.images[n], done.texts[n]) for n in sorted(done.images)])
+    computed = any(done.images.values()) or any(done.texts.values())
+    if not computed:
+        out.say("nothing was missing")
+    out.finish(vars(done), wrote=[workspace.store] if computed else [], next=_after_extract(workspace))
+
+
+@app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions clean --out runs/radio")
+def pretrain(
+    domains: Annotated[str | None, typer.Option(metavar="A,B", help="Domains to train on; all if left out.")] = None,
+    captions: Annotated[Captions | None, typer.Option(help="As people write them, or naming the finding.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep it there, beside the workspace's own.")
+    ] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train stage 1: an image-text model on the workspace's own images and captions."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.student_data import run_pretrain
+    from mmkd_core.integrate.workspace import Workspace
+
+    answer = Output(json, root)
+    workspace = Workspace.open(root)
+    chosen = {"domains": names(domains) or None, "captions": captions and captions.value, "steps": steps}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    config = workspace.config.pretrain.model_copy(update=given)
+    with workspace.writing():
+        folder, facts = run_pretrain(workspace, config, out, watch())
+    if not facts["trained"]:
+        answer.say("it was there already, made from the same inputs")
+    following = "mmkd distill"
+    if out:
+        following = (
+            f"mmkd export {out}-teacher --student {out} --as-teacher NAME --domains {','.join(facts['domains'])}"
+        )
+    answer.finish({**facts, "student": folder}, wrote=[folder], next=following)
+
+
+@app.command(epilog="Example:  mmkd distill --incremental")
+def distill(
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Teach the release in use what new teachers know.")
+    ] = False,
+    recipe: Annotated[Recipe | None, typer.Option(help="Scheme; mmkd.yaml decides if left out.")] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Distil the trusted features into the student: a first release, or a candidate for the next one."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.evaluate.predictions import Predictions
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.teaching import run_distill, run_incremental
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = _with_recipe(Workspace.open(root), recipe)
+    with workspace.writing():
+        outcome = (run_incremental if incremental else run_distill)(workspace, watch())
+    release = outcome.release
+    auc = Predictions.load(release.predictions).auc()
+    in_use = releases.current(workspace)
+    current = in_use is not None and in_use.id == release.id
+    out.table(("domain", "AUC"), [(domain, points(value)) for domain, value in auc.items()])
+    made = "was made" if outcome.made else "was there already, made from the same inputs"
+    out.say(
+        f"release {release.id} {made}{'' if current else ' and is not in use'}; teachers: {_listed(release.teachers)}"
+    )
+    following = "mmkd audit trust"
+    if not current:
+        following = "mmkd audit forgetting" if release.parent else f"mmkd releases rollback {release.id}"
+    facts = {"release": release.id, "made": outcome.made, "current": current, "auc": auc, **_kept(release.facts)}
+    out.finish(facts, wrote=[release.folder] if outcome.made else [], next=following)
+
+
+def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
+    """The same workspace with another recipe in both stages, for this run."""
+    from mmkd_core.integrate.workspace import Workspace as Made
+
+    if recipe is None:
+        return workspace
+    stages = {name: getattr(workspace.config, name) for name in ("distill", "incremental")}
+    update = {name: stage.model_copy(update={"recipe": recipe.value}) for name, stage in stages.items()}
+    return Made(workspace.root, workspace.config.model_copy(update=update))
+
+
+def _after_extract(workspace: "Workspace") -> str:
+    from mmkd_core.errors import ReleaseError
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.student_data import stage_one
+
+    if releases.current(workspace):
+        return "mmkd distill --incremental"
+    try:
+        stage_one(workspace)
+    except ReleaseError:
+        return "mmkd pretrain"
+    return "mmkd distill"
+
+
+def _listed(items: list[str]) -> str:
+    return ", ".join(items) or "none"
+
+
+def _kept(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key not in ("files", "student")}

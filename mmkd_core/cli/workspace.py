@@ -1,0 +1,58 @@
+"""`mmkd init` and `mmkd report`: the workspace as a whole."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root, Rule
+from mmkd_core.cli.output import Output, points
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example:  mmkd init my-student --seed 1 --trust gain")
+def init(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="New folder; here if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the student.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything that is drawn.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="An mmkd.yaml to start from.")] = None,
+    trust: Annotated[Rule | None, typer.Option(help="Rule by which teachers are trusted.")] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a workspace: mmkd.yaml with every setting, and room for teachers, features and releases."""
+    from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, read_config
+
+    root = folder or root
+    settings: dict[str, Any] = read_config(config).model_dump(mode="json", by_alias=True) if config else {}
+    trusted: dict[str, Any] = settings.setdefault("trust", {})
+    if name is not None:
+        settings["name"] = name
+    if seed is not None:
+        settings["seed"] = trusted["seed"] = seed
+    if trust is not None:
+        trusted["rule"] = trust.value
+    workspace = Workspace.create(root, Config.model_validate(settings))
+    facts = {"workspace": root.absolute(), "config": workspace.config}
+    Output(json, root).finish(facts, wrote=[root / CONFIG], next="mmkd data phantom")
+
+
+@app.command(epilog="Example:  mmkd report")
+def report(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Write report.html and summary.json from what the workspace holds."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.summary import write_summary
+    from mmkd_core.integrate.workspace import Workspace, read_json
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        summary, page = write_summary(workspace, watch())
+    facts = read_json(summary)
+    out.table(
+        ("model", "mean AUC"),
+        [(name, points(entry["mean_auc"])) for kind in ("teachers", "releases") for name, entry in facts[kind].items()],
+    )
+    out.finish(facts, wrote=[page, summary], next="mmkd audit trust")

@@ -1,0 +1,1 @@
+"""Manifests, decoding, importers, captions, checks and the phantom images."""

@@ -1,0 +1,259 @@
+"""The corpus: a table of samples (``manifest.parquet``) and the sentences of each class (``prompts.yaml``).
+
+Identity comes from content: ``image_id`` is a hash of decoded pixels, ``text_id`` of a text, ``sample_id`` of both, so
+a renamed file or a re-encoded PNG is the same image, and a feature computed once is found again.
+
+Does not: copy images, decode them on load, or import torch or (before it is needed) pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.data.files import replacing
+from mmkd_core.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+VERSION = 1
+"""Version of ``manifest.parquet``, kept in its metadata under ``mmkd.corpus``."""
+
+SPLITS = ("train", "val", "test")
+MANIFEST, PROMPTS = "manifest.parquet", "prompts.yaml"
+
+Column = NDArray[np.object_]
+Prompts = dict[str, dict[str, tuple[str, ...]]]
+"""``prompts[domain][label]``: sentences for the class; the order of the labels is the order of the classes."""
+
+_VERSION_KEY = b"mmkd.corpus"
+_NULLABLE = ("clean_caption", "label")
+
+
+def image_id(image: Image) -> str:
+    """Return 32 hex digits: BLAKE2b of the mode, size and bytes of the decoded pixels."""
+    digest = blake2b(f"{image.mode} {image.width}x{image.height}\n".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def text_id(text: str) -> str:
+    """Return 32 hex digits: BLAKE2b of the text in UTF-8."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def sample_id(image_id: str, caption: str) -> str:
+    """Return 32 hex digits that name an image together with its caption.
+
+    It hashes the image's id and not its pixels, so that a new caption costs no decoding.
+    """
+    return blake2b(f"{image_id}\n{caption}".encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """N samples as columns: numpy object arrays of N strings.
+
+    Raises:
+        DataError: columns of different lengths, or a split that is not train, val or test.
+    """
+
+    root: Path
+    sample_id: Column
+    image_id: Column
+    text_id: Column
+    image: Column
+    """Path relative to ``root``, or absolute."""
+    caption: Column
+    clean_caption: Column
+    """A caption that surely names the label, or None."""
+    domain: Column
+    label: Column
+    """Class within the domain, or None."""
+    group_id: Column
+    """Patient, slide or article: what splits and resampling must not tear apart."""
+    split: Column
+    prompts: Prompts = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in COLUMNS}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"columns of a corpus differ in length: {lengths}")
+        if odd := sorted({str(split) for split in self.split} - set(SPLITS)):
+            raise DataError(f"unknown split {', '.join(map(repr, odd))}", next=f"Use {', '.join(SPLITS)}.")
+
+    @classmethod
+    def build(cls, root: Path, rows: Sequence[Mapping[str, str | None]], prompts: Prompts) -> Corpus:
+        """Make a corpus from rows with the keys image, image_id, caption, domain, group_id, split.
+
+        ``label`` and ``clean_caption`` are optional; ``text_id`` and ``sample_id`` are computed.
+        """
+        columns: dict[str, list[str | None]] = {name: [row.get(name) for row in rows] for name in COLUMNS}
+        columns["text_id"] = [text_id(str(row["caption"])) for row in rows]
+        columns["sample_id"] = [sample_id(str(row["image_id"]), str(row["caption"])) for row in rows]
+        return cls(Path(root), prompts=prompts, **{name: _column(values) for name, values in columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains that occur, in alphabetical order."""
+        return sorted(set(self.domain))
+
+    def classes(self, domain: str) -> list[str]:
+        """Return the labels of a domain in class order; empty where the domain has no prompts."""
+        return list(self.prompts.get(domain, {}))
+
+    def where(self, split: str | None = None, domains: Collection[str] | None = None) -> NDArray[np.int64]:
+        """Return the rows (ascending) of one split, of some domains, or of both."""
+        keep = np.ones(len(self), dtype=bool)
+        if split is not None:
+            keep &= self.split == split
+        if domains is not None:
+            keep &= np.fromiter((domain in domains for domain in self.domain), dtype=bool, count=len(self))
+        return np.flatnonzero(keep).astype(np.int64)
+
+    def take(self, index: NDArray[Any] | Sequence[int]) -> Corpus:
+        """Return the samples at ``index`` (integers in any order, or a mask of N); prompts stay whole."""
+        chosen = np.asarray(index)
+        chosen = chosen.astype(np.int64) if chosen.size == 0 else chosen
+        return replace(self, **{name: getattr(self, name)[chosen] for name in COLUMNS})
+
+    def path(self, i: int) -> Path:
+        """Return where the image of sample ``i`` lies."""
+        return Path(self.root, self.image[i])
+
+    def open(self, i: int) -> Image:
+        """Decode the image of sample ``i``.
+
+        Raises:
+            DataError: the file is missing or unreadable.
+        """
+        from mmkd_core.data.decode import decode
+
+        return decode(self.path(i))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over all samples in order and the prompts; where the images lie does not matter."""
+        digest = blake2b(digest_size=16)
+        for name in ("sample_id", "clean_caption", "domain", "label", "group_id", "split"):
+            for value in getattr(self, name):
+                # A length before each value keeps ("ab", "c") and ("a", "bc") apart; None is not "".
+                raw = b"" if value is None else str(value).encode()
+                digest.update(b"%d:" % (-1 if value is None else len(raw)) + raw)
+        digest.update(repr([(d, list(c.items())) for d, c in sorted(self.prompts.items())]).encode())
+        return digest.hexdigest()
+
+    def save(self, root: Path) -> Corpus:
+        """Write ``prompts.yaml`` and then ``manifest.parquet`` to ``root``; return the corpus that lies there.
+
+        Images stay where they are: those outside the new root are recorded by absolute path.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        root = Path(root)
+        moved = replace(self, root=root, image=_column([_relative(self.path(i), root) for i in range(len(self))]))
+        schema = pa.schema([pa.field(name, pa.string(), nullable=name in _NULLABLE) for name in COLUMNS])
+        schema = schema.with_metadata({_VERSION_KEY: str(VERSION)})
+        table = pa.table({name: pa.array(getattr(moved, name), pa.string()) for name in COLUMNS}, schema=schema)
+        plain = {domain: {k: list(v) for k, v in classes.items()} for domain, classes in self.prompts.items()}
+        with replacing(root / PROMPTS) as file:
+            file.write(_yaml(plain))
+        with replacing(root / MANIFEST) as file:  # last: its presence says that the corpus is whole
+            pq.write_table(table, file, compression="zstd")
+        return moved
+
+    @classmethod
+    def load(cls, path: Path) -> Corpus:
+        """Read the corpus in folder ``path``.
+
+        Raises:
+            DataError: no such folder, not a corpus, damaged, or written by a newer version.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError("no such folder", where=str(path), next=_HOW)
+        if not (path / MANIFEST).is_file():
+            raise DataError(f"the folder is not a corpus: it has no {MANIFEST}", where=str(path), next=_HOW)
+        columns = _read_columns(path / MANIFEST)
+        return cls(path, prompts=_read_prompts(path / PROMPTS), **columns)
+
+
+COLUMNS = tuple(f.name for f in fields(Corpus) if f.name not in ("root", "prompts"))
+_HOW = "Make a corpus with `mmkd data import PATH` or `mmkd data phantom`."
+
+
+def _column(values: Sequence[str | None]) -> Column:
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Return ``path`` relative to ``root`` if it lies below it, else absolute."""
+    path, root = path.absolute(), root.absolute()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _read_columns(path: Path) -> dict[str, Column]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_version((file.schema_arrow.metadata or {}).get(_VERSION_KEY), path)
+            if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
+                raise DataError(f"the manifest lacks {', '.join(missing)}", where=str(path), next=_HOW)
+            table = file.read(columns=list(COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"the manifest cannot be read: {error}", where=str(path), next=_HOW) from error
+    return {name: _column(table.column(name).to_pylist()) for name in COLUMNS}
+
+
+def _check_version(found: bytes | None, path: Path) -> None:
+    if found is None:
+        raise DataError("the table was not written by mmkd", where=str(path), next=f"Import it. {_HOW}")
+    if not found.isdigit() or int(found) > VERSION:
+        what = f"the corpus is of version {found.decode(errors='replace')}, this mmkd reads up to {VERSION}"
+        raise DataError(what, where=str(path), next="Update it with `pip install --upgrade mmkd`.")
+
+
+def _yaml(plain: dict[str, dict[str, list[str]]]) -> bytes:
+    """Write readable YAML, or escaped YAML where a rare line separator would not survive the readable one."""
+    import yaml
+
+    text: str = yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True)
+    if yaml.safe_load(text) != plain:
+        text = yaml.safe_dump(plain, sort_keys=False, width=120)
+    return text.encode()
+
+
+def _read_prompts(path: Path) -> Prompts:
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return {
+            str(domain): {str(label): _sentences(texts) for label, texts in classes.items()}
+            for domain, classes in raw.items()
+        }
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
+        what = "the prompts cannot be read: a mapping domain -> label -> sentences is needed"
+        raise DataError(what, where=str(path), next=_HOW) from error
+
+
+def _sentences(texts: object) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise TypeError("sentences")
+    return tuple(texts)

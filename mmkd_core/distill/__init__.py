@@ -1,0 +1,1 @@
+"""Distillation: losses, heads, the bank of texts, replay and the two stages that teach from cached features."""

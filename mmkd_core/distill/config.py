@@ -1,0 +1,47 @@
+"""How a student is taught from features. Data only: imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmkd_core.student.config import TrainConfig
+
+
+class Weights(BaseModel):
+    """Factor of each loss. A loss of weight 0 is not computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fd: float = Field(default=1.0, ge=0, description="feature distillation, per teacher's head")
+    icl: float = Field(default=1.0, ge=0, description="interactive contrastive learning, per teacher's head")
+    clip: float = Field(default=0.1, ge=0, description="the student's own contrastive loss")
+    relation: float = Field(
+        default=1.0, ge=0, description="relation of images to a bank of texts, on the shared embedding"
+    )
+
+
+class BankConfig(BaseModel):
+    """The texts that images are related to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    captions: int = Field(default=16, ge=0, description="captions of the corpus per domain, beside all its prompts")
+    per_step: int = Field(default=16, ge=2, description="texts of each domain that a step draws from the bank")
+
+
+class DistillConfig(TrainConfig):
+    """Stage 2: teachers' features into the pretrained student."""
+
+    recipe: Literal["mmkd", "paper"] = "mmkd"
+    weights: Weights = Weights()
+    bank: BankConfig = BankConfig()
+
+
+class IncrementalConfig(DistillConfig):
+    """A new teacher into a student that exists, with replay of what the earlier teachers taught."""
+
+    replay: float = Field(default=0.5, ge=0, lt=1, description="share of each batch that is replayed")
+    replay_rows: int = Field(default=2400, ge=0, description="length of the replay list")
+    parent: float = Field(default=2.0, ge=0, description="factor of the parent's relation beside the teachers'")

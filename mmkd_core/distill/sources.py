@@ -1,0 +1,60 @@
+"""What distillation sees of a teacher: cached features by row, a logit scale, and which rows it may teach.
+
+Does not: know a teacher. The parent student is a source like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from feature_store import FeatureStore
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features of one teacher over a corpus of N samples.
+
+    Attributes:
+        name: the teacher's name, or ``student@0001``.
+        store: an open feature store; features are gathered from its memory map, a batch at a time.
+        table: the fingerprint under which the features lie.
+        image_rows, text_rows: (N,) rows of the samples' images and captions in the store.
+        bank: per domain the features (K, D) of the texts of the bank, unit norm.
+        logit_scale: the teacher's own, already exponentiated.
+        mask: (N,) true where the source teaches.
+        heads: whether it has a head of its own; the parent teaches by relation only.
+        factor: weight of its relation beside the others'.
+    """
+
+    name: str
+    store: FeatureStore
+    table: str
+    image_rows: Rows
+    text_rows: Rows
+    bank: Mapping[str, Tensor]
+    logit_scale: float
+    mask: Mask
+    heads: bool = True
+    factor: float = 1.0
+
+    def images(self, index: Rows) -> Tensor:
+        """Unit-norm image features (B, D) of the samples ``index``."""
+        return self._gather("image", self.image_rows[index])
+
+    def texts(self, index: Rows) -> Tensor:
+        """Unit-norm caption features (B, D) of the samples ``index``."""
+        return self._gather("text", self.text_rows[index])
+
+    def _gather(self, tower: str, rows: Rows) -> Tensor:
+        features = torch.from_numpy(self.store.gather(self.table, tower, rows))
+        return torch.nn.functional.normalize(features, dim=-1)

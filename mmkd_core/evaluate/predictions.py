@@ -1,0 +1,189 @@
+"""Per-sample predictions, in memory and as parquet: every published figure can be computed from the file again.
+
+One row per sample (sample_id, group_id, domain, label, scores); the classes that the scores belong to and the protocol
+that made them stand in the metadata of the file. Never pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mmkd_core.data.files import replacing
+from mmkd_core.errors import DataError
+from mmkd_core.statistics import macro_auc
+
+VERSION = 1
+_KEY = b"mmkd.predictions"
+_COLUMNS = ("sample_id", "group_id", "domain", "label", "scores")
+_AGAIN = "Evaluate again with `mmkd eval zero-shot`."
+
+
+@dataclass(frozen=True, eq=False)
+class DomainPredictions:
+    """What one model says about n samples of one domain.
+
+    Raises:
+        DataError: columns of different lengths, a label that is no class, or scores that are not finite.
+    """
+
+    sample_id: NDArray[np.object_]
+    group_id: NDArray[np.object_]
+    label: NDArray[np.object_]
+    truth: NDArray[np.int64]
+    """(n,) index of ``label`` in ``classes``."""
+    scores: NDArray[np.float32]
+    """(n, C)."""
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.sample_id) == len(self.group_id) == len(self.label) == len(self.truth) == len(self.scores):
+            raise DataError("columns of predictions differ in length")
+        if self.scores.ndim != 2 or self.scores.shape[1] != len(self.classes):
+            raise DataError(f"scores of shape {self.scores.shape} for {len(self.classes)} classes")
+        bad = ~np.isfinite(self.scores).all(axis=1)
+        if bad.any():
+            where = f"sample {self.sample_id[int(bad.argmax())]}"
+            raise DataError(
+                "scores with NaN or infinity", where=where, next="Check the features with `mmkd store verify`."
+            )
+
+    @classmethod
+    def build(
+        cls,
+        sample_id: NDArray[np.object_],
+        group_id: NDArray[np.object_],
+        label: NDArray[np.object_],
+        scores: NDArray[np.floating],
+        classes: tuple[str, ...],
+    ) -> DomainPredictions:
+        """Look the labels up among the classes."""
+        order = {name: index for index, name in enumerate(classes)}
+        for sample, name in zip(sample_id, label, strict=True):
+            if name not in order:
+                what = f"the label {name!r} is none of the classes {', '.join(classes)}"
+                raise DataError(what, where=f"sample {sample}", next="Add it to prompts.yaml.")
+        truth = np.array([order[name] for name in label], dtype=np.int64)
+        matrix = np.asarray(scores, dtype=np.float32).reshape(len(label), len(classes))
+        return cls(sample_id, group_id, label, truth, matrix, tuple(classes))
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def auc(self) -> float | None:
+        """Macro one-vs-rest AUC over the classes present; None if fewer than two are."""
+        return macro_auc(self.scores, self.truth)
+
+    def take(self, index: NDArray[Any]) -> DomainPredictions:
+        """The samples at ``index``."""
+        sample, group, label = self.sample_id[index], self.group_id[index], self.label[index]
+        return DomainPredictions(sample, group, label, self.truth[index], self.scores[index], self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one model says about the samples of some domains."""
+
+    domains: dict[str, DomainPredictions]
+    protocol: str
+    """Name and version of what made the scores, such as ``mmkd/zero-shot@1``."""
+
+    def __getitem__(self, domain: str) -> DomainPredictions:
+        return self.domains[domain]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.domains.values())
+
+    def auc(self) -> dict[str, float | None]:
+        """Macro one-vs-rest AUC of each domain, as a fraction."""
+        return {domain: part.auc() for domain, part in self.domains.items()}
+
+    def mean_auc(self) -> float | None:
+        """Mean over the domains whose AUC is defined."""
+        defined = [auc for auc in self.auc().values() if auc is not None]
+        return float(np.mean(defined)) if defined else None
+
+    def save(self, path: Path) -> None:
+        """Write one parquet file; ``load`` gives back the same bits in the same order."""
+        parts = self.domains.items()
+        columns = {
+            "sample_id": _strings([part.sample_id for _, part in parts]),
+            "group_id": _strings([part.group_id for _, part in parts]),
+            "domain": pa.array([domain for domain, part in parts for _ in range(len(part))], pa.string()),
+            "label": _strings([part.label for _, part in parts]),
+            "scores": _lists([part.scores for _, part in parts]),
+        }
+        classes = {domain: list(part.classes) for domain, part in parts}
+        facts = {"version": VERSION, "protocol": self.protocol, "classes": classes}
+        table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
+        with replacing(Path(path)) as file:
+            pq.write_table(table, file, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: no such file, not predictions, damaged, or of another version.
+        """
+        if not Path(path).is_file():
+            raise DataError("no predictions", where=str(path), next=_AGAIN)
+        try:
+            # Read whole and closed before parsing: a memory map would keep a file open that may be replaced.
+            table = pq.read_table(pa.BufferReader(Path(path).read_bytes()))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"the predictions cannot be read: {error}", where=str(path), next=_AGAIN) from error
+        raw = (table.schema.metadata or {}).get(_KEY)
+        if raw is None or (missing := [name for name in _COLUMNS if name not in table.column_names]):
+            what = "the table holds no predictions" if raw is None else f"the predictions lack {', '.join(missing)}"
+            raise DataError(what, where=str(path), next=_AGAIN)
+        facts = json.loads(raw)
+        if facts.get("version") != VERSION:
+            what = f"the predictions are of version {facts.get('version')}, this mmkd reads {VERSION}"
+            raise DataError(what, where=str(path), next=_AGAIN)
+        try:
+            return cls(_domains(table, facts["classes"]), facts["protocol"])
+        except DataError as error:
+            raise DataError(f"the predictions are damaged: {error.what}", where=str(path), next=_AGAIN) from error
+
+
+def _domains(table: pa.Table, classes: dict[str, list[str]]) -> dict[str, DomainPredictions]:
+    column = {name: _objects(table.column(name)) for name in _COLUMNS[:-1]}
+    if strange := sorted(set(column["domain"]) - set(classes)):
+        raise DataError(f"no classes are given for the domain {strange[0]!r}")
+    scores = table.column("scores").combine_chunks()
+    values = scores.flatten().to_numpy(zero_copy_only=False)
+    lengths = scores.value_lengths().to_numpy(zero_copy_only=False)
+    starts = np.cumsum(lengths) - lengths
+    result = {}
+    for domain, names in classes.items():
+        rows = np.flatnonzero(column["domain"] == domain)
+        if (lengths[rows] != len(names)).any():
+            raise DataError(f"rows of {domain} whose number of scores is not that of its {len(names)} classes")
+        place = starts[rows][:, None] + np.arange(len(names))
+        sample, group, label = (column[name][rows] for name in ("sample_id", "group_id", "label"))
+        result[domain] = DomainPredictions.build(sample, group, label, values[place], tuple(names))
+    return result
+
+
+def _objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
+
+
+def _strings(parts: list[NDArray[np.object_]]) -> pa.Array:
+    return pa.array([str(value) for part in parts for value in part], pa.string())
+
+
+def _lists(parts: list[NDArray[np.float32]]) -> pa.Array:
+    lengths = np.concatenate([[0], *(np.full(len(part), part.shape[1]) for part in parts)])
+    values = np.concatenate([np.zeros(0, np.float32), *(part.ravel() for part in parts)])
+    return pa.ListArray.from_arrays(pa.array(np.cumsum(lengths), pa.int32()), pa.array(values, pa.float32()))

@@ -1,0 +1,119 @@
+"""``mmkd/retrieval@1``: exact cosine search, both directions, several right answers, ties against the model.
+
+The gallery holds every different image (by image_id) and every different caption (by text_id) once, and an image and a
+caption belong together if any sample pairs them: an image with two captions has two right answers, and so has a caption
+of two images. R@K is the share of queries with a right answer among the first K (hit rate). A wrong answer that is as
+similar as the best right one counts as found before it; otherwise a collapsed model would find everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.errors import DataError
+from mmkd_core.trust.beliefs import unit
+
+PROTOCOL = "mmkd/retrieval@1"
+KS = (1, 5, 10)
+TIE = 1e-6
+"""Cosines that differ by less are equal: float32 products of equal vectors may differ by 1e-7 from column to column."""
+
+_CHUNK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One direction of search."""
+
+    recall: dict[int, float]
+    """R@K by K."""
+    median_rank: float
+    """1 is best."""
+    queries: int
+    gallery: int
+    ids: NDArray[np.object_]
+    """(queries,) image_id or text_id."""
+    ranks: NDArray[np.int64]
+    """(queries,) rank of the best right answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """Both directions."""
+
+    image_to_text: Direction
+    text_to_image: Direction
+    protocol: str = PROTOCOL
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, without the rank of each query."""
+        return {"protocol": self.protocol} | {
+            name: {
+                "recall": {str(k): share for k, share in part.recall.items()},
+                "median_rank": part.median_rank,
+                "queries": part.queries,
+                "gallery": part.gallery,
+            }
+            for name, part in (("image_to_text", self.image_to_text), ("text_to_image", self.text_to_image))
+        }
+
+
+def retrieval(
+    image_features: NDArray[np.floating],
+    text_features: NDArray[np.floating],
+    image_id: NDArray[np.object_],
+    text_id: NDArray[np.object_],
+    ks: Sequence[int] = KS,
+) -> Retrieval:
+    """Search images by captions and captions by images.
+
+    Args:
+        image_features: (N, D) of the image of each sample, any length.
+        text_features: (N, D) of its caption.
+        image_id: (N,).
+        text_id: (N,).
+        ks: the K of R@K.
+
+    Raises:
+        DataError: no samples, columns of different lengths, or features that are not finite.
+    """
+    if not 0 < len(image_features) == len(text_features) == len(image_id) == len(text_id):
+        raise DataError("retrieval needs as many images as captions, and at least one of each")
+    for name, features in (("image", image_features), ("text", text_features)):
+        if not np.isfinite(features).all():
+            raise DataError(f"{name} features with NaN or infinity", next="Check them with `mmkd store verify`.")
+    image_names, first_image, image = np.unique(image_id.astype(str), return_index=True, return_inverse=True)
+    text_names, first_text, text = np.unique(text_id.astype(str), return_index=True, return_inverse=True)
+    images, texts = unit(image_features[first_image]), unit(text_features[first_text])
+    pairs = np.unique(np.stack([image, text], axis=1), axis=0)
+    return Retrieval(
+        _direction(images, texts, pairs, image_names.astype(object), ks),
+        _direction(texts, images, pairs[:, ::-1], text_names.astype(object), ks),
+    )
+
+
+def _direction(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    ids: NDArray[np.object_],
+    ks: Sequence[int],
+) -> Direction:
+    ranks = np.empty(len(queries), dtype=np.int64)
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    chunk = max(1, _CHUNK_BYTES // (4 * len(gallery)))
+    for start in range(0, len(queries), chunk):
+        cosine = queries[start : start + chunk] @ gallery.T
+        low, high = np.searchsorted(pairs[:, 0], [start, start + len(cosine)])
+        row, column = pairs[low:high, 0] - start, pairs[low:high, 1]
+        best = np.full(len(cosine), -np.inf, dtype=np.float32)
+        np.maximum.at(best, row, cosine[row, column])
+        cosine[row, column] = -np.inf  # right answers do not stand in each other's way
+        ranks[start : start + chunk] = 1 + (cosine > best[:, None] - TIE).sum(axis=1)
+    recall = {k: float((ranks <= k).mean()) for k in ks}
+    return Direction(recall, float(np.median(ranks)), len(queries), len(gallery), ids, ranks)

@@ -1,0 +1,107 @@
+"""Figures with intervals from predictions: each domain, and the mean over domains (domains fixed, groups resampled)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
+from mmkd_core.statistics import GroupBootstrap, Interval, defined_classes, percentile_interval
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class DomainSummary:
+    """One domain: AUC as a fraction with its interval, and whether all classes are in it."""
+
+    auc: Interval | None
+    n: int
+    groups: int
+    status: str
+    """``ok``, or which classes have no sample, or why there is no AUC."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All domains and their mean."""
+
+    domains: dict[str, DomainSummary]
+    mean: Interval | None
+    """Over the domains whose AUC is defined."""
+    protocol: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def summarise(predictions: Predictions, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Summary:
+    """AUC with group-bootstrap intervals. The mean's samples and groups are those of the domains that it is over."""
+    estimates = {domain: auc for domain, auc in predictions.auc().items() if auc is not None}
+    defined = Predictions({domain: predictions[domain] for domain in estimates}, predictions.protocol)
+    bootstraps = paired_bootstraps(defined, resamples, seed)
+    intervals, draws = {}, []
+    for domain, part in defined.domains.items():
+        draws.append(bootstraps[domain].macro_auc(part.scores, part.truth))
+        intervals[domain] = bootstraps[domain].interval(estimates[domain], draws[-1], confidence)
+    domains = {
+        domain: DomainSummary(intervals.get(domain), len(part), len(set(part.group_id)), status(part))
+        for domain, part in predictions.domains.items()
+    }
+    mean = mean_interval(defined.domains, list(estimates.values()), draws, confidence) if estimates else None
+    return Summary(domains, mean, predictions.protocol)
+
+
+def paired_bootstraps(predictions: Predictions, resamples: int, seed: int) -> dict[str, GroupBootstrap]:
+    """One bootstrap per domain, with draws that may be averaged over domains, resample by resample.
+
+    Each domain is resampled on its own, as the domains are fixed. Where some group has samples in several domains, all
+    groups are resampled together instead, so that a patient is drawn equally often in each of them.
+    """
+    parts = predictions.domains
+    if not len(predictions):
+        return {}
+    groups = np.concatenate([part.group_id for part in parts.values()])
+    names = np.repeat(np.array(list(parts), dtype=object), [len(part) for part in parts.values()])
+    whole = GroupBootstrap(groups, resamples, seed, strata=None if _spans_domains(groups, names) else list(names))
+    return {domain: whole.take(np.flatnonzero(names == domain)) for domain in parts}
+
+
+def mean_interval(
+    parts: Mapping[str, DomainPredictions],
+    estimates: list[float],
+    draws: list[NDArray[np.float64]],
+    confidence: float,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> Interval:
+    """Interval of the mean over domains from the draws of ``paired_bootstraps``, (B,) each.
+
+    A domain that is undefined in a resample is left out of that resample's mean.
+    """
+    groups = np.concatenate([part.group_id for part in parts.values()])
+    samples, patients = len(groups), len(set(groups))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample in which no domain is defined stays NaN
+        mean = np.nanmean(np.stack(draws), axis=0)
+    return percentile_interval(float(np.mean(estimates)), mean, samples, patients, confidence, limits)
+
+
+def status(part: DomainPredictions) -> str:
+    """``ok``, or what is missing for an AUC over all classes."""
+    absent = [name for index, name in enumerate(part.classes) if not (part.truth == index).any()]
+    if not defined_classes(part.truth, len(part.classes)):
+        return f"undefined: {len(part.classes) - len(absent)} of {len(part.classes)} classes have samples"
+    if absent:
+        present = len(part.classes) - len(absent)
+        return f"over {present} of {len(part.classes)} classes: no sample of {', '.join(absent)}"
+    return OK
+
+
+def _spans_domains(groups: NDArray[np.object_], domains: NDArray[np.object_]) -> bool:
+    return len(set(zip(groups, domains, strict=True))) > len(set(groups))

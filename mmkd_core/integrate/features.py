@@ -1,0 +1,154 @@
+"""From names to arrays: which texts a corpus needs, and a teacher's features of samples, classes and bank.
+
+The one place where corpus, store and plugins meet; ``trust``, ``evaluate`` and ``distill`` get plain arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from feature_store import FeatureStore
+from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
+from mmkd_core.data.manifest import Corpus, text_id
+from mmkd_core.distill.bank import Bank
+from mmkd_core.distill.sources import Mask, Source
+from mmkd_core.errors import PluginError
+from mmkd_core.evaluate.zero_shot import class_embeddings
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.workspace import Workspace
+from mmkd_core.plugins import PluginHost, load_registry, read_lock, require_locked
+from mmkd_core.trust import TeacherView, unit
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def corpus_texts(corpus: Corpus) -> list[str]:
+    """Every distinct text whose features are needed: captions, then prompts."""
+    prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
+    return list(dict.fromkeys([*map(str, corpus.caption), *prompts]))
+
+
+def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpec]:
+    """Specs of the teachers in ``mmkd.lock``, in alphabetical order.
+
+    Raises:
+        PluginError: one of them is not installed, broken, or changed since it was locked.
+    """
+    lock = read_lock(workspace.lock_file)
+    registry = load_registry()
+    specs = {name: host.teacher(name, registry) for name in sorted(lock.teachers)}
+    for spec in specs.values():
+        require_locked(lock, spec)
+    return specs
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one teacher over a corpus, gathered from the store when asked for."""
+
+    spec: TeacherSpec
+    corpus: Corpus
+    store: FeatureStore
+
+    @cached_property
+    def image_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(N,) rows of the samples' images."""
+        return self._rows("image", [str(name) for name in self.corpus.image_id])
+
+    @cached_property
+    def text_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(N,) rows of the samples' captions."""
+        return self._rows("text", [str(name) for name in self.corpus.text_id])
+
+    def images(self, index: Any = slice(None)) -> Array:
+        """Raw image features of samples."""
+        return self.store.gather(self.spec.fingerprint, "image", self.image_rows[index])
+
+    def captions(self) -> Array:
+        """Raw caption features of all samples."""
+        return self.store.gather(self.spec.fingerprint, "text", self.text_rows)
+
+    def texts(self, texts: tuple[str, ...]) -> Array:
+        """Raw features of any texts that were extracted."""
+        return self.store.gather(self.spec.fingerprint, "text", self._rows("text", [text_id(text) for text in texts]))
+
+    def classes(self) -> dict[str, Array]:
+        """Class embeddings by domain, in the order of ``Corpus.classes``."""
+        prompts = self.corpus.prompts
+        return {
+            domain: class_embeddings([self.texts(texts) for texts in prompts[domain].values()])
+            for domain in self.corpus.domains
+            if prompts.get(domain)
+        }
+
+    def view(self) -> TeacherView:
+        """What the trust rule needs."""
+        claims = {domain: claim.score for domain, claim in self.spec.trust.items() if "accuracy" in claim.metric}
+        return TeacherView(
+            self.spec.name,
+            self.spec.domains,
+            claims,
+            self.spec.logit_scale,
+            self.images(),
+            self.captions(),
+            self.classes(),
+        )
+
+    def source(self, bank: Bank, mask: Mask, *, heads: bool = True, factor: float = 1.0) -> Source:
+        """What distillation needs."""
+        texts = {domain: torch.from_numpy(unit(self.texts(rows))) for domain, rows in bank.texts.items()}
+        return Source(
+            self.spec.name,
+            self.store,
+            self.spec.fingerprint,
+            self.image_rows,
+            self.text_rows,
+            texts,
+            self.spec.logit_scale,
+            mask,
+            heads,
+            factor,
+        )
+
+    def _rows(self, tower: str, ids: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        rows = self.store.rows(tower, ids)
+        if (rows < 0).any() or self.store.missing(self.spec.fingerprint, tower, rows).any():
+            raise PluginError(
+                f"features of {self.spec.name} are not complete for this corpus", next="Run `mmkd extract`"
+            )
+        return rows
+
+
+def release_spec(release: Release, logit_scale: float, domains: tuple[str, ...]) -> TeacherSpec:
+    """A release as a teacher: an old student can be asked for features like any other."""
+    files = {
+        name.removeprefix("student/"): digest
+        for name, digest in release.facts["files"].items()
+        if name.startswith("student/")
+    }
+    shape: Mapping[str, Any] = release.facts["student"]
+    return TeacherSpec(
+        name=f"student-{release.id}",
+        title=f"student@{release.id}",
+        summary=f"Release {release.id} of this workspace",
+        family="open_clip",
+        weights=(WeightSource(role="model", kind="path", location=str(release.student.absolute()), files=files),),
+        image=ImageSpec(size=shape["size"], resize=shape["resize"], mean=shape["mean"], std=shape["std"]),
+        text=TextSpec(tokenizer="hf", context_length=shape["context_length"]),
+        embed_dim=shape["embed_dim"],
+        logit_scale=logit_scale,
+        domains=domains,
+        license=LicenseInfo(code="Apache-2.0", weights=release.facts["license"], commercial_use=False),
+    )
+
+
+def weights_digest(folder: Any) -> str:
+    """sha256 of a student's weights: part of the identity of all that is made from it."""
+    return hashlib.sha256((folder / "open_clip_model.safetensors").read_bytes()).hexdigest()

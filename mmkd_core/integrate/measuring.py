@@ -1,0 +1,112 @@
+"""The steps that look and do not touch: evaluations of teachers and students, retrieval, the audit of forgetting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feature_store import FeatureStore
+from mmkd_core.contract import TeacherSpec
+from mmkd_core.audit.forgetting import ForgettingAudit, Verdict, forgetting
+from mmkd_core.errors import ReleaseError
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.retrieval import Retrieval, retrieval
+from mmkd_core.evaluate.zero_shot import zero_shot
+from mmkd_core.integrate import releases
+from mmkd_core.integrate.features import Features, locked_specs
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
+from mmkd_core.integrate.workspace import Workspace, write_json
+from mmkd_core.plugins import PluginHost
+from mmkd_core.progress import Progress
+from mmkd_core.student.model import Student
+
+STAGE_ONE = "stage-1"
+SPLIT = "test"
+
+
+def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = None) -> tuple[Predictions, Path]:
+    """Zero-shot predictions on the test split of a locked teacher, a release ("0001", "current") or "stage-1".
+
+    Returns:
+        The predictions and the parquet file that holds them.
+    """
+    found = _release(workspace, model)
+    if found:
+        return Predictions.load(found.predictions), found.predictions
+    out = workspace.evaluations / f"{model}.parquet"
+    corpus = workspace.corpus()
+    if model == STAGE_ONE:
+        predictions = predict(Student.load(stage_one(workspace)), corpus, pixels_of(workspace, corpus, progress), SPLIT)
+    else:
+        spec = _teacher(workspace, model)
+        rows = corpus.where(split=SPLIT)
+        with FeatureStore.open(workspace.store) as store:
+            features = Features(spec, corpus, store)
+            predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
+    predictions.save(out)
+    return predictions, out
+
+
+def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = None) -> Retrieval:
+    """Image-to-text and text-to-image retrieval on the test split."""
+    corpus = workspace.corpus()
+    rows = corpus.where(split=SPLIT)
+    part = corpus.take(rows)
+    found = _release(workspace, model)
+    if found or model == STAGE_ONE:
+        student = Student.load(found.student if found else stage_one(workspace))
+        images = student.embed_images(pixels_of(workspace, corpus, progress)[rows])
+        texts = student.embed_texts([str(text) for text in part.caption])
+    else:
+        with FeatureStore.open(workspace.store) as store:
+            features = Features(_teacher(workspace, model), corpus, store)
+            images, texts = features.images(rows), features.captions()[rows]
+    return retrieval(images, texts, part.image_id, part.text_id)
+
+
+def run_audit(
+    workspace: Workspace, candidate: str | None = None, parent: str | None = None
+) -> tuple[ForgettingAudit, Release, Release]:
+    """Compare a release with its parent and, on PASS, put the newest release in use.
+
+    Args:
+        candidate: the newest release by default.
+        parent: the candidate's own parent by default.
+
+    Raises:
+        ReleaseError: the candidate has no parent, so that there is nothing that it could have forgotten.
+    """
+    known = releases.all_releases(workspace)
+    if candidate is None and not known:
+        raise ReleaseError("there is no release to audit", next="Run `mmkd distill`")
+    new = releases.release(workspace, candidate) if candidate else known[-1]
+    against = parent or new.parent
+    if against is None:
+        what = f"release {new.id} has no parent, so there is nothing that it could have forgotten"
+        raise ReleaseError(what, next="Run `mmkd distill --incremental`, or name one with --against")
+    old = releases.release(workspace, against)
+    audit = forgetting(Predictions.load(new.predictions), Predictions.load(old.predictions), workspace.config.audit)
+    facts = {**audit.to_json(), "candidate": new.id, "parent": old.id}
+    write_json(workspace.audits / f"{new.id}-against-{old.id}.json", facts)
+    in_use = releases.current(workspace)
+    # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
+    if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
+        releases.promote(workspace, new.id)
+    return audit, new, old
+
+
+def _release(workspace: Workspace, model: str) -> Release | None:
+    if model == "current":
+        found = releases.current(workspace)
+        if found is None:
+            raise ReleaseError("there is no release in use", next="Run `mmkd distill`")
+        return found
+    return releases.release(workspace, model) if model.isdigit() else None
+
+
+def _teacher(workspace: Workspace, name: str) -> TeacherSpec:
+    specs = locked_specs(workspace, PluginHost.discover())
+    if name not in specs:
+        PluginHost.discover().teacher(name)  # an unknown name raises with the nearest ones
+        raise ReleaseError(f"teacher {name} is not in use here", next=f"Run `mmkd teachers add {name}`")
+    return specs[name]

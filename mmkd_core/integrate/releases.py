@@ -1,0 +1,141 @@
+"""Releases: immutable folders, and one pointer to the one in use.
+
+    releases/0001/
+      release.json         what it is: parent, teachers, recipe, steps, identity, sha256 of every file
+      student/             open_clip folder
+      heads.safetensors    per teacher: head and frozen normalisers
+      heads.json           their names and dimensions
+      trust/NAME.npz       what each teacher was trusted with
+      replay.json          sample ids that the next integration replays
+      mmkd.yaml mmkd.lock  configuration and teachers at that time
+      predictions.parquet  per-sample predictions on the test split
+    releases/CURRENT       "0001"
+
+A release is written to a temporary folder and renamed when it is whole; the pointer is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmkd_core.data.files import replacing
+from mmkd_core.errors import ReleaseError
+from mmkd_core.integrate.workspace import Workspace, read_json, write_json
+
+CURRENT = "CURRENT"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release on disk."""
+
+    id: str
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def parent(self) -> str | None:
+        """The release that it grew from."""
+        return self.facts["parent"]  # type: ignore[no-any-return]
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the teachers that it has learnt from, in the order of their arrival."""
+        return list(self.facts["teachers"])
+
+    @property
+    def student(self) -> Path:
+        """The open_clip folder."""
+        return self.folder / "student"
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions on the test split."""
+        return self.folder / "predictions.parquet"
+
+
+def all_releases(workspace: Workspace) -> list[Release]:
+    """Every release, oldest first."""
+    if not workspace.releases.is_dir():
+        return []
+    names = sorted(p.name for p in workspace.releases.iterdir() if p.is_dir() and p.name.isdigit())
+    return [release(workspace, name) for name in names]
+
+
+def release(workspace: Workspace, name: str) -> Release:
+    """One release.
+
+    Raises:
+        ReleaseError: there is none of this name.
+    """
+    folder = workspace.releases / name
+    facts = read_json(folder / "release.json")
+    if facts is None:
+        known = sorted(p.name for p in workspace.releases.glob("[0-9]*")) if workspace.releases.is_dir() else []
+        listed = f"There are {', '.join(known)}" if known else "There are none yet; run `mmkd distill`"
+        raise ReleaseError(f"there is no release {name!r}", where=str(workspace.releases), next=listed)
+    return Release(name, folder, facts)
+
+
+def current(workspace: Workspace) -> Release | None:
+    """The release in use; None before the first."""
+    try:
+        name = (workspace.releases / CURRENT).read_text().strip()
+    except FileNotFoundError:
+        return None
+    return release(workspace, name)
+
+
+def promote(workspace: Workspace, name: str) -> Release:
+    """Make a release the one in use, in one step. Also how one rolls back."""
+    chosen = verify(release(workspace, name))
+    with replacing(workspace.releases / CURRENT) as file:
+        file.write(f"{name}\n".encode())
+    return chosen
+
+
+def commit(workspace: Workspace, staging: Path, facts: dict[str, Any]) -> Release:
+    """Turn a finished staging folder into the next release."""
+    number = 1 + max((int(found.id) for found in all_releases(workspace)), default=0)
+    name = f"{number:04d}"
+    files = {
+        path.relative_to(staging).as_posix(): _sha256(path) for path in sorted(staging.rglob("*")) if path.is_file()
+    }
+    write_json(staging / "release.json", {**facts, "id": name, "files": files})
+    target = workspace.releases / name
+    shutil.rmtree(target, ignore_errors=True)  # a folder without release.json is a copy that was cut off
+    os.replace(staging, target)
+    return release(workspace, name)
+
+
+def find(workspace: Workspace, identity: str) -> Release | None:
+    """The release that was made from exactly these inputs, if there is one."""
+    return next((found for found in all_releases(workspace) if found.facts["identity"] == identity), None)
+
+
+def verify(found: Release) -> Release:
+    """Check every file of a release against its hash.
+
+    Raises:
+        ReleaseError: names the first file that is missing or changed.
+    """
+    for name, digest in found.facts["files"].items():
+        path = found.folder / name
+        if not path.is_file() or _sha256(path) != digest:
+            state = "changed" if path.is_file() else "missing"
+            raise ReleaseError(
+                f"release {found.id} is damaged: {name} is {state}",
+                where=str(path),
+                next="Restore it from a copy, or use another release: `mmkd releases list`",
+            )
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""The student's side of a workspace: pixels of the corpus, the stage-1 student, and predictions of any student."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd_core.contract import TrustClaim
+from mmkd_core.data.images import load_pixels
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.errors import DataError, ReleaseError
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
+from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
+from mmkd_core.progress import Progress
+from mmkd_core.student.config import PretrainConfig
+from mmkd_core.student.model import Student
+from mmkd_core.student.pretrain import pretrain
+from mmkd_core.trust import posterior
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def pixels_of(workspace: Workspace, corpus: Corpus, progress: Progress | None = None) -> Pixels:
+    """All images of the corpus at the student's size, uint8 (N, S, S, 3), as a memory map."""
+    config = workspace.config.student
+    return load_pixels(corpus, None, config.pixels, config.resize, workspace.state / "pixels", progress)
+
+
+def stage_one(workspace: Workspace) -> Path:
+    """Folder of the stage-1 student.
+
+    Raises:
+        ReleaseError: it was not trained yet.
+    """
+    folder = workspace.runs / "pretrain" / "student"
+    if read_json(workspace.runs / "pretrain" / "done.json") is None:
+        raise ReleaseError("there is no stage-1 student", where=str(folder), next="Run `mmkd pretrain`")
+    return folder
+
+
+def run_pretrain(
+    workspace: Workspace, config: PretrainConfig, out: Path | None = None, progress: Progress | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Stage 1 on the workspace's corpus.
+
+    Args:
+        out: folder of the student; by default the workspace's own stage 1. A finished run of the same inputs is kept.
+
+    Returns:
+        The folder, and the facts of the run (steps, seconds, pairs, whether anything was trained).
+    """
+    corpus = workspace.corpus()
+    unknown = sorted(set(config.domains) - set(corpus.domains))
+    if unknown:
+        raise DataError(f"no samples of {', '.join(unknown)}", next=f"The corpus has {', '.join(corpus.domains)}")
+    rows = corpus.where(split="train", domains=config.domains or None)
+    captions = caption_column(corpus, rows, config.captions)
+    seed = workspace.config.seed
+    key = identity(corpus.fingerprint, workspace.config.student.model_dump(), config.model_dump(), seed)
+    run = (out.parent / f".{out.name}.run") if out else workspace.runs / "pretrain"
+    folder = out or run / "student"
+    done = read_json(run / "done.json")
+    if done and done["identity"] == key and (folder / "open_clip_model.safetensors").exists():
+        return folder, {**done, "trained": False}
+    pixels = pixels_of(workspace, corpus, progress)
+    prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
+    student = Student.build(workspace.config.student, [*(captions[i] for i in rows), *prompts], seed)
+    (run / "done.json").unlink(missing_ok=True)
+    start = time.monotonic()
+    pretrain(student, pixels, captions, corpus.domain, rows, config, run, seed=seed, identity=key, progress=progress)
+    student.save(folder)
+    facts = {
+        "identity": key,
+        "steps": config.steps,
+        "pairs": len(rows),
+        "domains": list(config.domains) or corpus.domains,
+        "data": f"{len(rows)} images of {workspace.config.name} (train split, {config.captions} captions)",
+    }
+    write_json(run / "done.json", {**facts, "seconds": round(time.monotonic() - start, 1)})
+    return folder, {**facts, "seconds": time.monotonic() - start, "trained": True}
+
+
+def caption_column(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> list[str]:
+    """Captions of all samples as people wrote them, or the clean ones.
+
+    Raises:
+        DataError: clean captions are asked for and a sample in ``rows`` has none.
+    """
+    if kind == "people":
+        return [str(text) for text in corpus.caption]
+    lacking = [i for i in rows if corpus.clean_caption[i] is None]
+    if lacking:
+        what = f"{len(lacking)} training samples have no clean caption, the first is {corpus.image[lacking[0]]}"
+        raise DataError(what, next="Use --captions people, or give the samples labels and import them again")
+    return [str(text) if text is not None else "" for text in corpus.clean_caption]
+
+
+def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[Any, Any]]:
+    """Class embeddings of every domain with prompts."""
+    return {
+        domain: class_embeddings([student.embed_texts(texts) for texts in corpus.prompts[domain].values()])
+        for domain in corpus.domains
+        if corpus.prompts.get(domain)
+    }
+
+
+def predict(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test") -> Predictions:
+    """Zero-shot predictions of a student on one split."""
+    rows = corpus.where(split=split)
+    classes = student_classes(student, corpus)
+    return zero_shot(student.embed_images(pixels[rows]), classes, student.logit_scale, corpus.take(rows))
+
+
+def measured_claims(workspace: Workspace, student: Student, domains: tuple[str, ...]) -> dict[str, TrustClaim]:
+    """What an exported teacher may claim: its zero-shot accuracy on the validation images of each of its domains."""
+    corpus = workspace.corpus()
+    predictions = predict(student, corpus, pixels_of(workspace, corpus), split="val")
+    claims = {}
+    for domain in domains:
+        part = predictions.domains.get(domain)
+        if part is not None:
+            right = float((part.scores.argmax(axis=1) == part.truth).mean())
+            claims[domain] = TrustClaim(
+                score=round(right, 4),
+                metric="zero-shot accuracy",
+                dataset=f"{workspace.config.name}, validation split of {domain}",
+                n=len(part),
+                source="measured by mmkd export",
+            )
+    return claims
+
+
+def probe_scores(student: Student, corpus: Corpus, pixels: Pixels) -> dict[str, np.ndarray[Any, Any]]:
+    """Posteriors (v, C) by domain on the probe split (val), as the rule by gain wants them."""
+    scores = {}
+    for domain, classes in student_classes(student, corpus).items():
+        rows = corpus.where(split="val", domains=[domain])
+        if len(rows):
+            scores[domain] = posterior(student.embed_images(pixels[rows]), classes, student.logit_scale)
+    return scores

@@ -1,0 +1,183 @@
+"""``summary.json`` and ``report.html``: everything about a workspace, read back from its files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from feature_store import FeatureStore
+from mmkd_core import __version__
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.summary import summarise
+from mmkd_core.integrate import releases
+from mmkd_core.integrate.features import locked_specs
+from mmkd_core.integrate.measuring import STAGE_ONE, zero_shot_of
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.workspace import Workspace, read_json, write_json
+from mmkd_core.plugins import PluginHost, read_lock
+from mmkd_core.progress import Progress
+from mmkd_core.report import write_report
+from mmkd_core.student.training import read_log
+from mmkd_core.trust import TeacherTrust
+
+SUMMARY_SCHEMA = "mmkd.summary/v1"
+
+
+def write_summary(workspace: Workspace, progress: Progress | None = None) -> tuple[Path, Path]:
+    """Write ``summary.json`` and ``report.html`` into the workspace; return their paths."""
+    facts = summarise_workspace(workspace, progress)
+    path = workspace.root / "summary.json"
+    write_json(path, facts)
+    return path, write_report(facts, curves(workspace), workspace.root / "report.html")
+
+
+def summarise_workspace(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
+    """The facts of ``summary.json``; AUCs are fractions, intervals 95 % by group bootstrap."""
+    corpus = workspace.corpus()
+    known = releases.all_releases(workspace)
+    in_use = releases.current(workspace)
+    facts: dict[str, Any] = {
+        "schema": SUMMARY_SCHEMA,
+        "mmkd": __version__,
+        "name": workspace.config.name,
+        "seed": workspace.config.seed,
+        "data": _data(corpus),
+        "teachers": _teachers(workspace, known, progress),
+        "trust": _trust(workspace),
+        "releases": {found.id: _release(workspace, found, in_use) for found in known},
+        "store": _store(workspace),
+        "seconds": read_json(workspace.state / "seconds.json") or {},
+    }
+    if read_json(workspace.runs / "pretrain" / "done.json"):
+        facts["stage_1"] = _scores(workspace, zero_shot_of(workspace, STAGE_ONE, progress)[0])
+    if integration := _integration(workspace, known, in_use):
+        facts["integration"] = integration
+    return facts
+
+
+def curves(workspace: Workspace) -> dict[str, list[dict[str, float]]]:
+    """Loss curves by stage, for the report."""
+    found = {"pretrain": read_log(workspace.runs / "pretrain" / "log.jsonl")}
+    for release in releases.all_releases(workspace):
+        found["incremental" if release.parent else "distill"] = read_log(release.folder / "log.jsonl")
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _data(corpus: Corpus) -> dict[str, Any]:
+    domains = {}
+    for domain in corpus.domains:
+        rows = corpus.where(domains=[domain])
+        splits = Counter(str(split) for split in corpus.split[rows])
+        test = corpus.where(split="test", domains=[domain])
+        groups = len(set(corpus.group_id[test]))
+        domains[domain] = {**splits, "groups_test": groups, "labels": corpus.classes(domain)}
+    splits = Counter(str(split) for split in corpus.split)
+    return {"samples": len(corpus), "splits": dict(splits), "domains": domains, "fingerprint": corpus.fingerprint}
+
+
+def _scores(workspace: Workspace, predictions: Predictions) -> dict[str, Any]:
+    audit = workspace.config.audit
+    found = summarise(predictions, resamples=audit.resamples, seed=audit.seed)
+    auc = {domain: entry.auc.estimate if entry.auc else None for domain, entry in found.domains.items()}
+    interval = {d: [entry.auc.lower, entry.auc.upper] for d, entry in found.domains.items() if entry.auc}
+    mean = found.mean
+    return {
+        "auc": auc,
+        "interval": interval,
+        "mean_auc": mean.estimate if mean else None,
+        "mean_interval": [mean.lower, mean.upper] if mean else None,
+    }
+
+
+def _teachers(workspace: Workspace, known: list[Release], progress: Progress | None) -> dict[str, Any]:
+    lock = read_lock(workspace.lock_file)
+    first = set(known[0].teachers) if known else set(lock.teachers)
+    facts = {}
+    for name, spec in locked_specs(workspace, PluginHost.discover()).items():
+        locked = lock.teachers[name]
+        facts[name] = {
+            "title": spec.title,
+            "package": locked.package,
+            "version": locked.version,
+            "license": spec.license.weights,
+            "embed_dim": spec.embed_dim,
+            "image_size": spec.image.size,
+            "logit_scale": spec.logit_scale,
+            "domains": list(spec.domains),
+            "fingerprint": spec.fingerprint,
+            "added": name not in first,
+            **_scores(workspace, zero_shot_of(workspace, name, progress)[0]),
+        }
+    return facts
+
+
+def _trust(workspace: Workspace) -> dict[str, Any]:
+    config = workspace.config.trust
+    teachers = {}
+    for path in sorted(workspace.trust.glob("*.npz")):
+        found = TeacherTrust.load(path)
+        teachers[found.teacher] = {
+            domain: {key: entry[key] for key in ("accuracy", "lower", "n", "admitted", "of", "trusted", "reason")}
+            for domain, entry in found.to_json()["domains"].items()
+        }
+    return {"rule": config.rule, "threshold": config.threshold, "strict": config.strict, "teachers": teachers}
+
+
+def _release(workspace: Workspace, found: Release, in_use: Release | None) -> dict[str, Any]:
+    keys = ("parent", "teachers", "recipe", "steps", "license", "fidelity", "replayed")
+    facts = {key: found.facts[key] for key in keys}
+    scores = _scores(workspace, Predictions.load(found.predictions))
+    return {**facts, **scores, "current": in_use is not None and in_use.id == found.id}
+
+
+def _store(workspace: Workspace) -> dict[str, Any]:
+    with FeatureStore.open(workspace.store) as store:
+        info = store.info()
+    tables = [
+        {
+            "teacher": table.facts.get("teacher", table.table),
+            "tower": table.tower,
+            "rows": table.rows,
+            "dim": table.dim,
+            "dtype": table.dtype,
+            "bytes": table.bytes,
+        }
+        for table in info.tables
+    ]
+    tables.sort(key=lambda row: (str(row["teacher"]), str(row["tower"])))
+    return {"rows": info.rows, "bytes": info.bytes, "bytes_raw": info.bytes_raw, "tables": tables}
+
+
+def _integration(workspace: Workspace, known: list[Release], in_use: Release | None) -> dict[str, Any] | None:
+    """The newest release with a parent: what it gained, what it forgot, what it cost."""
+    grown = [found for found in known if found.parent]
+    if not grown:
+        return None
+    candidate = grown[-1]
+    parent = releases.release(workspace, str(candidate.parent))
+    audit = read_json(workspace.audits / f"{candidate.id}-against-{parent.id}.json")
+    if audit is None:
+        return None
+    new = candidate.facts["new"]
+    specs = locked_specs(workspace, PluginHost.discover())
+    learnt = sorted({domain for name in new if name in specs for domain in specs[name].domains})
+    keys = ("delta", "lower", "upper", "n", "groups", "verdict", "needed")
+    first = next(found for found in known if not found.parent)
+    return {
+        "teacher": ", ".join(new),
+        "parent": parent.id,
+        "candidate": candidate.id,
+        "gain": {domain: audit["domains"][domain]["delta"] for domain in learnt if domain in audit["domains"]},
+        "forgetting": {d: {key: entry[key] for key in keys} for d, entry in audit["domains"].items()},
+        "mean": {key: audit["mean"][key] for key in ("delta", "lower", "upper")},
+        "margin": audit["config"]["margin"],
+        "verdict": audit["verdict"],
+        "promoted": in_use is not None and in_use.id == candidate.id,
+        "cost_ratio": {
+            "steps": candidate.facts["steps"] / first.facts["steps"],
+            "seconds": round(candidate.facts["seconds"] / max(first.facts["seconds"], 1e-9), 3),
+            "basis": f"stage 2 of release {first.id}: distilling again with all teachers takes at least that",
+        },
+    }

@@ -1,0 +1,207 @@
+"""The workspace: one folder that holds a student's whole life.
+
+    mmkd.yaml     configuration (this module)
+    mmkd.lock     teachers in use (plugins.lock)
+    data/         corpora made or imported here
+    releases/     immutable releases; CURRENT names the one in use
+    .mmkd/        features, trust, runs, evaluations, audits: all can be made again
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmkd_core.audit.forgetting import AuditConfig
+from mmkd_core.data.files import replacing
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.config import DistillConfig, IncrementalConfig
+from mmkd_core.errors import MmkdError, WorkspaceError
+from mmkd_core.student.config import PretrainConfig, StudentConfig
+from mmkd_core.trust import TrustConfig
+
+SCHEMA = "mmkd/v1"
+CONFIG, LOCK = "mmkd.yaml", "mmkd.lock"
+
+
+class SpecialistConfig(BaseModel):
+    """How specialists for real images are trained; see ``pretrain`` for the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(700, ge=1)
+
+
+class Config(BaseModel):
+    """``mmkd.yaml``. Unknown keys are refused, so that a typing error cannot pass for a setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    version: str = Field(SCHEMA, alias="schema")
+    name: str = "student"
+    seed: int = Field(0, ge=0)
+    data: str = Field("data", description="folder of the corpus, relative to the workspace or absolute")
+    student: StudentConfig = StudentConfig()
+    specialist: SpecialistConfig = SpecialistConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    distill: DistillConfig = DistillConfig()
+    incremental: IncrementalConfig = IncrementalConfig()
+    trust: TrustConfig = TrustConfig()
+    audit: AuditConfig = AuditConfig()
+
+    def dump(self) -> str:
+        """YAML with every setting, so that a reader sees what can be set."""
+        facts = self.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+
+
+class Workspace:
+    """Paths, configuration and the lock of one workspace."""
+
+    def __init__(self, root: Path, config: Config) -> None:
+        self.root, self.config = root, config
+        self.state = root / ".mmkd"
+        self.lock_file = root / LOCK
+        self.releases = root / "releases"
+        self.store = self.state / "features"
+        self.trust = self.state / "trust"
+        self.runs = self.state / "runs"
+        self.evaluations = self.state / "evaluations"
+        self.audits = self.state / "audits"
+
+    @classmethod
+    def create(cls, root: Path, config: Config) -> Workspace:
+        """Make a workspace; one that exists with the same configuration is opened.
+
+        Raises:
+            WorkspaceError: the folder holds another workspace.
+        """
+        path = root / CONFIG
+        if path.exists():
+            found = cls.open(root)
+            if found.config != config:
+                raise WorkspaceError(
+                    "the folder is a workspace with other settings",
+                    where=str(path),
+                    next="Choose another folder, or edit its mmkd.yaml",
+                )
+            return found
+        (root / ".mmkd").mkdir(parents=True, exist_ok=True)
+        (root / "releases").mkdir(exist_ok=True)
+        with replacing(path) as file:
+            file.write(config.dump().encode())
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        """Open the workspace in ``root``.
+
+        Raises:
+            WorkspaceError: no workspace there, of another version, or with settings that do not exist.
+        """
+        path = root / CONFIG
+        if not path.is_file():
+            raise WorkspaceError(
+                f"this folder is no workspace: it has no {CONFIG}", where=str(root.absolute()), next="Run `mmkd init`"
+            )
+        return cls(root, read_config(path))
+
+    def corpus(self) -> Corpus:
+        """The corpus that ``mmkd.yaml`` names."""
+        return Corpus.load(self.root / self.config.data)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the workspace: one process changes it at a time. The kernel drops the hold of a process that dies.
+
+        Raises:
+            WorkspaceError: another process holds it, or the disk is full while it is held.
+        """
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "in-use").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise WorkspaceError(
+                    f"the workspace is in use by process {holder}",
+                    where=str(self.root.absolute()),
+                    next="Wait until it has finished, or stop it; nothing was changed",
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            with plain_disk_errors(self.root):
+                yield
+
+
+@contextmanager
+def plain_disk_errors(root: Path) -> Iterator[None]:
+    """Turn a full disk into a sentence. What was finished before stays, so the same command goes on from there."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, MmkdError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise WorkspaceError(
+            "the disk is full; what was finished is kept",
+            where=str(root.absolute()),
+            next="Make room and run the same command again",
+        ) from error
+
+
+def read_config(path: Path) -> Config:
+    """Read and check ``mmkd.yaml``.
+
+    Raises:
+        WorkspaceError: names the first key that is wrong.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WorkspaceError(f"{path.name} cannot be read: {error}", where=str(path), next="Mend the file") from error
+    found = raw.get("schema", SCHEMA) if isinstance(raw, dict) else None
+    if found != SCHEMA:
+        raise WorkspaceError(
+            f"the workspace is of version {found!r}, this mmkd reads {SCHEMA!r}",
+            where=str(path),
+            next="Use the mmkd that made it, or make a new workspace with `mmkd init`",
+        )
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise WorkspaceError(f"setting {key}: {first['msg']}", where=str(path), next="Correct it") from error
+
+
+def identity(*parts: Any) -> str:
+    """32 hex digits over JSON-able facts: two runs with the same identity give the same result."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_json(path: Path, facts: Any) -> None:
+    """Write JSON atomically, with sorted keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write((json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; None if there is no file or it is not whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

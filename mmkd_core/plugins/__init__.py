@@ -1,0 +1,32 @@
+"""Teachers as plugins: who offers them (host), who may be used (lock), where their files are (weights), how they arrive
+(lifecycle, installer, isolated) and how the two common families are built (loaders).
+
+Does not: import torch, open_clip or transformers when imported.
+"""
+
+from mmkd_core.plugins.host import PluginHost
+from mmkd_core.plugins.lifecycle import add, remove
+from mmkd_core.plugins.listing import TeacherInfo, TeacherRow, info, listing
+from mmkd_core.plugins.lock import Lock, LockedTeacher, read_lock, require_locked, write_lock
+from mmkd_core.plugins.record import PluginRecord
+from mmkd_core.plugins.registry import Registry, RegistryEntry, find_registry, load_registry
+
+__all__ = [
+    "Lock",
+    "LockedTeacher",
+    "PluginHost",
+    "PluginRecord",
+    "Registry",
+    "RegistryEntry",
+    "TeacherInfo",
+    "TeacherRow",
+    "add",
+    "find_registry",
+    "info",
+    "listing",
+    "load_registry",
+    "read_lock",
+    "remove",
+    "require_locked",
+    "write_lock",
+]

@@ -1,0 +1,122 @@
+"""A teacher's verified folder, seen with suspicion: only declared files are read, and none may ask for remote code.
+
+open_clip and transformers both execute code that a model's configuration names (``trust_remote_code``, ``auto_map``).
+Their configurations are therefore read here first and refused if they do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmkd_core.contract import TeacherSpec
+from mmkd_core.errors import PluginError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "config.json",
+)
+_REMOTE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_object_supply")
+_CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def folder_for(role: str, weights: Mapping[str, Path]) -> Path:
+    """The folder of ``role`` or, where there is none of its own, of the model."""
+    return weights.get(role, weights["model"])
+
+
+def require(spec: TeacherSpec, weights: Mapping[str, Path], folder: Path, *names: str) -> None:
+    """Refuse a folder in which a needed file is missing or was not declared, and hence not verified."""
+    declared = _declared(spec, weights, folder)
+    for name in names:
+        if name not in declared:
+            raise PluginError(
+                f"teacher {spec.name} needs {name}, which its weights do not declare",
+                where=str(folder),
+                next="Add the file and its sha256 to the spec's files",
+            )
+
+
+def refuse_undeclared(spec: TeacherSpec, weights: Mapping[str, Path], folder: Path) -> None:
+    """Refuse tokenizer and configuration files that transformers would read although nobody verified them."""
+    declared = _declared(spec, weights, folder)
+    for name in TOKENIZER_FILES:
+        if name not in declared and (folder / name).exists():
+            raise PluginError(
+                f"{name} of teacher {spec.name} would be read but its weights do not declare it",
+                where=str(folder),
+                next="Add the file and its sha256 to the spec's files",
+            )
+
+
+def read_config(spec: TeacherSpec, file: Path) -> dict[str, Any]:
+    """Read one JSON configuration that asks for no remote code.
+
+    Raises:
+        PluginError: it is no JSON object, or it asks for remote code.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PluginError(f"{file.name} of teacher {spec.name} cannot be read: {error}", where=str(file)) from error
+    if not isinstance(config, dict):
+        raise PluginError(f"{file.name} of teacher {spec.name} is no JSON object", where=str(file))
+    for key in _remote_keys(config):
+        raise PluginError(
+            f"{file.name} of teacher {spec.name} asks for remote code with {key!r}, which is refused",
+            where=str(file),
+            next="Write the loading code into the plugin's mmkd_load_teacher instead",
+        )
+    return config
+
+
+def check_configs(spec: TeacherSpec, folder: Path) -> None:
+    """Refuse remote code in every configuration that lies in the folder."""
+    for file in sorted(folder.glob("*config.json")):
+        read_config(spec, file)
+
+
+def checkpoint(spec: TeacherSpec, folder: Path, preferred: str) -> Path:
+    """The declared file with the weights: ``preferred``, else the only safetensors, else the only pickle."""
+    files = next(source.files for source in spec.weights if source.role == "model")
+    if preferred in files:
+        return folder / preferred
+    for suffixes in (_CHECKPOINT_SUFFIXES[:1], _CHECKPOINT_SUFFIXES[1:]):
+        found = sorted(name for name in files if name.endswith(suffixes))
+        if len(found) == 1:
+            return folder / found[0]
+        if found:
+            raise PluginError(f"teacher {spec.name} declares several checkpoints: {', '.join(found)}; keep one")
+    raise PluginError(f"teacher {spec.name} declares no checkpoint", next=f"Add {preferred} to the spec's files")
+
+
+def refuse_arch(spec: TeacherSpec) -> None:
+    """The built-in families read everything from the folder, so a setting in ``arch`` would be ignored: refuse it."""
+    if spec.arch:
+        raise PluginError(
+            f"teacher {spec.name} sets arch {', '.join(sorted(spec.arch))}, which family {spec.family} does not read",
+            next="Leave arch empty: the model's configuration lies in its folder",
+        )
+
+
+def _declared(spec: TeacherSpec, weights: Mapping[str, Path], folder: Path) -> set[str]:
+    return {name for source in spec.weights if weights[source.role] == folder for name in source.files}
+
+
+def _remote_keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in _REMOTE_KEYS and inner:
+                yield key
+            yield from _remote_keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _remote_keys(inner)

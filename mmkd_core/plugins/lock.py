@@ -1,0 +1,139 @@
+"""``mmkd.lock``: the teachers in use, each pinned to package version, fingerprint and the sha256 of its files.
+
+The lock is the enabled set: a teacher that is installed but not locked is available, and using it in a student is an
+error. The file is JSON, sorted and without timestamps, so that the same teachers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmkd_core.contract import LicenseInfo, TeacherSpec, WeightSource
+from mmkd_core.errors import PluginError
+from mmkd_core.plugins.names import did_you_mean
+
+LOCK_NAME = "mmkd.lock"
+SCHEMA_VERSION = 1
+
+
+class LockedTeacher(BaseModel):
+    """One teacher as it was when it was added."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The teacher's name.")
+    package: str = Field(description="The distribution that provides it.")
+    version: str = Field(description="Version of that distribution.")
+    source: str = Field(
+        description="Where it came from: bundled, installed, index, git+..., or a wheel's or folder's name."
+    )
+    fingerprint: str = Field(description="Fingerprint of its spec: features are stored under it.")
+    plugin_api: int = Field(description="Plugin API that it was loaded with.")
+    weights: tuple[WeightSource, ...] = Field(description="Sources with the sha256 of each file.")
+    license: LicenseInfo = Field(description="Terms when it was added.")
+
+
+class Lock(BaseModel):
+    """All teachers in use, by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="Version of this format.")
+    teachers: dict[str, LockedTeacher] = Field(default_factory=dict, description="Name to what is pinned.")
+
+    @model_validator(mode="after")
+    def _keys_are_names(self) -> Lock:
+        for key, teacher in self.teachers.items():
+            if key != teacher.name:
+                raise ValueError(f"entry {key} holds teacher {teacher.name}")
+        return self
+
+    def having(self, *teachers: LockedTeacher) -> Lock:
+        """A copy in which ``teachers`` are added or replaced."""
+        return Lock(teachers={**self.teachers, **{teacher.name: teacher for teacher in teachers}})
+
+    def without(self, name: str) -> Lock:
+        """A copy without one teacher; raises PluginError if it is not in."""
+        if name not in self.teachers:
+            raise PluginError(
+                f"teacher {name!r} is not locked",
+                next=f"{did_you_mean(name, self.teachers)}Run `mmkd teachers list` to see which are",
+            )
+        return Lock(teachers={key: teacher for key, teacher in self.teachers.items() if key != name})
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock; a missing file is an empty lock.
+
+    Raises:
+        PluginError: the file is damaged or was written by a newer mmkd.
+    """
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Lock()
+    except OSError as error:
+        raise PluginError(f"the lock cannot be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise _damaged(path, f"it is no JSON: {error}") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PluginError(
+            f"the lock has format {version}, this mmkd reads {SCHEMA_VERSION}", where=str(path), next="Upgrade mmkd"
+        )
+    if version != SCHEMA_VERSION:
+        raise _damaged(path, f"schema_version is {version!r}")
+    try:
+        return Lock.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(path, f"{'.'.join(map(str, first['loc'])) or 'the top'}: {first['msg']}") from None
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Replace the lock at once: a reader sees the old or the new one, and a crash leaves one of them."""
+    text = json.dumps(lock.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=True) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private, but the lock is shared like any project file
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def require_locked(lock: Lock, spec: TeacherSpec) -> LockedTeacher:
+    """The lock's entry for an installed teacher.
+
+    Raises:
+        PluginError: it is not locked, or its spec changed since.
+    """
+    locked = lock.teachers.get(spec.name)
+    if locked is None:
+        raise PluginError(f"teacher {spec.name} is not locked", next=f"Run `mmkd teachers add {spec.name}`")
+    if locked.fingerprint != spec.fingerprint:
+        raise PluginError(
+            f"teacher {spec.name} changed since it was locked: fingerprint {spec.fingerprint}, locked "
+            f"{locked.fingerprint} with {locked.package} {locked.version}",
+            next=f"Run `mmkd teachers add {spec.name}` to use the new one, or install the locked version",
+        )
+    return locked
+
+
+def _damaged(path: Path, reason: str) -> PluginError:
+    return PluginError(
+        f"the lock is damaged: {reason}",
+        where=str(path),
+        next="Restore it from version control, or remove it and add the teachers again",
+    )

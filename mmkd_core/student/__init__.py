@@ -1,0 +1,1 @@
+"""The student: one open_clip model, its tokenizer, its first training and its export."""

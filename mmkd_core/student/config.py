@@ -1,0 +1,87 @@
+"""What a student is made of and how its first stage is trained. Data only: imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VisionConfig = dict[str, int | float | str | bool | list[int]]
+
+# Vision towers in open_clip's own words. On two CPU cores a convolution learns from a few thousand images what a
+# transformer of the same cost does not; `vit-b-16` is the paper's student and wants a GPU.
+VISION_TOWERS: dict[str, VisionConfig] = {
+    "resnet-timm": {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
+    "resnet-tiny": {"layers": [1, 1, 1, 1], "width": 12, "head_width": 64, "image_size": 64},
+    "vit-tiny": {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 64},
+    "vit-b-16": {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
+}
+
+
+class TextConfig(BaseModel):
+    """The text tower and the tokenizer that is fitted to the corpus before training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokenizer: Literal["wordpiece", "bpe", "word"] = "wordpiece"
+    vocab_size: int = Field(default=1024, ge=64, description="largest vocabulary; small corpora stay below it")
+    context_length: int = Field(default=32, ge=4)
+    width: int = 96
+    heads: int = 3
+    layers: int = 2
+
+
+class StudentConfig(BaseModel):
+    """Architecture of a student. Everything that shapes its weights is here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vision: str = Field(default="resnet-tiny", description=f"one of {', '.join(VISION_TOWERS)}")
+    image_size: int | None = Field(default=None, description="pixels; the tower's own if left out")
+    text: TextConfig = TextConfig()
+    embed_dim: int = 128
+    resize: Literal["squash", "shortest"] = "squash"
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    init_temperature: float = Field(default=0.07, gt=0, description="the logit scale starts at 1 / this")
+
+    @property
+    def pixels(self) -> int:
+        """Side of the square image that the vision tower takes."""
+        return self.image_size or int(self.vision_config["image_size"])  # type: ignore[arg-type]
+
+    @property
+    def vision_config(self) -> VisionConfig:
+        """``vision_cfg`` as open_clip wants it."""
+        tower = dict(VISION_TOWERS[self.vision])
+        if self.image_size:
+            tower["image_size"] = self.image_size
+        return tower
+
+
+class TrainConfig(BaseModel):
+    """What any stage of training needs to know about steps and the optimiser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=400, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    lr: float = 2e-3
+    warmup: int = Field(default=40, ge=0, description="steps of linear warm-up before the cosine")
+    final_lr: float = Field(default=0.02, ge=0, le=1, description="share of lr that is left at the end")
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    crop: float = Field(default=0.85, gt=0, le=1, description="smallest random crop, as a share of the side; 1 is none")
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    balance: Literal["natural", "sqrt", "uniform"] = Field(
+        "sqrt", description="share of a domain in a batch: by its size, by the square root of it, or the same for all"
+    )
+
+
+class PretrainConfig(TrainConfig):
+    """Stage 1: CLIP loss on image-caption pairs."""
+
+    captions: Literal["people", "clean"] = Field(
+        default="people", description="captions as written, or naming the finding"
+    )
+    domains: tuple[str, ...] = Field(default=(), description="train on these domains only; empty is all")

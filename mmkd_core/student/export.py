@@ -1,0 +1,181 @@
+"""A student leaves: as an open_clip folder, or as a teacher plugin that anybody can add.
+
+A teacher plugin is a wheel and its source: one package with ``teacher.json`` (the spec) and the open_clip folder of
+the weights. The wheel is written here and not by a build tool, so that it can be made and installed without a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmkd_core.contract import (
+    ImageSpec,
+    LicenseInfo,
+    Provenance,
+    TeacherSpec,
+    TextSpec,
+    TrustClaim,
+    WeightSource,
+    measure_golden,
+)
+from mmkd_core.errors import ReleaseError
+from mmkd_core.student.model import Student
+
+BASE_VERSION = "0.1.0"
+MODULE = '''"""The teacher {name}, exported by `mmkd export --as-teacher`."""
+
+from pathlib import Path
+
+from mmkd_core.contract import TeacherSpec, hookimpl
+
+
+@hookimpl
+def mmkd_teachers() -> list[TeacherSpec]:
+    """Declare the teacher whose spec lies beside this file."""
+    return [TeacherSpec.model_validate_json((Path(__file__).parent / "teacher" / "teacher.json").read_text())]
+'''
+PYPROJECT = """[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "mmkd-{name}"
+version = "{version}"
+description = "{summary}"
+requires-python = ">=3.11"
+license = "{license}"
+dependencies = ["mmkd"]
+
+[project.entry-points."mmkd.v1"]
+{name} = "{package}"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/{package}"]
+"""
+
+
+def export_open_clip(student: Student, folder: Path) -> Path:
+    """Write the student as an open_clip ``local-dir:`` folder; a folder with other files in it is refused."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ReleaseError("the folder is not empty", where=str(folder), next="Choose another folder")
+    student.save(folder)
+    return folder
+
+
+def write_teacher(
+    student: Student,
+    folder: Path,
+    name: str,
+    *,
+    domains: tuple[str, ...],
+    trust: dict[str, TrustClaim],
+    location: str,
+    title: str | None = None,
+    training_data: str,
+) -> TeacherSpec:
+    """Write ``folder/teacher.json`` and the weights (float16) beside it; return the spec.
+
+    Args:
+        location: ``package:folder`` by which the weights are found once installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    student.save(folder, dtype=torch.float16)
+    files = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    source = WeightSource(
+        role="model",
+        kind="package",
+        location=location,
+        files={file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files},
+    )
+    spec = TeacherSpec(
+        name=name,
+        title=title or f"{name}, a small CLIP of {student.pixels} pixels",
+        summary=_summary(domains),
+        family="open_clip",
+        weights=(source,),
+        image=ImageSpec(
+            size=student.pixels,
+            resize=student.preprocess["resize_mode"],
+            mean=tuple(student.preprocess["mean"]),
+            std=tuple(student.preprocess["std"]),
+        ),
+        text=TextSpec(tokenizer="hf", context_length=student.context_length),
+        embed_dim=student.embed_dim,
+        logit_scale=student.logit_scale,
+        domains=domains,
+        trust=trust,
+        license=LicenseInfo(code="Apache-2.0", weights="Apache-2.0", commercial_use=True),
+        provenance=Provenance(training_data=training_data),
+    )
+    # The golden values come from the loader that users will have, so an export that loads differently cannot ship.
+    from mmkd_core.plugins.loaders.open_clip import load
+
+    golden = measure_golden(load(spec, {"model": folder}, "cpu"), seed=0, prompt=f"an image of {domains[0]}")
+    spec = spec.model_copy(update={"golden": golden})
+    text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True)
+    (folder / "teacher.json").write_text(text + "\n")
+    return spec
+
+
+def _summary(domains: tuple[str, ...]) -> str:
+    """One sentence that fits into a spec, however many domains there are."""
+    named = " and ".join(domains) if len(domains) <= 4 else f"{len(domains)} domains"
+    return f"Small CLIP for {named}, trained by mmkd pretrain"
+
+
+def export_teacher(student: Student, out: Path, name: str, **facts: Any) -> tuple[TeacherSpec, Path]:
+    """Write ``out/mmkd-NAME/`` (source, to publish) and ``out/mmkd_NAME-VERSION-py3-none-any.whl`` (to add).
+
+    The version carries the fingerprint, so that another student under the same name replaces the installed one.
+
+    Args:
+        facts: ``domains``, ``trust`` and ``training_data`` of ``write_teacher``.
+    """
+    package = f"mmkd_{name.replace('-', '_')}"
+    source = out / f"mmkd-{name}"
+    if source.exists():
+        shutil.rmtree(source)
+    module = source / "src" / package
+    spec = write_teacher(student, module / "teacher", name, location=f"{package}:teacher", **facts)
+    (module / "__init__.py").write_text(MODULE.format(name=name))
+    version = f"{BASE_VERSION}+{spec.fingerprint[:8]}"
+    fields = {"name": name, "version": version, "package": package}
+    text = PYPROJECT.format(summary=spec.summary, license=spec.license.weights, **fields)
+    (source / "pyproject.toml").write_text(text)
+    (source / "README.md").write_text(f"# mmkd-{name}\n\n{spec.summary}.\n\n    mmkd teachers add {name}\n")
+    wheel = out / f"{package}-{version}-py3-none-any.whl"
+    _write_wheel(wheel, module, version, package, spec)
+    return spec, wheel
+
+
+def _write_wheel(wheel: Path, module: Path, version: str, package: str, spec: TeacherSpec) -> None:
+    """A wheel is a zip with a record of hashes (PEP 427). Fixed dates: the same student gives the same bytes."""
+    info = f"{package}-{version}.dist-info"
+    paths = [path for path in sorted(module.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    files = {f"{package}/{path.relative_to(module).as_posix()}": path.read_bytes() for path in paths}
+    metadata = (
+        f"Metadata-Version: 2.4\nName: mmkd-{spec.name}\nVersion: {version}\nSummary: {spec.summary}\n"
+        "Requires-Python: >=3.11\nRequires-Dist: mmkd\n"
+    )
+    files[f"{info}/METADATA"] = metadata.encode()
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: mmkd\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/entry_points.txt"] = f"[mmkd.v1]\n{spec.name} = {package}\n".encode()
+    record = "".join(f"{path},sha256={_record_hash(data)},{len(data)}\n" for path, data in files.items())
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    partial = wheel.with_suffix(".tmp")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, data in files.items():
+            archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), data)
+    partial.replace(wheel)
+
+
+def _record_hash(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

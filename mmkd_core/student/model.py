@@ -1,0 +1,187 @@
+"""A student in memory: an open_clip model with its tokenizer, and the folder that it is saved to.
+
+The folder is open_clip's ``local-dir:`` layout (``open_clip_config.json``, ``open_clip_model.safetensors``,
+``tokenizer.json``, ``tokenizer_config.json``), so that a student in training, a release, an export and a teacher's
+weights are one format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_core.errors import ReleaseError
+from mmkd_core.progress import Progress, Silent
+from mmkd_core.student import tokenizer as tok
+from mmkd_core.student.config import StudentConfig
+
+Features = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def precision_dtype(precision: str) -> torch.dtype:
+    """bf16 where it is asked for or where the CPU has instructions for it (without them it is slower than fp32)."""
+    if precision == "auto":
+        fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+class Student:
+    """An open_clip model, its tokenizer and its preprocessing.
+
+    Attributes:
+        model: ``open_clip.CustomTextCLIP``; ``model.visual``, ``model.text`` and ``model.logit_scale`` (log).
+        pixels: side of the square input image.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, model_config: dict[str, Any], preprocess: dict[str, Any]) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.model_config, self.preprocess = model_config, preprocess
+        size = model_config["vision_cfg"]["image_size"]
+        self.pixels = int(size)
+        self.embed_dim = int(model_config["embed_dim"])
+        self._mean = torch.tensor(preprocess["mean"]).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocess["std"]).view(1, 3, 1, 1)
+
+    @classmethod
+    def build(cls, config: StudentConfig, texts: Iterable[str], seed: int) -> Student:
+        """A student with random weights (from ``seed``) and a tokenizer fitted to ``texts``."""
+        tokenizer = tok.fit_tokenizer(texts, config.text)
+        model_config = {
+            "embed_dim": config.embed_dim,
+            "custom_text": True,
+            "init_logit_scale": float(np.log(1 / config.init_temperature)),
+            "vision_cfg": config.vision_config,
+            "text_cfg": {
+                "context_length": config.text.context_length,
+                "vocab_size": tokenizer.get_vocab_size(),
+                "width": config.text.width,
+                "heads": config.text.heads,
+                "layers": config.text.layers,
+                "pool_type": "eos",
+                "eos_id": tok.EOS,
+                "pad_id": tok.PAD,
+                "hf_tokenizer_name": "local",
+            },
+        }
+        preprocess = {
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "interpolation": "bicubic",
+            "resize_mode": config.resize,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _open_clip_model(model_config)
+        return cls(model, tokenizer, model_config, preprocess)
+
+    @classmethod
+    def load(cls, folder: Path) -> Student:
+        """Read a student from its folder.
+
+        Raises:
+            ReleaseError: if a file is missing or the weights do not fit the configuration.
+        """
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+
+        try:
+            config = json.loads((folder / "open_clip_config.json").read_text())
+            weights = load_file(folder / "open_clip_model.safetensors")
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:
+            raise ReleaseError("this folder holds no student", where=f"{folder}: {error}") from error
+        model = _open_clip_model(config["model_cfg"])
+        try:
+            model.load_state_dict(
+                {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+            )
+        except RuntimeError as error:
+            raise ReleaseError("the student's weights do not fit its configuration", where=str(folder)) from error
+        return cls(model, tokenizer, config["model_cfg"], config["preprocess_cfg"])
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the folder; ``dtype`` float16 halves the weights (for shipping, not for training on)."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"model_cfg": self.model_config, "preprocess_cfg": self.preprocess}, indent=2, sort_keys=True)
+        (folder / "open_clip_config.json").write_text(text + "\n")
+        tok.save_tokenizer(self.tokenizer, folder, self.context_length)
+        state = {
+            name: (value.to(dtype) if value.is_floating_point() else value).contiguous().clone()
+            for name, value in self.model.state_dict().items()
+        }
+        partial = folder / "open_clip_model.safetensors.tmp"
+        save_file(state, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / "open_clip_model.safetensors")
+
+    @property
+    def context_length(self) -> int:
+        """Longest text in tokens."""
+        return int(self.model_config["text_cfg"]["context_length"])
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosines, already exponentiated."""
+        return float(self.model.logit_scale.detach().exp())
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (B, L)."""
+        return tok.encode(self.tokenizer, texts, self.context_length)
+
+    def prepare(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+        """uint8 (B, H, W, 3) at the student's size to the normalised float tensor (B, 3, H, W)."""
+        images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(255)
+        return (images - self._mean) / self._std
+
+    def images(self, batch: Tensor) -> Tensor:
+        """Image embeddings (B, D), not normalised, with gradient."""
+        features: Tensor = self.model.visual(batch.contiguous(memory_format=torch.channels_last))
+        return features.float()
+
+    def texts(self, tokens: Tensor) -> Tensor:
+        """Text embeddings (B, D), not normalised, with gradient."""
+        features: Tensor = self.model.text(tokens)
+        return features.float()
+
+    @torch.inference_mode()
+    def embed_images(
+        self, pixels: np.ndarray[Any, np.dtype[np.uint8]], progress: Progress | None = None, batch: int = 256
+    ) -> Features:
+        """Unit-norm image embeddings (N, D) of uint8 pixels (N, H, W, 3), in float32 without gradient."""
+        self.model.eval()
+        out = np.empty((len(pixels), self.embed_dim), np.float32)
+        with (progress or Silent()).task("student: images", len(pixels), "images") as advance:
+            for start in range(0, len(pixels), batch):
+                part = self.images(self.prepare(pixels[start : start + batch]))
+                out[start : start + len(part)] = F.normalize(part, dim=-1).numpy()
+                advance(len(part))
+        return out
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch: int = 512) -> Features:
+        """Unit-norm text embeddings (N, D), in float32 without gradient."""
+        self.model.eval()
+        parts = [
+            F.normalize(self.texts(self.tokenize(texts[start : start + batch])), dim=-1).numpy()
+            for start in range(0, len(texts), batch)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.embed_dim), np.float32)
+
+
+def _open_clip_model(model_config: dict[str, Any]) -> nn.Module:
+    from open_clip.model import CustomTextCLIP
+
+    config = json.loads(json.dumps(model_config))  # open_clip edits what it is given
+    config.pop("custom_text", None)  # a word to open_clip's factory, which chooses this class by it
+    model: nn.Module = CustomTextCLIP(**config, output_dict=False)
+    return model

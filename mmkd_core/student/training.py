@@ -1,0 +1,223 @@
+"""One explicit training loop for both stages: stateless batches, checkpoints by time, exact resume.
+
+A step sees nothing but its own number: batches, crops and draws are functions of (seed, step). So a run that was
+killed and resumed from its last checkpoint takes the same path, bit for bit, as one that was not.
+
+Does not: know what a loss is. The caller gives a function from the step's number to named, weighted losses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_core.errors import TrainingError
+from mmkd_core.progress import Progress, Silent
+from mmkd_core.student.config import TrainConfig
+from mmkd_core.student.model import precision_dtype
+
+Losses = dict[str, Tensor]
+LOG_EVERY = 10
+CHECKPOINT_SECONDS = 15.0
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to ``final_lr`` of the peak. ``step`` counts from 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    floor = config.final_lr
+    return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def optimizer_for(modules: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW without decay on vectors and scalars (norms, biases, logit scales)."""
+    decay = [p for p in modules.parameters() if p.requires_grad and p.ndim >= 2]
+    plain = [p for p in modules.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
+
+
+def fit(
+    modules: nn.Module,
+    losses: Callable[[int], Losses],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    identity: str,
+    label: str,
+    progress: Progress | None = None,
+    after_step: Callable[[], None] | None = None,
+    freeze_norms: bool = False,
+) -> list[dict[str, float]]:
+    """Train ``modules`` in place for ``config.steps`` steps and return the log.
+
+    Args:
+        modules: everything that is trained and saved in checkpoints.
+        losses: the weighted losses of a step; their sum is minimised. Must depend on nothing but the step's number
+            and the modules.
+        folder: where ``checkpoint.pt`` and ``log.jsonl`` live; a run that finds its own checkpoint there goes on.
+        identity: a hash of all that determines the result; a checkpoint of another identity is not used.
+        freeze_norms: batch norms keep their running statistics and use them.
+        after_step: called after every optimiser step (to clamp a logit scale, say).
+
+    Raises:
+        TrainingError: when a loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = optimizer_for(modules, config)
+    checkpoint, log_file = folder / "checkpoint.pt", folder / "log.jsonl"
+    start, log = _resume(checkpoint, log_file, identity, modules, optimizer)
+    dtype = precision_dtype(config.precision)
+    modules.train()
+    if freeze_norms:
+        for module in modules.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+    saved = time.monotonic()
+    with (progress or Silent()).task(label, config.steps, "steps", done=start) as advance, log_file.open("a") as lines:
+        for step in range(start, config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                parts = losses(step)
+            total = torch.stack(list(parts.values())).sum()
+            if not torch.isfinite(total):
+                raise TrainingError(
+                    f"the loss is not finite at step {step}", where=label, next="Lower lr in mmkd.yaml and start again"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)
+            optimizer.step()
+            if after_step:
+                after_step()
+            if step % LOG_EVERY == 0 or step == config.steps - 1:
+                row = {"step": float(step), "loss": total.item()} | {name: part.item() for name, part in parts.items()}
+                log.append(row)
+                lines.write(json.dumps(row) + "\n")
+            advance(1, f"loss {total.item():.3f}")
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                lines.flush()
+                _save(checkpoint, identity, step + 1, modules, optimizer)
+                saved = time.monotonic()
+    modules.eval()
+    checkpoint.unlink(missing_ok=True)
+    return log
+
+
+def _save(path: Path, identity: str, step: int, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    partial = path.with_suffix(".tmp")
+    state = {"identity": identity, "step": step, "modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _resume(
+    checkpoint: Path, log_file: Path, identity: str, modules: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]]]:
+    """Load a checkpoint of the same identity, cut the log to its step, and return both."""
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {}
+    if state.get("identity") != identity:
+        log_file.unlink(missing_ok=True)
+        return 0, []
+    modules.load_state_dict(state["modules"])
+    optimizer.load_state_dict(state["optimizer"])
+    log = [row for row in read_log(log_file) if row["step"] < state["step"]]
+    log_file.write_text("".join(json.dumps(row) + "\n" for row in log))
+    return int(state["step"]), log
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``log.jsonl``; a last line that was cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def epoch_batch(rows: np.ndarray[Any, Any], batch_size: int, seed: int, step: int) -> np.ndarray[Any, Any]:
+    """The batch of a step: no row twice in an epoch, in an order that is a function of (seed, epoch).
+
+    Batches are of one size; the fewer rows than a batch that are left over are others in each epoch.
+    """
+    size = min(batch_size, len(rows))
+    per_epoch = max(1, len(rows) // size)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+    return rows[order[place * size : (place + 1) * size]]
+
+
+class Batches:
+    """Batches of a run in which each domain has a fixed share; a function of (seed, step) alone.
+
+    A small domain seen in proportion to its size is hardly seen at all: with the square root it is seen more often and
+    does not yet crowd out the others.
+
+    Args:
+        rows: (M,) rows to draw from.
+        domain: (M,) domain of each.
+        config: ``batch_size`` and ``balance``.
+    """
+
+    POWER: ClassVar[dict[str, float]] = {"natural": 1.0, "sqrt": 0.5, "uniform": 0.0}
+
+    def __init__(
+        self, rows: np.ndarray[Any, Any], domain: np.ndarray[Any, Any], config: TrainConfig, seed: int
+    ) -> None:
+        self.seed = seed
+        self.pools = [rows[domain == name] for name in sorted(set(domain))]
+        sizes = np.array([len(pool) for pool in self.pools], float)
+        share = sizes ** self.POWER[config.balance]
+        self.edges = np.concatenate([[0.0], np.cumsum(share / share.sum())]) * min(config.batch_size, len(rows))
+
+    def __call__(self, step: int) -> np.ndarray[Any, Any]:
+        """Rows of a step. Shares that are no whole numbers are rounded so that they hold on the average of steps."""
+        parts = []
+        total = round(self.edges[-1])
+        for number, pool in enumerate(self.pools):
+            # Positions step * share .. (step + 1) * share of an endless walk through shuffled epochs of the pool.
+            share = self.edges[number + 1] - self.edges[number]
+            parts.append(self._walk(pool, number, math.floor(step * share), math.floor((step + 1) * share)))
+        batch = np.concatenate(parts)
+        if len(batch) < total:  # the rounding left a place or two: the largest pool fills them
+            largest = max(range(len(self.pools)), key=lambda i: len(self.pools[i]))
+            extra = np.random.default_rng([self.seed, step, 5]).choice(self.pools[largest], total - len(batch))
+            batch = np.concatenate([batch, extra])
+        return batch
+
+    def _walk(self, pool: np.ndarray[Any, Any], number: int, start: int, stop: int) -> np.ndarray[Any, Any]:
+        places = np.arange(start, stop)
+        epochs = np.unique(places // len(pool))
+        orders = {int(e): np.random.default_rng([self.seed, number, int(e)]).permutation(len(pool)) for e in epochs}
+        return pool[[orders[int(place // len(pool))][place % len(pool)] for place in places]]
+
+
+def random_crops(images: Tensor, smallest: float, seed: int, step: int) -> Tensor:
+    """Crop each image (B, 3, H, W) to a random window of at least ``smallest`` of its side and scale it back.
+
+    No mirror images: "left" and "right" are findings in medicine, and cached features do not turn with them.
+    """
+    if smallest >= 1:
+        return images
+    draw = torch.from_numpy(np.random.default_rng([seed, step, 1]).uniform(size=(len(images), 3)).astype(np.float32))
+    side = smallest + (1 - smallest) * draw[:, 0]
+    shift = (1 - side).unsqueeze(1) * (2 * draw[:, 1:] - 1)
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = shift
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -1,0 +1,97 @@
+"""The outcome of a trust rule, and its file: a numpy archive of the mask with the reasons as JSON inside. No pickle."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.data.files import replacing
+from mmkd_core.errors import TrustError
+from mmkd_core.statistics import Interval
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class DomainTrust:
+    """What a teacher may teach in one domain, and why."""
+
+    n: int
+    """Labelled probe images."""
+    accuracy: float | None
+    """Zero-shot, on the probe images."""
+    lower: float | None
+    """One-sided 95 % Wilson lower bound of ``accuracy``."""
+    claimed: float | None
+    verified: bool
+    """Whether there were probe images."""
+    trusted: bool
+    """Teaches every train sample of the domain."""
+    admitted: int
+    """Train samples that it teaches."""
+    of: int
+    """Train samples of the domain."""
+    reason: str
+    auc: Interval | None = None
+    """Macro one-vs-rest AUC on the probe images, 95 %, resampled by group."""
+    gain: Interval | None = None
+    """AUC above the student's; ``lower`` is a one-sided 95 % bound. Only under ``rule: gain``."""
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> DomainTrust:
+        """Read what ``dataclasses.asdict`` wrote."""
+        intervals = {name: Interval(**facts[name]) if facts[name] else None for name in ("auc", "gain")}
+        return cls(**{**facts, **intervals})
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherTrust:
+    """What one teacher may teach in one corpus."""
+
+    teacher: str
+    mask: NDArray[np.bool_]
+    """(N,) over the samples of the corpus, in its order; True only on train samples."""
+    domains: dict[str, DomainTrust]
+    config: dict[str, Any]
+    """The rule, its threshold, ``strict`` and the seed."""
+    corpus: str
+    """Fingerprint of the corpus whose order ``mask`` follows."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the mask, as plain JSON."""
+        domains = {domain: asdict(trust) for domain, trust in self.domains.items()}
+        return {"teacher": self.teacher, "config": self.config, "corpus": self.corpus, "domains": domains}
+
+    def save(self, path: Path) -> None:
+        """Write everything to one file: the same trust makes the same bytes."""
+        text = json.dumps({"version": VERSION, "n": len(self.mask), **self.to_json()}, sort_keys=False)
+        with replacing(Path(path)) as file:
+            np.savez(file, mask=np.packbits(self.mask), facts=np.frombuffer(text.encode(), dtype=np.uint8))
+
+    @classmethod
+    def load(cls, path: Path) -> TeacherTrust:
+        """Read what ``save`` wrote.
+
+        Raises:
+            TrustError: no such file, damaged, or of another version.
+        """
+        again = "Run `mmkd audit trust` to decide again."
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                facts = json.loads(archive["facts"].tobytes())
+                mask = np.unpackbits(archive["mask"], count=facts["n"]).astype(bool)
+        except FileNotFoundError as error:
+            raise TrustError("no trust results", where=str(path), next=again) from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise TrustError("the trust results cannot be read", where=str(path), next=again) from error
+        if facts.get("version") != VERSION:
+            what = f"the trust results are of version {facts.get('version')}, this mmkd reads {VERSION}"
+            raise TrustError(what, where=str(path), next=again)
+        domains = {domain: DomainTrust.from_json(entry) for domain, entry in facts["domains"].items()}
+        return cls(facts["teacher"], mask, domains, facts["config"], facts["corpus"])

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmkd_core.data.assemble import _MANY, split_of
+from mmkd_core.data.check import check
+from mmkd_core.data.importers import import_data, import_manifest
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.errors import DataError
+
+Cells = Mapping[str, object]
+
+
+def rows(count: int = 12) -> list[dict[str, object]]:
+    """Return good rows: two domains of two classes, three patients, one split each."""
+    return [
+        {
+            "image": f"{k}.png",
+            "domain": ("xray", "mri")[k % 2],
+            "label": ("normal", "tumor")[(k // 2) % 2],
+            "group_id": f"p{k // 4}",
+            "split": ("train", "val", "test")[k // 4],
+        }
+        for k in range(count)
+    ]
+
+
+def write(folder: Path, table: Sequence[Cells], kind: str = "csv") -> Path:
+    path = folder / f"manifest.{kind}"
+    if kind == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(table[0]))
+            writer.writeheader()
+            writer.writerows(table)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    else:
+        pq.write_table(pa.Table.from_pylist(list(table)), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_every_kind_of_manifest_gives_the_same_corpus(picture_folder: Path, tmp_path: Path, kind: str) -> None:
+    corpus, report = import_manifest(write(picture_folder, rows(), kind), tmp_path / "out")
+    assert corpus.fingerprint == import_data(write(picture_folder, rows()), tmp_path / "csv")[0].fingerprint
+    assert list(corpus.split) == [row["split"] for row in rows()]
+    assert corpus.image[3] == str(picture_folder / "3.png")
+    assert corpus.classes("mri") == ["normal", "tumor"]
+    assert len(corpus.prompts["mri"]["tumor"]) == 5
+    assert all(text and clean for text, clean in zip(corpus.caption, corpus.clean_caption, strict=True))
+    assert check(Corpus.load(tmp_path / "out")).ok
+    assert report.domains == {"mri": 6, "xray": 6}
+    assert report.splits == {"train": 4, "val": 4, "test": 4}
+    assert (report.samples, report.images, report.groups) == (12, 12, 3)
+    assert report.warnings == ()
+
+
+def test_captions_depend_on_seed_and_image_not_on_order(picture_folder: Path, tmp_path: Path) -> None:
+    one, _ = import_manifest(write(picture_folder, rows()), tmp_path / "a", workers=1)
+    two, _ = import_manifest(write(picture_folder, rows()[::-1]), tmp_path / "b", workers=3)
+    assert two.take(np.arange(12)[::-1]).fingerprint == one.fingerprint
+    other, _ = import_manifest(write(picture_folder, rows()), tmp_path / "c", seed=1)
+    assert list(other.clean_caption) != list(one.clean_caption)
+
+
+def test_own_captions_are_kept(picture_folder: Path, tmp_path: Path) -> None:
+    table = [{"image": "0.png", "domain": "ct", "caption": " Œdème, left ", "label": None},
+             {"image": "1.png", "domain": "ct", "caption": "a mass", "label": "tumor"},
+             {"image": "2.png", "domain": "ct", "label": "normal"}]  # fmt: skip
+    corpus, report = import_data(write(picture_folder, table, "jsonl"), tmp_path / "out")
+    assert list(corpus.caption[:2]) == ["Œdème, left", "a mass"]
+    assert corpus.caption[2]
+    assert corpus.clean_caption[0] is None
+    assert corpus.label[0] is None
+    assert "tumor" in corpus.clean_caption[1]
+    assert any("no column group_id" in line for line in report.warnings)
+
+
+def test_captions_alone_are_enough(picture_folder: Path, tmp_path: Path) -> None:
+    table = [{"image": f"{k}.png", "domain": "ct", "caption": f"figure {k}", "patient_id": f"p{k}"} for k in range(4)]
+    corpus, report = import_data(write(picture_folder, table), tmp_path / "out")
+    assert corpus.prompts == {}
+    assert report.warnings[0].endswith("intervals may be too narrow; is 'patient_id' the patient? Then rename it")
+    assert report.warnings[1] == "4 of 4 rows name no split: assigned by a hash of group_id, 70/10/20 % train/val/test"
+
+
+def test_assigned_splits_follow_groups_shared_images_and_given_rows(picture_folder: Path, tmp_path: Path) -> None:
+    (picture_folder / "9.png").write_bytes((picture_folder / "0.png").read_bytes())
+    table = [dict(row, split="", group_id=f"q{k}") for k, row in enumerate(rows())]
+    table[1].update(group_id="q5")
+    table[5].update(split="validation")
+    corpus, _ = import_data(write(picture_folder, table), tmp_path / "out")
+    assert corpus.split[1] == corpus.split[5] == "val"
+    assert corpus.split[9] == corpus.split[0] == split_of("q0")
+    assert corpus.split[2] == split_of("q2")
+
+
+def test_shares_of_assigned_splits() -> None:
+    counts = Counter(split_of(f"patient {k}") for k in range(5000))
+    assert counts["train"] / 5000 == pytest.approx(0.7, abs=0.02)
+    assert counts["val"] / 5000 == pytest.approx(0.1, abs=0.013)
+
+
+@given(st.text())
+def test_any_group_has_one_split(name: str) -> None:
+    assert split_of(name) == split_of(name)
+    assert split_of(name) in ("train", "val", "test")
+
+
+def refused(folder: Path, table: Sequence[Cells], kind: str = "csv", **options: int) -> str:
+    with pytest.raises(DataError) as caught:
+        import_data(write(folder, table, kind), folder / "out", **options)
+    assert not (folder / "out").exists(), "a refused import leaves nothing behind"
+    return str(caught.value)
+
+
+def test_wrong_columns_are_named_with_the_nearest(picture_folder: Path) -> None:
+    table = [{"img_path": "0.png", "modality": "ct", "dx": "x", "patient": 1}]
+    assert refused(picture_folder, table) == (
+        "the manifest has no column image and no column domain and no column label or caption; it has img_path, "
+        "modality, dx, patient (manifest.csv). Rename 'img_path' to 'image' and 'modality' to 'domain' and 'dx' to "
+        "'label'. Needed are image, domain, and label or caption (group_id and split if known)."
+    )
+    assert "Rename 'imgae' to 'image'." in refused(picture_folder, [{"imgae": 1, "domain": 2, "label": 3}])
+    assert "no column label or caption; it has image, domain" in refused(picture_folder, [{"image": 1, "domain": 2}])
+
+
+def test_a_patient_in_two_splits(picture_folder: Path) -> None:
+    table = rows()
+    table[2]["split"] = "test"
+    assert refused(picture_folder, table).startswith(
+        "group 'p0' is in two splits (train at line 2, test at line 4 of manifest.csv). Keep every patient in one split"
+    )
+
+
+def test_an_image_in_two_splits(picture_folder: Path) -> None:
+    table = rows()
+    table[11].update(image="1.png")
+    text = refused(picture_folder, table, "parquet")
+    assert text.startswith("the same image (") and "(train at row 2, test at row 12 of manifest.parquet)" in text  # noqa: PT018
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"caption": "  "}, "csv", "the caption is empty (manifest.csv, line 5). Write one, or remove the row."),
+        ({"caption": ""}, "jsonl", "the caption is empty (manifest.jsonl, line 4). Write one, or remove the row."),
+        ({"image": ""}, "csv", "the image is missing (manifest.csv, line 5)."),
+        ({"domain": None}, "parquet", "the domain is missing (manifest.parquet, row 4)."),
+        ({"caption": None, "label": None}, "jsonl", "the label and caption is missing (manifest.jsonl, line 4)."),
+        ({"split": "fold 1"}, "csv", "unknown split 'fold 1' (manifest.csv, line 5). Use train, val, test."),
+        ({"label": ["a", "b"]}, "jsonl", "the label is no single value but a list (manifest.jsonl, line 4)."),
+    ],
+)
+def test_bad_cells_are_named_by_file_and_row(
+    picture_folder: Path, change: dict[str, object], kind: str, message: str
+) -> None:
+    table = [dict(row, caption="some text") for row in rows()]
+    table[3].update(change)
+    assert refused(picture_folder, table, kind).startswith(message)
+
+
+def test_broken_files(picture_folder: Path, tmp_path: Path) -> None:
+    path = picture_folder / "manifest.jsonl"
+    for text, message in (
+        ('{"image": 1\n', r"not JSON: .*\(manifest.jsonl, line 1\)"),
+        ("\n[1]\n", r"not a JSON object \(manifest.jsonl, line 2\)"),
+        ("", r"no column image"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            import_data(path, tmp_path / "out")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"not UTF-8 text \(manifest.jsonl\)"):
+        import_data(path, tmp_path / "out")
+    (picture_folder / "x.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"not a parquet table: .*\(x.parquet\)"):
+        import_data(picture_folder / "x.parquet", tmp_path / "out")
+    (picture_folder / "x.csv").write_text("image,domain,caption\n0.png,ct,one, two\n")
+    with pytest.raises(DataError, match=r"more than 3 cells \(x.csv, line 2\). Put \"...\" around text"):
+        import_data(picture_folder / "x.csv", tmp_path / "out")
+    (picture_folder / "x.csv").write_text("image,domain,caption\n")
+    with pytest.raises(DataError, match=r"the manifest has no rows \(x.csv\)"):
+        import_data(picture_folder / "x.csv", tmp_path / "out")
+
+
+def test_csv_lines_are_counted_as_an_editor_counts_them(picture_folder: Path, tmp_path: Path) -> None:
+    (picture_folder / "x.csv").write_text(
+        '\ufeffimage,domain,caption\n0.png,ct,"two\nlines"\n1.png,ct,\n', encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"caption is empty \(x.csv, line 4\)"):
+        import_data(picture_folder / "x.csv", tmp_path / "out")
+
+
+def test_unreadable_images(picture_folder: Path, tmp_path: Path) -> None:
+    (picture_folder / "3.png").write_bytes(b"broken")
+    text = refused(picture_folder, rows())
+    assert re.fullmatch(
+        r"the file is not an image, or of an unknown format \(\S+3.png, manifest.csv, line 5\)\. "
+        r"Mend the image or remove the row\.",
+        text,
+    )
+    (picture_folder / "4.png").unlink()
+    assert "line 5; 2 of 12 images are bad" in refused(picture_folder, rows(), max_bad=1)
+    corpus, report = import_data(picture_folder, tmp_path / "out", max_bad=2)
+    assert len(corpus) == 10
+    assert [line.split("raw/")[-1] for line in report.skipped] == [
+        "3.png (manifest.csv, line 5): the file is not an image, or of an unknown format",
+        "4.png (manifest.csv, line 6): no such image file",
+    ]
+
+
+def test_a_manifest_whose_images_are_elsewhere(picture_folder: Path) -> None:
+    table = [dict(row, image=f"images/{row['image']}") for row in rows()]
+    text = refused(picture_folder, table, max_bad=99)
+    assert "12 of 12 images are bad). Relative paths start at the folder of the manifest." in text
+
+
+def test_what_is_said_about_domains_and_classes(picture_folder: Path, tmp_path: Path) -> None:
+    table = [dict(row, domain="X-Ray", label="normal") for row in rows()]
+    _, report = import_data(write(picture_folder, table), tmp_path / "out")
+    assert report.warnings[0].endswith("microscopy; is it 'xray'?")
+    assert report.warnings[1] == "X-Ray has a single class, 'normal': zero-shot AUC cannot be computed"
+    table = rows()
+    table[4]["label"] = "tumor"
+    _, report = import_data(write(picture_folder, table), tmp_path / "out")
+    assert report.warnings == ("xray: val has no 'normal'",)
+
+
+def test_what_cannot_be_imported(picture_folder: Path, tmp_path: Path) -> None:
+    def message(path: Path) -> str:
+        with pytest.raises(DataError) as caught:
+            import_data(path, tmp_path / "out")
+        return str(caught.value)
+
+    assert message(tmp_path / "gone").startswith("no such file or folder (")
+    assert message(picture_folder).startswith("the folder holds no manifest and no .npz file (")
+    assert message(picture_folder / "0.png").startswith("cannot import a '.png' file (")
+    write(picture_folder, rows(), "jsonl")
+    (picture_folder / "b.npz").touch()
+    assert message(picture_folder).startswith("several things could be imported: manifest.jsonl, b.npz (")
+    (picture_folder / "b.npz").unlink()
+    import_data(picture_folder, tmp_path / "corpus")
+    assert message(tmp_path / "corpus").startswith("the folder is a corpus already (")
+
+
+def test_a_large_import_uses_a_pool_and_stays_the_same(tmp_path: Path) -> None:
+    count = _MANY + 5
+    for k in range(count):
+        Image.fromarray(np.array([[k % 256, k // 256]], dtype=np.uint8)).save(tmp_path / f"{k}.png")
+    table = [{"image": f"{k}.png", "domain": "ct", "label": "ab"[k % 2], "group_id": k} for k in range(count)]
+    path = write(tmp_path, table)
+    one, _ = import_manifest(path, tmp_path / "a", workers=1)
+    many, report = import_manifest(path, tmp_path / "b")
+    assert one.fingerprint == many.fingerprint
+    assert report.images == count
+
+
+@pytest.mark.shared_data
+def test_the_real_images(shared_data: Path, tmp_path: Path) -> None:
+    corpus, report = import_data(shared_data / "biomed", tmp_path / "out")
+    assert report.samples == 7490
+    assert report.warnings == ("pathology: val has no 'neoplastic cell'",)
+    assert report.domains == {
+        "dermatology": 1877,
+        "microscopy": 1338,
+        "mri": 2161,
+        "pathology": 823,
+        "ultrasound": 579,
+        "xray": 712,
+    }
+    assert {domain: len(corpus.classes(domain)) for domain in corpus.domains} == {
+        "dermatology": 7, "microscopy": 3, "mri": 4, "pathology": 3, "ultrasound": 3, "xray": 2
+    }  # fmt: skip
+    found = check(Corpus.load(tmp_path / "out"))
+    assert found.ok
+    assert [issue.what for issue in found.warnings] == ["class missing in a split", "same image and caption twice"]

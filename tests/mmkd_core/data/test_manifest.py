@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmkd_core.data.manifest import COLUMNS, Corpus, image_id, sample_id, text_id
+from mmkd_core.errors import DataError
+
+
+def test_ids_are_what_their_definition_says() -> None:
+    image = Image.new("L", (2, 1), 7)
+    expected = hashlib.blake2b(b"L 2x1\n\x07\x07", digest_size=16).hexdigest()
+    assert image_id(image) == expected
+    assert text_id("œdème") == hashlib.blake2b("œdème".encode(), digest_size=16).hexdigest()
+    assert sample_id(expected, "a") == hashlib.blake2b(f"{expected}\na".encode(), digest_size=16).hexdigest()
+
+
+def test_image_id_tells_shapes_and_modes_apart_but_not_files(tmp_path: Path) -> None:
+    flat = {image_id(Image.new("L", size)) for size in ((1, 4), (4, 1), (2, 2))}
+    assert len(flat | {image_id(Image.new("RGBA", (1, 1)))}) == 4
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(tmp_path / "a.png", compress_level=0)
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(tmp_path / "b.bmp")
+    assert image_id(Image.open(tmp_path / "a.png")) == image_id(Image.open(tmp_path / "b.bmp"))
+
+
+@given(st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
+def test_sample_id_is_a_function_of_image_and_caption(a: tuple[str, str], b: tuple[str, str]) -> None:
+    ids = [sample_id(text_id(image), caption) for image, caption in (a, b)]
+    assert (ids[0] == ids[1]) == (a == b)
+
+
+def test_a_corpus_comes_back_as_it_was_saved(corpus: Corpus) -> None:
+    label = corpus.label.copy()
+    label[1] = None
+    corpus = replace(corpus, label=label).save(corpus.root)
+    again = Corpus.load(corpus.root)
+    for name in COLUMNS:
+        assert list(getattr(again, name)) == list(getattr(corpus, name)), name
+        assert getattr(again, name).dtype == object
+    assert again.prompts == corpus.prompts
+    assert again.label[1] is None
+    assert again.clean_caption[0] is None
+    assert again.classes("mri") == ["finding 1", "finding 0"], "class order is the order of the prompts"
+    assert again.classes("ct") == []
+    assert again.domains == ["mri", "xray"]
+    assert again.fingerprint == corpus.fingerprint
+
+
+def test_saving_elsewhere_leaves_images_where_they_are(corpus: Corpus, tmp_path: Path) -> None:
+    moved = corpus.save(tmp_path / "other")
+    assert moved.image[3] == str(corpus.root / "images" / "3.png")
+    assert Corpus.load(tmp_path / "other").open(3).size == (12, 10)
+    assert moved.fingerprint == corpus.fingerprint
+    inside = moved.save(corpus.root)
+    assert inside.image[3] == "images/3.png"
+
+
+def test_where_and_take(corpus: Corpus) -> None:
+    assert corpus.where("val").tolist() == [4, 5, 6, 7]
+    assert corpus.where("val", ["mri"]).tolist() == [5, 7]
+    assert corpus.where(domains={"xray"}).dtype == np.int64
+    assert corpus.where("test", []).tolist() == []
+    part = corpus.take(np.array([5, 0]))
+    assert list(part.caption) == ["caption 5", "caption 0"]
+    assert part.prompts == corpus.prompts
+    assert list(corpus.take(corpus.split == "val").caption) == [f"caption {k}" for k in (4, 5, 6, 7)]
+    assert len(corpus.take([])) == 0
+
+
+@pytest.mark.parametrize("name", ["clean_caption", "domain", "label", "group_id", "split"])
+def test_fingerprint_sees_every_column(corpus: Corpus, name: str) -> None:
+    column = getattr(corpus, name).copy()
+    column[2] = "test" if name == "split" else "other"
+    assert replace(corpus, **{name: column}).fingerprint != corpus.fingerprint
+
+
+def test_fingerprint_sees_order_nulls_and_prompts(corpus: Corpus) -> None:
+    none, empty = corpus.label.copy(), corpus.label.copy()
+    none[1], empty[1] = None, ""
+    prompts = {domain: dict(reversed(classes.items())) for domain, classes in corpus.prompts.items()}
+    others = [
+        corpus.take(np.arange(12)[::-1]),
+        replace(corpus, label=empty),
+        replace(corpus, label=none),
+        replace(corpus, prompts=prompts),
+    ]
+    assert len({corpus.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_a_corpus_is_consistent(corpus: Corpus) -> None:
+    with pytest.raises(DataError, match="columns of a corpus differ in length"):
+        replace(corpus, label=corpus.label[:3])
+    with pytest.raises(DataError, match=r"unknown split 'dev'. Use train, val, test\."):
+        replace(corpus, split=np.array(["dev"] * 12, dtype=object))
+
+
+def test_loading_what_is_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no such folder \(.*gone\). Make a corpus with `mmkd data import PATH` or `mmkd"
+    ):
+        Corpus.load(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"not a corpus: it has no manifest.parquet .*`mmkd data phantom`"):
+        Corpus.load(tmp_path)
+
+
+def test_loading_other_versions_and_damage(corpus: Corpus) -> None:
+    path = corpus.root / "manifest.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"mmkd.corpus": b"7"}), path)
+    with pytest.raises(DataError, match=r"version 7, this mmkd reads up to 1 .*pip install --upgrade mmkd"):
+        Corpus.load(corpus.root)
+    pq.write_table(table.replace_schema_metadata({}), path)
+    with pytest.raises(DataError, match="not written by mmkd"):
+        Corpus.load(corpus.root)
+    pq.write_table(table.drop_columns(["split", "label"]), path)
+    with pytest.raises(DataError, match="lacks label, split"):
+        Corpus.load(corpus.root)
+    path.write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(DataError, match=r"the manifest cannot be read: .*manifest.parquet"):
+        Corpus.load(corpus.root)
+
+
+@pytest.mark.parametrize(
+    "text", ["- a", "xray: [a]", "xray: {a: b}", "xray: {a: [1]}", "xray: {a: [' ']}", "{", "\x00"]
+)
+def test_prompts_that_are_no_prompts(corpus: Corpus, text: str) -> None:
+    (corpus.root / "prompts.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"the prompts cannot be read: a mapping domain -> label -> sentences"):
+        Corpus.load(corpus.root)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), min_size=1, unique=True)
+)
+def test_any_label_survives_yaml(tmp_path_factory: pytest.TempPathFactory, labels: list[str]) -> None:
+    root = tmp_path_factory.mktemp("labels")
+    prompts = {"xray": {label: (f"an image of {label}",) for label in labels}}
+    Corpus.build(root, [], prompts).save(root)
+    assert Corpus.load(root).prompts == prompts
+    assert Corpus.load(root).classes("xray") == labels
+
+
+def test_a_failed_save_leaves_the_old_corpus(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {path.name: path.read_bytes() for path in corpus.root.iterdir() if path.is_file()}
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space"):
+        corpus.take([1, 2]).save(corpus.root)
+    after = {path.name: path.read_bytes() for path in corpus.root.iterdir() if path.is_file()}
+    assert after == before
+
+
+def test_the_module_imports_neither_torch_nor_pyarrow() -> None:
+    code = "import sys, mmkd_core.data.manifest; print([m for m in ('torch', 'pyarrow', 'yaml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
