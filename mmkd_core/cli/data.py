@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.options import HERE, Debug, Json, Root, names
 from mmkd_core.cli.output import Output
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def phantom(
     train: Annotated[int | None, typer.Option(min=0, help="Training images per domain  [default: 600]")] = None,
     val: Annotated[int | None, typer.Option(min=0, help="Probe images per domain  [default: 100]")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="Test images per domain  [default: 200]")] = None,
+    domains: Annotated[str | None, typer.Option(metavar="A,B", help="Only these domains; all if left out.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they change no image.")] = 1,
     root: Root = HERE,
     json: Json = False,
@@ -37,6 +38,8 @@ def phantom(
     workspace = Workspace.open(root)
     sizes = {"train": train, "val": val, "test": test}
     given: dict[str, Any] = {name: number for name, number in sizes.items() if number is not None}
+    if domains:
+        given["domains"] = names(domains)
     config = PhantomConfig(seed=workspace.config.seed if seed is None else seed, **given)
     with workspace.writing():
         corpus = generate(_folder(workspace), config, workers=workers, progress=watch())

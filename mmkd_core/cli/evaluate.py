@@ -87,7 +87,7 @@ def trust(
     specs = locked_specs(workspace, PluginHost.discover())
     rows = trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()})
     out.table(
-        ("teacher", "domain", "claimed", "measured", "95 % interval", "finding", "teaches", "of", "why"),
+        ("teacher", "domain", "claimed", "measured", "95 % interval", "finding", "teaches", "why"),
         [_trust_cells(row) for row in rows],
     )
     code = _trust_code(rows)
@@ -142,7 +142,7 @@ def _interval_cells(interval: "Interval | None") -> tuple[str, str]:
 
 def _trust_cells(row: "TrustRow") -> tuple[object, ...]:
     measured = points(row.measured), span(row.lower, row.upper), row.finding
-    return row.teacher, row.domain, points(row.claimed), *measured, row.admitted, row.of, row.reason
+    return row.teacher, row.domain, points(row.claimed), *measured, f"{row.admitted} of {row.of}", row.reason
 
 
 def _change_cells(domain: str, c: "DomainChange") -> tuple[object, ...]:

@@ -10,7 +10,8 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root, names
 from mmkd_core.cli.output import Output
 
 if TYPE_CHECKING:
-    from mmkd_core.contract import TeacherSpec
+    from mmkd_core.contract import TeacherSpec, TrustClaim
+    from mmkd_core.student.model import Student
 
 app = typer.Typer()
 
@@ -23,12 +24,14 @@ class _Source:
     name: str
     data: str
     domains: tuple[str, ...]
+    license: dict[str, Any] | None = None
+    """Of a release: the most restrictive of its teachers'."""
 
 
 @app.command(epilog="Example:  mmkd export radio --student runs/radio --as-teacher my-radio")
 def export(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Where to write; not needed with --into.")
+        Path | None, typer.Argument(metavar="DIR", help="Where to write; not needed with --into.")
     ] = None,
     release: Annotated[str | None, typer.Option(metavar="ID", help="The one in use if left out.")] = None,
     student: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A student of `mmkd pretrain --out`.")] = None,
@@ -56,7 +59,7 @@ def export(
         assert folder is not None
         _open_clip(out, source, folder)
     else:
-        _teacher(out, source, as_teacher, names(domains) or source.domains, folder, into)
+        _teacher(out, root, source, as_teacher, names(domains) or source.domains, folder, into)
 
 
 def _open_clip(out: Output, source: _Source, folder: Path) -> None:
@@ -69,23 +72,35 @@ def _open_clip(out: Output, source: _Source, folder: Path) -> None:
 
 
 def _teacher(
-    out: Output, source: _Source, name: str, domains: tuple[str, ...], folder: Path | None, into: Path | None
+    out: Output, root: Path, source: _Source, name: str, domains: tuple[str, ...], folder: Path | None, into: Path | None
 ) -> None:
+    from mmkd_core.contract import LicenseInfo
     from mmkd_core.student.export import export_teacher, write_teacher
     from mmkd_core.student.model import Student
 
     _check(name, domains)
-    facts: dict[str, Any] = {"domains": domains, "trust": {}, "training_data": source.data}
+    student = Student.load(source.folder)
+    facts: dict[str, Any] = {"domains": domains, "trust": _claims(root, student, domains), "training_data": source.data}
+    if source.license:
+        facts["license"] = LicenseInfo(**source.license)
     if into is not None:
         short = _short(name, into)
         target = into / short
-        spec = write_teacher(Student.load(source.folder), target, name, location=f"{into.name}:{short}", **facts)
+        spec = write_teacher(student, target, name, location=f"{into.name}:{short}", **facts)
         out.finish(_facts(source, spec), wrote=[target], next=f"mmkd teachers info {name}")
         return
     assert folder is not None
-    spec, wheel = export_teacher(Student.load(source.folder), folder, name, **facts)
+    spec, wheel = export_teacher(student, folder, name, **facts)
     written = [folder / f"mmkd-{name}", wheel]
     out.finish({**_facts(source, spec), "wheel": wheel}, wrote=written, next=f"mmkd teachers add {wheel}")
+
+
+def _claims(root: Path, student: "Student", domains: tuple[str, ...]) -> dict[str, "TrustClaim"]:
+    """Measured on the workspace's validation images; nothing is claimed where there is no workspace."""
+    from mmkd_core.integrate.student_data import measured_claims
+    from mmkd_core.integrate.workspace import CONFIG, Workspace
+
+    return measured_claims(Workspace.open(root), student, domains) if (root / CONFIG).exists() else {}
 
 
 def _facts(source: _Source, spec: "TeacherSpec") -> dict[str, Any]:
@@ -108,7 +123,7 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
         raise ReleaseError("there is no release in use", next="Run `mmkd distill`, or name a folder with --student")
     releases.verify(found)
     data = f"release {found.id} of {workspace.config.name}, distilled from {', '.join(found.teachers)}"
-    return _Source(found.student, found.id, data, tuple(workspace.corpus().domains))
+    return _Source(found.student, found.id, data, tuple(workspace.corpus().domains), found.facts["license"])
 
 
 def _check(name: str, domains: tuple[str, ...]) -> None:

@@ -116,8 +116,8 @@ def _rich_table(columns: Sequence[str], cells: list[list[str]], right: list[bool
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, numeric in zip(columns, right, strict=True):
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for i, name in enumerate(columns):
+        table.add_column(Text(name), justify="right" if right[i] else "left", overflow="fold", no_wrap=not i)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # as text: brackets in a cell are no markup
     Console(highlight=False).print(table)

@@ -20,9 +20,7 @@ FOLDER = Path("mmkd-quickstart")
 
 @app.command(epilog="Example:  mmkd quickstart --smoke")
 def quickstart(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Workspace  [default: mmkd-quickstart]")
-    ] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Workspace  [default: mmkd-quickstart]")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="The smallest run of every step, under a minute.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another seed, another run.")] = 0,
     trust: Annotated[Rule, typer.Option(help="Rule by which teachers are trusted.")] = Rule.NINETY,

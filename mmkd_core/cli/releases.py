@@ -39,7 +39,7 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     )
     facts = [
         {"id": r.id, "current": r.id == current, "parent": r.parent, "teachers": r.teachers}
-        | {key: r.facts[key] for key in ("recipe", "steps", "license")}
+        | {"recipe": r.facts["recipe"], "steps": r.facts["steps"], "license": r.facts["license"]["weights"]}
         for r in found
     ]
     following = f"mmkd releases show {found[-1].id}" if found else "mmkd distill"
@@ -57,11 +57,12 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
     found = releases.verify(releases.release(Workspace.open(root), release))
     predictions = Predictions.load(found.predictions)
     facts = {key: value for key, value in found.facts.items() if key != "files"}
-    shown = ("parent", "recipe", "steps", "seconds", "replayed", "license")
+    shown = ("parent", "recipe", "steps", "seconds", "replayed")
     out.table(
         ("field", "value"),
         [
             *((key, facts[key]) for key in shown),
+            ("licence", facts["license"]["weights"]),
             ("teachers", ", ".join(found.teachers)),
             ("mean AUC", points(predictions.mean_auc())),
             *((f"AUC {domain}", points(auc)) for domain, auc in predictions.auc().items()),

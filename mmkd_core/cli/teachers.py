@@ -26,12 +26,12 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     out = Output(json, root)
     rows = listing(read_lock(root / LOCK), PluginHost.discover(), load_registry())
     out.table(
-        ("teacher", "status", "package", "version", "domains", "licence", "reason"),
-        [
-            (row.name, row.status, row.package, row.version, ", ".join(row.domains), row.licence, row.error)
-            for row in rows
-        ],
+        ("teacher", "status", "package", "domains", "licence"),
+        [(r.name, r.status, f"{r.package} {r.version}".strip(), ", ".join(r.domains), r.licence) for r in rows],
     )
+    for row in rows:
+        if row.error:
+            out.say(f"{row.status}: {row.name}: {row.error}")
     free = [row.name for row in rows if row.status in ("available", "registry")]
     out.finish({"teachers": rows}, next=f"mmkd teachers add {free[0]}" if free else "mmkd extract")
 

@@ -29,7 +29,7 @@ def extract(root: Root = HERE, json: Json = False, debug: Debug = False) -> None
     computed = any(done.images.values()) or any(done.texts.values())
     if not computed:
         out.say("nothing was missing")
-    out.finish(vars(done), wrote=[workspace.store] if computed else [], next=_after_extract(workspace))
+    out.finish(vars(done), wrote=[workspace.store] if computed else [], next=_next_step(workspace))
 
 
 @app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions clean --out runs/radio")
@@ -58,7 +58,7 @@ def pretrain(
         folder, facts = run_pretrain(workspace, config, out, watch())
     if not facts["trained"]:
         answer.say("it was there already, made from the same inputs")
-    following = "mmkd distill"
+    following = _next_step(workspace)
     if out:
         following = (
             f"mmkd export {out}-teacher --student {out} --as-teacher NAME --domains {','.join(facts['domains'])}"
@@ -114,11 +114,17 @@ def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
     return Made(workspace.root, workspace.config.model_copy(update=update))
 
 
-def _after_extract(workspace: "Workspace") -> str:
+def _next_step(workspace: "Workspace") -> str:
+    """The first step of the way to a release that was not made yet."""
     from mmkd_core.errors import ReleaseError
     from mmkd_core.integrate import releases
     from mmkd_core.integrate.student_data import stage_one
+    from mmkd_core.plugins import read_lock
 
+    if not read_lock(workspace.lock_file).teachers:
+        return "mmkd teachers list"
+    if not workspace.store.exists():
+        return "mmkd extract"
     if releases.current(workspace):
         return "mmkd distill --incremental"
     try:

@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example:  mmkd init my-student --seed 1 --trust gain")
 def init(
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="New folder; here if left out.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="New folder; here if left out.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the student.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything that is drawn.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="An mmkd.yaml to start from.")] = None,

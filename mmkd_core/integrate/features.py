@@ -49,6 +49,17 @@ def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpe
     return specs
 
 
+def open_store(workspace: Workspace) -> FeatureStore:
+    """The workspace's features, for reading.
+
+    Raises:
+        PluginError: nothing was extracted yet.
+    """
+    if not workspace.store.exists():
+        raise PluginError("no features were extracted yet", where=str(workspace.store), next="Run `mmkd extract`")
+    return FeatureStore.open(workspace.store)
+
+
 @dataclass(frozen=True)
 class Features:
     """Features of one teacher over a corpus, gathered from the store when asked for."""
@@ -145,7 +156,7 @@ def release_spec(release: Release, logit_scale: float, domains: tuple[str, ...])
         embed_dim=shape["embed_dim"],
         logit_scale=logit_scale,
         domains=domains,
-        license=LicenseInfo(code="Apache-2.0", weights=release.facts["license"], commercial_use=False),
+        license=LicenseInfo(**release.facts["license"]),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feature_store import FeatureStore
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.audit.forgetting import ForgettingAudit, Verdict, forgetting
 from mmkd_core.errors import ReleaseError
@@ -12,7 +11,7 @@ from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.features import Features, locked_specs
+from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
 from mmkd_core.integrate.workspace import Workspace, write_json
@@ -40,7 +39,7 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
     else:
         spec = _teacher(workspace, model)
         rows = corpus.where(split=SPLIT)
-        with FeatureStore.open(workspace.store) as store:
+        with open_store(workspace) as store:
             features = Features(spec, corpus, store)
             predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
     predictions.save(out)
@@ -58,7 +57,7 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
         images = student.embed_images(pixels_of(workspace, corpus, progress)[rows])
         texts = student.embed_texts([str(text) for text in part.caption])
     else:
-        with FeatureStore.open(workspace.store) as store:
+        with open_store(workspace) as store:
             features = Features(_teacher(workspace, model), corpus, store)
             images, texts = features.images(rows), features.captions()[rows]
     return retrieval(images, texts, part.image_id, part.text_id)

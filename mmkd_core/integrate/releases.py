@@ -74,7 +74,7 @@ def release(workspace: Workspace, name: str) -> Release:
         ReleaseError: there is none of this name.
     """
     folder = workspace.releases / name
-    facts = read_json(folder / "release.json")
+    facts = read_json(folder / "release.json") if name.isdigit() else None
     if facts is None:
         known = sorted(p.name for p in workspace.releases.glob("[0-9]*")) if workspace.releases.is_dir() else []
         listed = f"There are {', '.join(known)}" if known else "There are none yet; run `mmkd distill`"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
-from mmkd_core.integrate.student_data import run_pretrain
+from mmkd_core.integrate.student_data import measured_claims, run_pretrain
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
 from mmkd_core.progress import Progress
 from mmkd_core.student.export import export_teacher
@@ -59,6 +59,8 @@ def _specialist(workspace: Workspace, name: str, domains: tuple[str, ...], progr
     made = read_json(out / "wheel.json")
     if made and made["identity"] == run["identity"] and Path(made["wheel"]).exists():
         return Path(made["wheel"])
-    _, wheel = export_teacher(Student.load(folder), out, name, domains=domains, trust={}, training_data=run["data"])
+    student = Student.load(folder)
+    claims = measured_claims(workspace, student, domains)
+    _, wheel = export_teacher(student, out, name, domains=domains, trust=claims, training_data=run["data"])
     write_json(out / "wheel.json", {"identity": run["identity"], "wheel": str(wheel.absolute())})
     return wheel.absolute()

@@ -6,13 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from feature_store import FeatureStore
 from mmkd_core import __version__
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.features import locked_specs
+from mmkd_core.integrate.features import locked_specs, open_store
 from mmkd_core.integrate.measuring import STAGE_ONE, zero_shot_of
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
@@ -126,14 +125,14 @@ def _trust(workspace: Workspace) -> dict[str, Any]:
 
 
 def _release(workspace: Workspace, found: Release, in_use: Release | None) -> dict[str, Any]:
-    keys = ("parent", "teachers", "recipe", "steps", "license", "fidelity", "replayed")
-    facts = {key: found.facts[key] for key in keys}
+    keys = ("parent", "teachers", "recipe", "steps", "fidelity", "replayed")
+    facts = {key: found.facts[key] for key in keys} | {"license": found.facts["license"]["weights"]}
     scores = _scores(workspace, Predictions.load(found.predictions))
     return {**facts, **scores, "current": in_use is not None and in_use.id == found.id}
 
 
 def _store(workspace: Workspace) -> dict[str, Any]:
-    with FeatureStore.open(workspace.store) as store:
+    with open_store(workspace) as store:
         info = store.info()
     tables = [
         {

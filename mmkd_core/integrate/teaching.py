@@ -25,7 +25,7 @@ from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.errors import PluginError, ReleaseError
 from mmkd_core.extract import Extraction, Job, extract
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.features import Features, corpus_texts, locked_specs, release_spec, weights_digest
+from mmkd_core.integrate.features import Features, corpus_texts, locked_specs, open_store, release_spec, weights_digest
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict, probe_scores, stage_one
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
@@ -60,7 +60,7 @@ def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[st
     parent = releases.current(workspace)
     decided = {}
     probe: StudentProbe | None = None
-    with FeatureStore.open(workspace.store) as store:
+    with open_store(workspace) as store:
         for name, spec in specs.items():
             kept = parent.folder / "trust" / f"{name}.npz" if parent else None
             if kept and kept.exists() and (found := TeacherTrust.load(kept)).corpus == corpus.fingerprint:
@@ -157,7 +157,7 @@ class _Distillation:
             self._extract_parent(self.parent, student)
         samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
         began = time.monotonic()
-        with FeatureStore.open(self.workspace.store) as store:
+        with open_store(self.workspace) as store:
             taught = distill(
                 student,
                 self._sources(store, new, replayed, student),
@@ -183,7 +183,7 @@ class _Distillation:
             "seconds": round(time.monotonic() - began, 1),
             "fidelity": taught.fidelity,
             "replayed": 0 if replayed is None else len(replayed),
-            "license": _most_restrictive([self.specs[name] for name in self.specs]),
+            "license": _most_restrictive(list(self.specs.values())),
             "student": _shape(student),
         }
         release = self._commit(student, taught.heads, run, facts)
@@ -249,8 +249,8 @@ class _Distillation:
         write_json(staging / "replay.json", [str(name) for name in self.corpus.sample_id[rows]])
         predictions = predict(student, self.corpus, self.pixels)
         predictions.save(staging / "predictions.parquet")
-        for name in (CONFIG, LOCK):
-            shutil.copyfile(self.workspace.root / name, staging / name)
+        (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
+        shutil.copyfile(self.workspace.lock_file, staging / LOCK)
         shutil.copyfile(run / "log.jsonl", staging / "log.jsonl")
         return releases.commit(self.workspace, staging, facts)
 
@@ -266,10 +266,10 @@ def _shape(student: Student) -> dict[str, Any]:
     }
 
 
-def _most_restrictive(specs: Sequence[TeacherSpec]) -> str:
+def _most_restrictive(specs: Sequence[TeacherSpec]) -> dict[str, Any]:
     """The licence that a student of these teachers can at most have: a non-commercial one if any is."""
     ordered = sorted(specs, key=lambda spec: (spec.license.commercial_use, spec.license.weights))
-    return ordered[0].license.weights
+    return ordered[0].license.model_dump(mode="json")
 
 
 def locked_names(workspace: Workspace) -> list[str]:

@@ -130,7 +130,7 @@ class PluginHost:
             raise PluginError(
                 f"teacher {spec.name} cannot be loaded: {describe(error)}",
                 where=self._owner[spec.name].provider if owner else f"family {spec.family}",
-                next=f"Run `mmkd teachers check {spec.name} --debug` for the traceback",
+                next=f"Run `mmkd teachers add {spec.name} --debug` for the traceback",
             ) from error
         if teacher is None:
             raise PluginError(

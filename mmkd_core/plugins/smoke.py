@@ -101,5 +101,5 @@ def _check_golden(
 def _failed(spec: TeacherSpec, step: str, reason: str) -> PluginError:
     return PluginError(
         f"{spec.name}: smoke check failed at {step}: {reason}",
-        next=f"Mend the plugin, then run `mmkd teachers check {spec.name}`",
+        next=f"Mend the plugin, then run `mmkd teachers add {spec.name}`",
     )

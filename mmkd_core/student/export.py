@@ -30,6 +30,7 @@ from mmkd_core.errors import ReleaseError
 from mmkd_core.student.model import Student
 
 BASE_VERSION = "0.1.0"
+OWN_LICENSE = LicenseInfo(code="Apache-2.0", weights="Apache-2.0", commercial_use=True)
 MODULE = '''"""The teacher {name}, exported by `mmkd export --as-teacher`."""
 
 from pathlib import Path
@@ -78,13 +79,14 @@ def write_teacher(
     domains: tuple[str, ...],
     trust: dict[str, TrustClaim],
     location: str,
-    title: str | None = None,
     training_data: str,
+    license: LicenseInfo = OWN_LICENSE,
 ) -> TeacherSpec:
     """Write ``folder/teacher.json`` and the weights (float16) beside it; return the spec.
 
     Args:
         location: ``package:folder`` by which the weights are found once installed.
+        license: terms of the weights; a student of restricted teachers is restricted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     student.save(folder, dtype=torch.float16)
@@ -97,7 +99,7 @@ def write_teacher(
     )
     spec = TeacherSpec(
         name=name,
-        title=title or f"{name}, a small CLIP of {student.pixels} pixels",
+        title=f"{name}, a small CLIP of {student.pixels} pixels",
         summary=_summary(domains),
         family="open_clip",
         weights=(source,),
@@ -112,7 +114,7 @@ def write_teacher(
         logit_scale=student.logit_scale,
         domains=domains,
         trust=trust,
-        license=LicenseInfo(code="Apache-2.0", weights="Apache-2.0", commercial_use=True),
+        license=license,
         provenance=Provenance(training_data=training_data),
     )
     # The golden values come from the loader that users will have, so an export that loads differently cannot ship.
@@ -127,8 +129,8 @@ def write_teacher(
 
 def _summary(domains: tuple[str, ...]) -> str:
     """One sentence that fits into a spec, however many domains there are."""
-    named = " and ".join(domains) if len(domains) <= 4 else f"{len(domains)} domains"
-    return f"Small CLIP for {named}, trained by mmkd pretrain"
+    named = " and ".join(domains)
+    return f"Small CLIP for {named if len(named) <= 80 else f'{len(domains)} domains'}, trained by mmkd pretrain"
 
 
 def export_teacher(student: Student, out: Path, name: str, **facts: Any) -> tuple[TeacherSpec, Path]:

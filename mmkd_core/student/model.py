@@ -97,16 +97,17 @@ class Student:
             config = json.loads((folder / "open_clip_config.json").read_text())
             weights = load_file(folder / "open_clip_model.safetensors")
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            shape, preprocess = config["model_cfg"], config["preprocess_cfg"]
         except Exception as error:
             raise ReleaseError("this folder holds no student", where=f"{folder}: {error}") from error
-        model = _open_clip_model(config["model_cfg"])
+        model = _open_clip_model(shape)
         try:
             model.load_state_dict(
                 {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
             )
         except RuntimeError as error:
             raise ReleaseError("the student's weights do not fit its configuration", where=str(folder)) from error
-        return cls(model, tokenizer, config["model_cfg"], config["preprocess_cfg"])
+        return cls(model, tokenizer, shape, preprocess)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder; ``dtype`` float16 halves the weights (for shipping, not for training on)."""
@@ -122,6 +123,7 @@ class Student:
         }
         partial = folder / "open_clip_model.safetensors.tmp"
         save_file(state, partial, metadata={"format": "pt"})
+        os.chmod(partial, 0o644)  # safetensors makes files that only their owner can read
         os.replace(partial, folder / "open_clip_model.safetensors")
 
     @property

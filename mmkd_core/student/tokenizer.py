@@ -20,24 +20,34 @@ PAD, UNK, EOS = range(3)
 
 
 def fit_tokenizer(texts: Iterable[str], config: TextConfig) -> Any:
-    """Fit a ``tokenizers.Tokenizer`` of the asked kind on the distinct ``texts``, in sorted order."""
+    """Fit a ``tokenizers.Tokenizer`` of the asked kind on the distinct ``texts``; their order does not matter."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     corpus = sorted(set(_clean(texts)))
-    common: dict[str, Any] = {"vocab_size": config.vocab_size, "special_tokens": SPECIAL, "show_progress": False}
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.BertPreTokenizer()
+    common: dict[str, Any] = {"vocab_size": config.vocab_size, "show_progress": False}
+    first = SPECIAL
+    kind: Any
+    trainer: Any
     if config.tokenizer == "bpe":
-        tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-        trainer: Any = trainers.BpeTrainer(**common)
+        kind, trainer = models.BPE(unk_token="[UNK]"), trainers.BpeTrainer
     elif config.tokenizer == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(**common)
+        kind, trainer = models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer
+        # The trainer numbers inner letters in the order of a hash map, another one in each run, and breaks ties between
+        # pairs by these numbers. Letters that are in the vocabulary before it starts keep the number they have.
+        words = {word for text in corpus for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+        first = [*SPECIAL, *sorted({f"##{letter}" for word in words for letter in word[1:]})]
     else:
-        tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-        trainer = trainers.WordLevelTrainer(**common)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(corpus, trainer)
+        kind, trainer = models.WordLevel(unk_token="[UNK]"), trainers.WordLevelTrainer
+    tokenizer = Tokenizer(kind)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.train_from_iterator(corpus, trainer(special_tokens=first, **common))
+    if config.tokenizer == "wordpiece":  # inner letters were special for the trainer only
+        tokenizer = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+        tokenizer.add_special_tokens(SPECIAL)
+        tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", EOS)])
     return tokenizer
 

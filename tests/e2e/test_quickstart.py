@@ -1,0 +1,117 @@
+"""The installed command, end to end, in its smallest size: the summary, its determinism, and survival of SIGKILL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-m", "mmkd_core", "quickstart", "--smoke", "--json"]
+
+
+def run(folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, str(folder), *extra], capture_output=True, text=True, timeout=600, check=False)
+
+
+def without_timings(summary: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in summary.items() if key != "seconds"}
+    del kept["integration"]["cost_ratio"]["seconds"]
+    return kept
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quickstart") / "ws"
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["schema"] == "mmkd.summary/v1"
+    return folder
+
+
+def test_summary_has_what_the_issue_names(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    domains = set(summary["data"]["domains"])
+    assert len(domains) >= 6
+    for teacher in summary["teachers"].values():
+        assert set(teacher["auc"]) == domains
+        assert 0 <= teacher["mean_auc"] <= 1
+    assert set(summary["releases"]) == {"0001", "0002"}
+    integration = summary["integration"]
+    assert integration["teacher"] == "phantom-sono"
+    assert set(integration["gain"]) == {"mri", "ultrasound"}
+    for entry in integration["forgetting"].values():
+        assert {"delta", "lower", "upper", "n", "groups", "verdict"} <= set(entry)
+    assert integration["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
+    assert {"steps", "seconds"} <= set(integration["cost_ratio"])
+    assert summary["store"]["rows"] > 0
+    assert summary["store"]["bytes"] > 0
+    assert summary["store"]["bytes_raw"] > 0
+
+
+def test_report_is_one_self_contained_file(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "phantom-sono" in page
+    assert "<svg" in page
+    assert "src=\"http" not in page
+    assert "<script" not in page
+
+
+def test_figures_can_be_recomputed_from_predictions(finished: Path) -> None:
+    import numpy as np
+    import pyarrow.parquet as pq
+    from sklearn.metrics import roc_auc_score
+
+    summary = json.loads((finished / "summary.json").read_text())
+    table = pq.read_table(finished / "releases" / "0001" / "predictions.parquet").to_pydict()
+    domain = np.array(table["domain"])
+    for name, auc in summary["releases"]["0001"]["auc"].items():
+        labels = [label for label, where in zip(table["label"], domain == name, strict=True) if where]
+        scores = np.array([row for row, where in zip(table["scores"], domain == name, strict=True) if where])
+        classes = summary["data"]["domains"][name]["labels"]
+        per_class = [
+            roc_auc_score([label == c for label in labels], scores[:, i])
+            for i, c in enumerate(classes)
+            if 0 < labels.count(c) < len(labels)
+        ]
+        assert auc == pytest.approx(np.mean(per_class), abs=1e-6)
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(finished: Path) -> None:
+    before = json.loads((finished / "summary.json").read_text())
+    weights = (finished / "releases/0002/student/open_clip_model.safetensors").stat().st_mtime_ns
+    features = (finished / ".mmkd/features/data.mdb").read_bytes()
+    result = run(finished)
+    assert result.returncode == 0, result.stderr
+    assert without_timings(json.loads((finished / "summary.json").read_text())) == without_timings(before)
+    assert (finished / "releases/0002/student/open_clip_model.safetensors").stat().st_mtime_ns == weights
+    assert (finished / ".mmkd/features/data.mdb").read_bytes() == features
+
+
+def test_killed_again_and_again_it_ends_with_the_same_summary(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL after 6, 9, 12, ... seconds until a run gets through; nothing of the finished run is shared."""
+    folder = tmp_path / "ws"
+    wait, kills = 6.0, 0
+    while True:
+        process = subprocess.Popen(
+            [*COMMAND, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            assert process.wait(timeout=wait) == 0
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            wait += 3.0
+            time.sleep(0.1)
+    assert kills >= 1
+    ours = json.loads((folder / "summary.json").read_text())
+    theirs = json.loads((finished / "summary.json").read_text())
+    assert without_timings(ours) == without_timings(theirs)

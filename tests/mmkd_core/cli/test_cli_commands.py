@@ -1,0 +1,143 @@
+"""The commands that train nothing, over one small workspace; the others run in tests/e2e."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+
+def settings(workspace):
+    return yaml.safe_load((workspace / "mmkd.yaml").read_text())
+
+
+def test_init_writes_every_setting(mmkd):
+    done = mmkd("init", "ws", "--name", "eye", "--seed", 5, "--trust", "gain")
+    assert done.stdout == "wrote: ws/mmkd.yaml\nnext: mmkd data phantom -w ws\n"
+    found = settings(Path("ws"))
+    assert (found["name"], found["seed"], found["trust"]["seed"], found["trust"]["rule"]) == ("eye", 5, 5, "gain")
+    assert found["pretrain"]["steps"] > 0
+    assert mmkd("init", "ws", "--name", "eye", "--seed", 5, "--trust", "gain").exit_code == 0  # the same again
+
+
+def test_init_from_a_file_keeps_what_is_not_named(mmkd):
+    Path("mine.yaml").write_text("name: mine\nseed: 7\ntrust: {rule: none, threshold: 0.8}\npretrain: {steps: 3}\n")
+    assert mmkd("init", "-w", "ws", "--config", "mine.yaml", "--seed", 8).exit_code == 0
+    found = settings(Path("ws"))
+    assert (found["name"], found["seed"], found["pretrain"]["steps"]) == ("mine", 8, 3)
+    assert found["trust"] == {"rule": "none", "threshold": 0.8, "strict": False, "seed": 8}
+
+
+def test_phantom_and_check(mmkd, with_data):
+    again = mmkd("data", "phantom", "-w", with_data, "--train", 4, "--val", 2, "--test", 2, "--json")
+    facts = json.loads(again.stdout)
+    assert facts["samples"] == 64
+    assert facts["domains"]["xray"] == {"train": 4, "val": 2, "test": 2}
+    assert facts["config"]["seed"] == 3  # the workspace's
+    assert facts["next"] == "mmkd teachers list -w ws"
+    checked = mmkd("data", "check", "-w", with_data, "--json")
+    assert checked.exit_code == 0
+    assert json.loads(checked.stdout)["ok"] is True
+    assert "check images: 64 images in" in checked.stderr
+
+
+def test_check_finds_a_missing_image(mmkd, with_data):
+    image = next((with_data / "data" / "images" / "ct").iterdir())
+    image.unlink()
+    found = mmkd("data", "check", "-w", with_data)
+    assert found.exit_code == 1
+    assert "problem: image missing or unreadable: 1 (" in found.stdout
+    assert image.name in found.stdout
+
+
+def test_import_once(mmkd, workspace, tmp_path):
+    lines = ["image,domain,label,group_id,split"]
+    for i in range(6):
+        Image.new("L", (8, 8), 40 * i).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,xray,{'ab'[i % 2]},p{i},{('train', 'val', 'test')[i // 2]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    done = mmkd("data", "import", "manifest.csv", "-w", workspace, "--json")
+    facts = json.loads(done.stdout)
+    assert (facts["samples"], facts["report"]["groups"]) == (6, 6)
+    again = mmkd("data", "import", "manifest.csv", "-w", workspace)
+    assert again.exit_code == 2
+    assert "mmkd: the workspace has its data already (ws/data)" in again.stderr
+
+
+def test_a_broken_plugin_is_listed_and_stops_nobody(mmkd, installed):
+    installed("good", "broken_import", "api_v2")
+    done = mmkd("teachers", "list", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)["teachers"]}
+    assert rows["good"]["status"] == "available"
+    assert rows["api-v2"]["status"] == "incompatible"
+    assert rows["broken-import"]["status"] == "broken"
+    assert rows["broken-import"]["error"] == "SystemExit: this plugin needs a library that is not here"
+    shown = mmkd("teachers", "list").stdout
+    assert "broken: broken-import: SystemExit: this plugin needs a library that is not here\n" in shown
+
+
+@pytest.mark.parametrize("command", ["info", "add"])
+def test_an_unknown_teacher_and_the_nearest_name(command, mmkd, installed, workspace):
+    installed("good")
+    done = mmkd("teachers", command, "goood", "-w", workspace)
+    assert done.exit_code == 2
+    assert "no teacher is called 'goood'. Did you mean good" in done.stderr
+    assert not (workspace / "mmkd.lock").exists()
+
+
+def test_removing_a_teacher_that_is_not_in_use(mmkd, workspace):
+    done = mmkd("teachers", "remove", "good", "-w", workspace)
+    assert done.exit_code == 2
+    assert "teacher 'good' is not locked" in done.stderr
+
+
+def test_from_a_teacher_to_its_evaluation(mmkd, installed, with_data):
+    """One way through the commands of a teacher; each must keep stdout pure and name the next command."""
+    installed("good")
+
+    def answer(*arguments):
+        done = mmkd(*arguments, "-w", with_data, "--json")
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    added = answer("teachers", "add", "good")
+    assert {teacher["name"] for teacher in added["added"]} == {"good"}
+    assert added["wrote"] == ["ws/mmkd.lock"]
+    listed = answer("teachers", "list")["teachers"]
+    assert {row["name"]: row["status"] for row in listed if row["package"] == "mmkd-good"} == {
+        "good": "locked",
+        "good-small": "available",
+    }
+    assert answer("teachers", "info", "good")["locked"]["version"] == "1.0"
+    extracted = answer("extract")
+    assert extracted["images"] == {"good": 64}
+    assert extracted["next"] == "mmkd pretrain -w ws"
+    again = answer("extract")
+    assert (again["images"], again["texts"], again["wrote"]) == ({"good": 0}, {"good": 0}, [])
+
+    assert {table["facts"]["teacher"] for table in answer("store", "info")["tables"]} == {"good"}
+    assert answer("store", "verify")["sound"] is True
+    found = answer("eval", "zero-shot", "good")
+    assert set(found["domains"]) == {"ct", "dermatology", "fundus", "mri", "oct", "pathology", "ultrasound", "xray"}
+    assert Path(found["wrote"][0]).is_file()
+    assert answer("eval", "retrieval", "good")["image_to_text"]["queries"] == 16
+    trust = answer("audit", "trust", "--sweep")
+    assert (trust["verdict"], trust["exit_code"], len(trust["rows"])) == ("PASS", 0, 8)
+    assert trust["sweep"]["0.9"]["good"]["of"] == 32
+
+    removed = answer("teachers", "remove", "good")
+    assert removed["removed"]["name"] == "good"
+    lost = mmkd("extract", "-w", with_data)
+    assert lost.exit_code == 2
+    assert "no teacher is in use" in lost.stderr
+
+
+def test_no_release_yet(mmkd, workspace):
+    assert "next: mmkd distill -w ws" in mmkd("releases", "list", "-w", workspace).stdout
+    for command in (("releases", "rollback", "0001"), ("audit", "forgetting"), ("export", "out")):
+        done = mmkd(*command, "-w", workspace)
+        assert done.exit_code == 2
+        assert "there is no release" in done.stderr

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+GENERATE = (
+    importlib.import_module("mmkd_core.data.phantom.generate"),
+    "generate",
+)  # its package has a function of that name
+
+
+def failing(error):
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "audit forgetting",
+        "audit trust",
+        "data check",
+        "data import x.csv",
+        "data phantom",
+        "distill",
+        "distill --incremental",
+        "eval retrieval current",
+        "eval zero-shot current",
+        "export out",
+        "extract",
+        "pretrain",
+        "releases list",
+        "releases rollback 0001",
+        "releases show 0001",
+        "report",
+        "store info",
+        "store verify",
+        "teachers add good",
+        "teachers remove good",
+    ],
+)
+def test_outside_of_a_workspace(command, mmkd, tmp_path):
+    done = mmkd(*command.split())
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr == f"mmkd: this folder is no workspace: it has no mmkd.yaml ({tmp_path}). Run `mmkd init`\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["data phantom", "extract", "pretrain", "distill", "audit forgetting", "report"])
+def test_a_workspace_in_use(command, mmkd, workspace):
+    with (workspace / ".mmkd" / "in-use").open("a+") as held:
+        held.write("4711\n")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = mmkd(*command.split(), "-w", workspace)
+    assert done.exit_code == 2
+    assert "the workspace is in use by process 4711" in done.stderr
+    assert "Wait until it has finished" in done.stderr
+
+
+def test_another_workspace_is_not_overwritten(mmkd, workspace):
+    before = (workspace / "mmkd.yaml").read_bytes()
+    done = mmkd("init", workspace, "--seed", 4)
+    assert done.exit_code == 2
+    assert "mmkd: the folder is a workspace with other settings" in done.stderr
+    assert (workspace / "mmkd.yaml").read_bytes() == before
+
+
+def test_a_store_that_is_not_there(mmkd, workspace):
+    done = mmkd("store", "info", "-w", workspace, "--json")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr == "mmkd: no features were extracted yet (ws/.mmkd/features). Run `mmkd extract`\n"
+
+
+def test_something_else_in_the_place_of_the_store(mmkd, workspace):
+    (workspace / ".mmkd" / "features").mkdir()
+    (workspace / ".mmkd" / "features" / "notes.txt").write_text("mine")
+    done = mmkd("store", "verify", "-w", workspace)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("mmkd: ")
+    assert "ws/.mmkd/features" in done.stderr
+
+
+def test_debug_shows_the_traceback(mmkd, monkeypatch):
+    assert "Traceback" not in mmkd("data", "check").stderr
+    asked = mmkd("data", "check", "--debug")
+    assert "Traceback" in asked.stderr
+    assert asked.stderr.splitlines()[-1].startswith("mmkd: this folder is no workspace")
+    assert asked.exit_code == 2
+    monkeypatch.setenv("MMKD_DEBUG", "1")
+    assert "Traceback" in mmkd("data", "check").stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(number, mmkd, workspace, monkeypatch):
+    monkeypatch.setattr(*GENERATE, failing(OSError(number, "No space left on device", "a.png")))
+    done = mmkd("data", "phantom", "-w", workspace)
+    assert done.exit_code == 2
+    assert "mmkd: the disk is full; what was finished is kept" in done.stderr
+    assert "Make room and run the same command again" in done.stderr
+
+
+def test_a_full_disk_outside_of_the_workspace(mmkd, workspace, monkeypatch):
+    monkeypatch.setattr("mmkd_core.data.check.check", failing(OSError(errno.ENOSPC, "No space", "/tmp/x")))
+    monkeypatch.setattr("mmkd_core.integrate.workspace.Workspace.corpus", lambda self: None)
+    done = mmkd("data", "check", "-w", workspace)
+    assert done.exit_code == 2
+    want = "mmkd: the disk is full; what was finished is kept (/tmp/x). Make room and run the same command again\n"
+    assert done.stderr == want
+
+
+def test_a_folder_that_may_not_be_written(mmkd, monkeypatch):
+    monkeypatch.setattr(
+        "mmkd_core.integrate.workspace.Workspace.create", failing(PermissionError(13, "Permission denied", "/root/x"))
+    )
+    done = mmkd("init", "/root/x")
+    assert done.exit_code == 2
+    assert done.stderr == "mmkd: permission denied (/root/x). Check the rights of the file and its folder\n"
+
+
+def test_control_c(mmkd, workspace, monkeypatch):
+    monkeypatch.setattr(*GENERATE, failing(KeyboardInterrupt()))
+    done = mmkd("data", "phantom", "-w", workspace)
+    assert done.exit_code == 130
+    assert done.stderr == "\nstopped; run the same command to go on\n"
+
+
+def test_a_bug_is_not_hidden(mmkd, workspace, monkeypatch):
+    monkeypatch.setattr(*GENERATE, failing(RuntimeError("a bug")))
+    done = mmkd("data", "phantom", "-w", workspace)
+    assert isinstance(done.exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("teachers", "ad", "x"), "No such command 'ad'"),
+        (("init", "--trust", "95"), "'95' is not one of"),
+        (("data", "phantom", "--train", "-1"), "invalid value for '--train'"),
+        (("export",), "say where to write: mmkd export DIR"),
+        (("export", "x", "--into", "p"), "--into needs --as-teacher NAME"),
+        (("export", "x", "--release", "0001", "--student", "s"), "give --release or --student, not both"),
+    ],
+)
+def test_usage_errors(arguments, words, mmkd):
+    done = mmkd(*arguments)
+    assert done.exit_code == 2
+    assert words.lower() in done.stderr.lower()
+
+
+def test_export_refuses_what_cannot_become_a_teacher(mmkd):
+    nameless = mmkd("export", "x", "--student", "s", "--as-teacher", "My Radio", "--domains", "xray")
+    assert "mmkd: 'My Radio' cannot be the name of a teacher. Use small letters" in nameless.stderr
+    nowhere = mmkd("export", "x", "--student", "s", "--as-teacher", "my-radio")
+    assert "mmkd: it is not known where the teacher is good. Name its domains: --domains xray,ct" in nowhere.stderr
+    arguments = ("--student", "s", "--as-teacher", "radio", "--domains", "xray", "--into", "src/mmkd_phantom")
+    foreign = mmkd("export", *arguments)
+    assert "teacher radio does not belong into package mmkd_phantom" in foreign.stderr
+    assert "Call it phantom-..., after its plugin" in foreign.stderr
+    assert {nameless.exit_code, nowhere.exit_code, foreign.exit_code} == {2}
+
+
+def test_quickstart_makes_nothing_for_data_that_is_not_there(mmkd, tmp_path):
+    done = mmkd("quickstart", "qs", "--data", "nowhere")
+    assert done.exit_code == 2
+    assert done.stderr == "mmkd: no such file or folder (nowhere). Give a manifest or a folder to --data\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_went_away_leaves_no_traceback():
+    program = [sys.executable, "-m", "mmkd_core", "teachers", "list"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        _, errors = process.communicate()
+    assert errors == ""
+
+
+def test_an_error_leaves_stdout_empty_for_programs(mmkd, workspace):
+    done = mmkd("releases", "show", "0007", "-w", workspace, "--json")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "there is no release '0007'" in done.stderr
+    assert json.loads(mmkd("releases", "list", "-w", workspace, "--json").stdout)["releases"] == []

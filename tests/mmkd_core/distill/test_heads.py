@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
+from mmkd_core.distill.normalise import PhiS
+
+S, D, N = 7, 5, 60
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    embedding = unit(rng.normal(size=(N, S))).astype(np.float32)
+    features = (embedding @ rng.normal(size=(S, D)) + 0.3 * rng.normal(size=(N, D)) + 1).astype(np.float32)
+    return torch.from_numpy(embedding), torch.from_numpy(features)
+
+
+def head_for(features, scale=20.0):
+    return TeacherHead(S, {tower: PhiS.fit(features.numpy()) for tower in ("image", "text")}, scale)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("penalty", [1e-3, 1e-2, 1.0])
+def test_the_fit_is_ridge_regression_with_a_penalised_intercept(data, tower, penalty):
+    """The gram matrix is a mean and the penalty is shared by S + 1 columns: alpha = penalty * N / (S + 1)."""
+    embedding, features = data
+    head = head_for(features)
+    other = {"image": head.text, "text": head.image}[tower]
+    untouched = other.weight.detach().clone()
+    fidelity = head.fit_ridge(embedding, features, tower, penalty)
+
+    target = head.normalisers[tower].forward(features).double().numpy()
+    design = np.hstack([embedding.numpy(), np.ones((N, 1))]).astype(np.float64)
+    ridge = Ridge(alpha=penalty * N / (S + 1), fit_intercept=False).fit(design, target)
+    layer = getattr(head, tower)
+    np.testing.assert_allclose(layer.weight.detach(), ridge.coef_[:, :-1], atol=1e-5)
+    np.testing.assert_allclose(layer.bias.detach(), ridge.coef_[:, -1], atol=1e-5)
+    predicted = ridge.predict(design)
+    assert fidelity == pytest.approx((unit(predicted) * unit(target)).sum(axis=1).mean(), abs=1e-6)
+    np.testing.assert_allclose(head(embedding, tower).detach(), predicted, atol=1e-5)
+    assert torch.equal(other.weight, untouched)
+
+
+def test_a_true_linear_map_is_recovered(data):
+    embedding, _ = data
+    rng = np.random.default_rng(1)
+    matrix, offset = rng.normal(size=(S, D)), rng.normal(size=D)
+    features = torch.from_numpy((embedding.numpy() @ matrix + offset).astype(np.float32))
+    head = head_for(features)
+    assert head.fit_ridge(embedding, features, "image", penalty=1e-9) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(
+        head.normalisers["image"].inverse(head(embedding, "image")).detach(), features, atol=1e-3
+    )
+    native = head.native(head(embedding, "image"), "image").detach()
+    np.testing.assert_allclose(native, unit(features.numpy()), atol=1e-3)
+
+
+def test_save_and_load_are_exact(data, tmp_path):
+    embedding, features = data
+    heads = {name: head_for(features * k, scale) for name, k, scale in (("b-net", 2, 300.0), ("a", 1, 5.0))}
+    heads["a"].fit_ridge(embedding, features, "text")
+    save_heads(heads, tmp_path)
+    again = load_heads(tmp_path)
+    assert set(again) == {"a", "b-net"}
+    for name, head in heads.items():
+        ours, theirs = head.state_dict(), again[name].state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        for tower in ("image", "text"):
+            assert torch.equal(head(embedding, tower), again[name](embedding, tower))
+            assert torch.equal(head.native(features, tower), again[name].native(features, tower))
+
+
+def test_no_heads_at_all_can_be_saved(tmp_path):
+    """The paper's recipe leaves none."""
+    save_heads({}, tmp_path)
+    assert load_heads(tmp_path) == {}
+
+
+def test_the_logit_scale_starts_at_the_teachers_and_at_most_at_100(data):
+    _, features = data
+    assert head_for(features, 20.0).log_scale.exp().item() == pytest.approx(20)
+    assert head_for(features, 300.0).log_scale.exp().item() == pytest.approx(100)
+    assert all(p.requires_grad for p in head_for(features).parameters())

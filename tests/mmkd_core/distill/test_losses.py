@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import log_softmax, softmax
+from scipy.stats import entropy
+
+from mmkd_core.distill.losses import feature_distillation, interactive_contrast, mse_distillation, relation
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER, IMAGES, TEXTS = RNG.normal(size=(4, 5, 3))
+
+
+def leaves(*values):
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_feature_distillation():
+    cosine = (unit(STUDENT) * unit(TEACHER)).sum(axis=1)
+    difference = np.abs(STUDENT - TEACHER)
+    assert (difference < 1).any()
+    assert (difference > 1).any()
+    smooth = np.where(difference < 1, difference**2 / 2, difference - 0.5)
+    expected = 0.9 * (1 - cosine).mean() + 0.1 * smooth.mean()
+    assert feature_distillation(*leaves(STUDENT, TEACHER)).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(feature_distillation, leaves(STUDENT, TEACHER))
+
+
+def test_feature_distillation_by_hand():
+    student, teacher = leaves([[1.0, 0.0]], [[0.0, 1.0]])
+    assert feature_distillation(student, teacher).item() == pytest.approx(0.9 + 0.1 * 0.5)
+    assert feature_distillation(student, student).item() == pytest.approx(0)
+    assert feature_distillation(student, -student).item() == pytest.approx(0.9 * 2 + 0.1 * 0.75)
+
+
+def test_mse_distillation():
+    expected = ((STUDENT - TEACHER) ** 2).mean()
+    assert mse_distillation(*leaves(STUDENT, TEACHER)).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(mse_distillation, leaves(STUDENT, TEACHER))
+
+
+def test_interactive_contrast():
+    images, texts, t_images, t_texts = map(unit, (STUDENT, TEACHER, IMAGES, TEXTS))
+    own = np.arange(5)
+    by_image = -log_softmax(8.0 * images @ t_texts.T, axis=1)[own, own].mean()
+    by_text = -log_softmax(8.0 * texts @ t_images.T, axis=1)[own, own].mean()
+    inputs = leaves(images, texts, t_images, t_texts, 8.0)
+    assert interactive_contrast(*inputs).item() == pytest.approx((by_image + by_text) / 2, rel=1e-12)
+    assert torch.autograd.gradcheck(interactive_contrast, inputs)
+
+
+def test_the_students_images_meet_the_teachers_texts_and_not_its_images():
+    """Two samples, the teacher's texts crossed over: only the image half is wrong then."""
+    axes = np.eye(2)
+    right = interactive_contrast(*leaves(axes, axes, axes, axes, 20.0)).item()
+    crossed = interactive_contrast(*leaves(axes, axes, axes, axes[::-1].copy(), 20.0)).item()
+    assert right == pytest.approx(0, abs=1e-8)
+    assert crossed == pytest.approx(10, abs=1e-6)
+
+
+def test_relation():
+    logits, posterior = RNG.normal(size=(6, 4)) * 3, softmax(RNG.normal(size=(6, 4)) * 2, axis=1)
+    weight = np.array([1.0, 0, 1, 1, 0, 0.5])
+    each = np.array([entropy(p, q) for p, q in zip(posterior, softmax(logits, axis=1), strict=True)])
+    expected = (each * weight).sum() / weight.sum()
+    inputs = leaves(logits, posterior, weight)
+    assert relation(*inputs).item() == pytest.approx(expected, rel=1e-10)
+    assert torch.autograd.gradcheck(lambda x: relation(x, *(v.detach() for v in inputs[1:])), inputs[:1])
+
+
+rows = arrays(np.float64, (3, 4), elements=st.floats(-8, 8))
+
+
+@given(student=rows, teacher=rows, shift=st.floats(-5, 5))
+def test_relation_is_zero_if_and_only_if_posteriors_are_equal(student, teacher, shift):
+    weight = torch.ones(3, dtype=torch.float64)
+    posterior = torch.tensor(softmax(teacher, axis=1))
+    same = relation(torch.tensor(teacher + shift), posterior, weight).item()
+    assert same == pytest.approx(0, abs=1e-9)
+    value = relation(torch.tensor(student), posterior, weight).item()
+    distance = np.abs(softmax(student, axis=1) - posterior.numpy()).sum(axis=1)
+    # Pinsker: the divergence is at least half the square of the distance in the L1 norm
+    assert value >= (distance**2).mean() / 2 - 1e-9
+
+
+@given(student=rows, teacher=rows, other=rows, which=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_rows_of_weight_zero_do_not_count(student, teacher, other, which):
+    weight = torch.tensor(which, dtype=torch.float64)
+    mask = np.array(which)[:, None]
+    logits = torch.tensor(student, requires_grad=True)
+    one = relation(logits, torch.tensor(softmax(teacher, axis=1)), weight)
+    altered = softmax(np.where(mask, teacher, other), axis=1)
+    assert relation(torch.tensor(student), torch.tensor(altered), weight).item() == pytest.approx(one.item(), abs=1e-12)
+    one.backward()
+    assert (logits.grad[~weight.bool()] == 0).all()
+    if any(which):
+        alone = relation(
+            logits[weight.bool()], torch.tensor(softmax(teacher, axis=1))[weight.bool()], torch.ones(sum(which))
+        )
+        assert alone.item() == pytest.approx(one.item(), abs=1e-9)
+    else:
+        assert one.item() == 0
+
+
+def test_relation_of_a_posterior_with_zeros_is_finite():
+    logits = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    value = relation(logits, torch.tensor([[1.0, 0.0]]), torch.ones(1))
+    assert value.item() == pytest.approx(np.log(2))
+    value.backward()
+    assert logits.grad.tolist() == [[-0.5, 0.5]]

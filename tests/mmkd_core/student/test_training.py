@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from mmkd_core.errors import TrainingError
+from mmkd_core.progress import Silent
+from mmkd_core.student import training
+from mmkd_core.student.config import PretrainConfig, TrainConfig
+from mmkd_core.student.pretrain import clamp_logit_scale, clip_loss, pretrain
+from mmkd_core.student.training import epoch_batch, fit, learning_rate, optimizer_for, random_crops, read_log
+
+CONFIG = PretrainConfig(steps=12, batch_size=4, warmup=3, lr=1e-2)
+WORDS = ("radiograph", "nodule", "liver", "skin", "fundus", "retina", "lung", "lesion", "border", "slice", "left", "no")
+CAPTIONS = [f"{word} {WORDS[-i]}" for i, word in enumerate(WORDS)]
+DOMAINS = np.array(["ct"] * 8 + ["xray"] * 4, object)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+class Watch(Silent):
+    """A progress that notes where a run goes on."""
+
+    def task(self, label, total, unit, done=0):
+        assert (label, total, unit) == ("stage 1", 12, "steps")
+        self.resumed_at = done
+        return super().task(label, total, unit, done)
+
+
+def run(student, pixels, folder, *, progress=None, identity="a", rows=None, config=CONFIG):
+    rows = np.arange(len(pixels)) if rows is None else rows
+    return pretrain(
+        student, pixels, CAPTIONS, DOMAINS, rows, config, folder, seed=3, identity=identity, progress=progress
+    )
+
+
+def state_of(student):
+    return {name: value.clone() for name, value in student.model.state_dict().items()}
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def kill_after(monkeypatch, module, name, calls):
+    """Let the function work ``calls`` times and then raise."""
+    real, count = getattr(module, name), [0]
+
+    def mortal(*args, **kwargs):
+        count[0] += 1
+        if count[0] > calls:
+            raise KilledError
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, mortal)
+
+
+def linear_run(folder, losses, *, identity="x", steps=6, **options):
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    config = TrainConfig(steps=steps, batch_size=2, warmup=2, precision="fp32")
+    log = fit(module, lambda step: losses(module, step), config, folder, identity=identity, label="test", **options)
+    return module, log
+
+
+def square(module, step):
+    x = torch.from_numpy(np.random.default_rng(step).normal(size=(4, 3)).astype(np.float32))
+    return {"square": module(x).square().mean()}
+
+
+@pytest.mark.parametrize(("kept", "precision"), [(1, "bf16"), (5, "fp32"), (11, "fp32")])
+def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
+    make_student, pixels, tmp_path, monkeypatch, kept, precision
+):
+    config = CONFIG.model_copy(update={"precision": precision})
+    whole = make_student()
+    log = run(whole, pixels, tmp_path / "whole", config=config)
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    broken = make_student()
+    with monkeypatch.context() as patch:
+        from mmkd_core.student import pretrain as module
+
+        kill_after(patch, module, "clip_loss", kept)
+        with pytest.raises(KilledError):
+            run(broken, pixels, tmp_path / "broken", config=config)
+    watch, resumed = Watch(), make_student()
+    again = run(resumed, pixels, tmp_path / "broken", progress=watch, config=config)
+
+    assert watch.resumed_at == kept
+    assert_same(state_of(whole), state_of(resumed))
+    assert again == log
+    assert [row["step"] for row in log] == [0, 10, 11]
+    assert (tmp_path / "broken/log.jsonl").read_bytes() == (tmp_path / "whole/log.jsonl").read_bytes()
+    assert not (tmp_path / "broken/checkpoint.pt").exists()
+
+
+def test_rows_of_the_log_beyond_the_checkpoint_are_done_again(tmp_path, monkeypatch):
+    """The kill comes long after the last checkpoint; a half-written line is left at the end."""
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    whole, log = linear_run(tmp_path / "whole", square)
+
+    def dies(module, step):
+        if step == 2:  # the checkpoint of two steps stays the last one
+            monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+        if step == 4:
+            raise KilledError
+        return square(module, step)
+
+    with pytest.raises(KilledError):
+        linear_run(tmp_path / "broken", dies)
+    file = tmp_path / "broken/log.jsonl"
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [0, 1, 2, 3]
+    file.write_text(file.read_text() + '{"step": 4.0, "lo')
+    resumed, again = linear_run(tmp_path / "broken", square)
+    assert again == log
+    assert read_log(file) == log
+    assert_same(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_checkpoint_of_another_identity_is_ignored(make_student, pixels, tmp_path, monkeypatch):
+    log = run(make_student(), pixels, tmp_path / "whole", identity="b")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    from mmkd_core.student import pretrain as module
+
+    with monkeypatch.context() as patch:
+        kill_after(patch, module, "clip_loss", 5)
+        with pytest.raises(KilledError):
+            run(make_student(), pixels, tmp_path / "other", identity="a")
+    assert (tmp_path / "other/checkpoint.pt").exists()
+    watch = Watch()
+    assert run(make_student(), pixels, tmp_path / "other", identity="b", progress=watch) == log
+    assert watch.resumed_at == 0
+    assert read_log(tmp_path / "other/log.jsonl") == log
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_the_step_and_changes_nothing(tmp_path, bad):
+    seen = []
+
+    def losses(module, step):
+        seen.append(module.weight.detach().clone())
+        parts = square(module, step)
+        return parts | ({"broken": parts["square"] * bad} if step == 3 else {})
+
+    with pytest.raises(TrainingError, match=r"^the loss is not finite at step 3 \(test\)\. Lower lr in mmkd\.yaml"):
+        linear_run(tmp_path, losses)
+    assert len(seen) == 4
+
+
+def test_the_log_holds_each_loss_and_their_sum(tmp_path):
+    def two(module, step):
+        parts = square(module, step)
+        return parts | {"half": parts["square"] / 2}
+
+    _, log = linear_run(tmp_path, two)
+    assert [row["step"] for row in log] == [0, 5]
+    for row in log:
+        assert row.keys() == {"step", "loss", "square", "half"}
+        assert row["loss"] == pytest.approx(1.5 * row["square"], rel=1e-6)
+
+
+def test_training_is_the_textbook_optimiser(tmp_path):
+    """Six steps of ``fit`` against AdamW, written out by hand."""
+    module, _ = linear_run(tmp_path, square)
+    torch.manual_seed(0)
+    mine = nn.Linear(3, 2)
+    values = {name: value.detach().double() for name, value in mine.named_parameters()}
+    first, second = ({name: torch.zeros_like(v) for name, v in values.items()} for _ in range(2))
+    config = TrainConfig(steps=6, batch_size=2, warmup=2)
+    for step in range(6):
+        x = torch.from_numpy(np.random.default_rng(step).normal(size=(4, 3)))
+        leaf = {name: value.clone().requires_grad_() for name, value in values.items()}
+        F.linear(x, leaf["weight"], leaf["bias"]).square().mean().backward()
+        norm = math.sqrt(sum(float(v.grad.square().sum()) for v in leaf.values()))
+        lr = learning_rate(config, step)
+        for name in values:
+            grad = leaf[name].grad * min(1.0, 1.0 / (norm + 1e-6))
+            decay = 0.05 if name == "weight" else 0.0
+            first[name] = 0.9 * first[name] + 0.1 * grad
+            second[name] = 0.98 * second[name] + 0.02 * grad**2
+            m, v = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.98 ** (step + 1))
+            values[name] = values[name] * (1 - lr * decay) - lr * m / (v.sqrt() + 1e-6)
+    for name, value in module.named_parameters():
+        torch.testing.assert_close(value.detach().double(), values[name], rtol=1e-4, atol=1e-6)
+
+
+def test_learning_rate():
+    config = TrainConfig(steps=100, warmup=10, lr=1.0, final_lr=0.1)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 9) == pytest.approx(1.0)
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 55) == pytest.approx(0.55)  # half way down the cosine
+    assert learning_rate(config, 100) == pytest.approx(0.1)
+    assert learning_rate(config.model_copy(update={"warmup": 0}), 0) == pytest.approx(1.0)
+    assert learning_rate(config.model_copy(update={"warmup": 200}), 99) == pytest.approx(0.5)
+
+
+def test_vectors_and_scalars_do_not_decay(built):
+    decay, plain = optimizer_for(built.model, TrainConfig()).param_groups
+    assert (decay["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    assert all(p.ndim >= 2 for p in decay["params"])
+    assert all(p.ndim < 2 for p in plain["params"])
+    assert any(p is built.model.logit_scale for p in plain["params"])
+    assert len(decay["params"]) + len(plain["params"]) == len(list(built.model.parameters()))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_freeze_norms_keeps_running_statistics(tmp_path, frozen):
+    norm = nn.BatchNorm1d(3)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) + 5
+    config = TrainConfig(steps=2, batch_size=2, precision="fp32")
+    fit(norm, lambda _: {"x": norm(x).square().mean()}, config, tmp_path, identity="", label="", freeze_norms=frozen)
+    assert torch.equal(norm.running_mean, torch.zeros(3)) is frozen
+    assert not norm.training
+
+
+def test_after_step_clamps_the_logit_scale(make_student, pixels, tmp_path):
+    student = make_student()
+    with torch.no_grad():
+        student.model.logit_scale.fill_(9.0)
+    run(student, pixels, tmp_path, config=CONFIG.model_copy(update={"steps": 1, "lr": 1e-6}))
+    assert student.logit_scale == pytest.approx(100, rel=1e-4)
+    with torch.no_grad():
+        student.model.logit_scale.fill_(-3.0)
+    clamp_logit_scale(student)
+    assert student.logit_scale == 1.0
+
+
+def test_pretraining_learns_the_pairs(make_student, pixels, tmp_path):
+    config = CONFIG.model_copy(update={"steps": 30, "batch_size": 12, "crop": 1.0})
+    log = run(make_student(), pixels, tmp_path, config=config)
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+
+
+def test_pretraining_uses_the_rows_it_is_given_and_no_others(make_student, pixels, tmp_path):
+    rows = np.array([1, 4, 5, 8, 9])
+    altered = pixels.copy()
+    altered[[0, 2, 3, 6, 7, 10, 11]] = 0
+    one, two = make_student(), make_student()
+    run(one, pixels, tmp_path / "one", rows=rows)
+    run(two, altered, tmp_path / "two", rows=rows)
+    assert_same(state_of(one), state_of(two))
+
+
+@given(
+    count=st.integers(1, 60), size=st.integers(1, 70), seed=st.integers(0, 2**31), epoch=st.integers(0, 5)
+)  # fmt: skip
+def test_epoch_batch_gives_each_row_at_most_once_per_epoch(count, size, seed, epoch):
+    rows = np.arange(count) * 7 + 3
+    per_epoch = max(1, count // min(size, count))
+    batches = [epoch_batch(rows, size, seed, epoch * per_epoch + i) for i in range(per_epoch)]
+    seen = np.concatenate(batches)
+    assert {len(batch) for batch in batches} == {min(size, count)}
+    assert len(set(seen.tolist())) == len(seen)
+    assert set(seen.tolist()) <= set(rows.tolist())
+    assert count - len(seen) < min(size, count)
+    if count % min(size, count) == 0:
+        assert sorted(seen.tolist()) == rows.tolist()
+
+
+def test_epochs_differ_and_repeat_by_seed():
+    rows = np.arange(50)
+    assert epoch_batch(rows, 50, 0, 0).tolist() == epoch_batch(rows, 50, 0, 0).tolist()
+    orders = {tuple(epoch_batch(rows, 50, seed, step).tolist()) for seed in (0, 1) for step in (0, 1)}
+    assert len(orders) == 4
+
+
+def test_a_crop_of_one_is_the_image_itself():
+    images = torch.rand(3, 3, 8, 8)
+    assert random_crops(images, 1.0, seed=0, step=0) is images
+
+
+@given(seed=st.integers(0, 2**31), step=st.integers(0, 10**6), smallest=st.floats(0.1, 0.99))
+def test_crops_depend_on_seed_and_step_alone(seed, step, smallest):
+    ramp = torch.linspace(-1, 1, 8).expand(2, 3, 8, 8)
+    torch.manual_seed(0)
+    one = random_crops(ramp, smallest, seed, step)
+    torch.manual_seed(1)
+    np.random.default_rng().random()
+    assert torch.equal(one, random_crops(ramp, smallest, seed, step))
+    assert one.shape == ramp.shape
+    other = random_crops(ramp, smallest, seed, step + 1)
+    assert not torch.equal(one, other)
+    # Nobody is mirrored: the ramp still rises from left to right, at most as steeply as before.
+    rise = one[..., 2:-2].diff(dim=-1)
+    assert rise.min() >= -1e-6
+    assert rise.max() <= 2 / 7 + 1e-6
+
+
+def test_a_crop_shows_a_window_inside_the_image():
+    """Grid coordinates of a crop stay inside the image: no border is made up."""
+    across = torch.linspace(-1, 1, 64).expand(64, 1, 64, 64)
+    crops = random_crops(torch.cat([across, across.transpose(2, 3), across], dim=1), 0.5, seed=5, step=1)
+    left, right = crops[:, 0, 32, 0], crops[:, 0, 32, -1]
+    side = (right - left) / 2
+    assert side.min() >= 0.48
+    assert side.max() <= 1.0
+    assert side.std() > 0.1  # sides differ
+    assert ((left + right) / 2).std() > 0.1  # places differ
+    top, bottom = crops[:, 1, 0, 32], crops[:, 1, -1, 32]
+    torch.testing.assert_close(bottom - top, right - left, atol=5e-3, rtol=0)  # the window is square
+
+
+def test_clip_loss_against_numpy_and_gradients():
+    rng = np.random.default_rng(0)
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 5, 4)))
+    logits = 7.0 * image @ text.T
+
+    def entropy(rows):
+        return np.mean([np.log(np.exp(row).sum()) - row[i] for i, row in enumerate(rows)])
+
+    tensors = [torch.tensor(x, requires_grad=True) for x in (image, text, np.array(7.0))]
+    assert clip_loss(*tensors).item() == pytest.approx((entropy(logits) + entropy(logits.T)) / 2, rel=1e-12)
+    assert torch.autograd.gradcheck(clip_loss, tensors)
