@@ -20,13 +20,12 @@ import numpy as np
 from scipy import stats
 
 from mmkd_core.evaluate.summary import summarise
-from mmkd_core.integrate.measuring import zero_shot_of
+from mmkd_core.integrate.measuring import run_audit, zero_shot_of
 from mmkd_core.integrate.profiles import profile
 from mmkd_core.integrate.quickstart import quickstart
 from mmkd_core.integrate.student_data import pixels_of, predict, run_pretrain
 from mmkd_core.integrate.summary import summarise_workspace
 from mmkd_core.integrate.teaching import run_distill, run_incremental, run_trust
-from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.workspace import Workspace, read_config
 from mmkd_core.progress import Silent
 from mmkd_core.student.model import Student

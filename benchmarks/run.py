@@ -37,7 +37,8 @@ def main() -> int:
                 print(json.dumps(figure), flush=True)
             else:
                 spread = figure["spread"]
-                print(f"{figure['name']}: {figure['value']:.3g} {figure['unit']} against {figure['against']} ({spread})")
+                value = f"{figure['value']:.3g} {figure['unit']}"
+                print(f"{figure['name']}: {value} against {figure['against']} ({spread})")
     return 0
 
 

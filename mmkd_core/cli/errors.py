@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 DEBUG = "mmkd.debug"
 """Key of the click context under which ``--debug`` is kept."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as data.files.NO_ROOM, which costs an import
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

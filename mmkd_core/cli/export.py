@@ -72,19 +72,25 @@ def _open_clip(out: Output, source: _Source, folder: Path) -> None:
 
 
 def _teacher(
-    out: Output, root: Path, source: _Source, name: str, domains: tuple[str, ...], folder: Path | None, into: Path | None
+    out: Output,
+    root: Path,
+    source: _Source,
+    name: str,
+    domains: tuple[str, ...],
+    folder: Path | None,
+    into: Path | None,
 ) -> None:
     from mmkd_core.contract import LicenseInfo
     from mmkd_core.student.export import export_teacher, write_teacher
     from mmkd_core.student.model import Student
 
     _check(name, domains)
+    short = _short(name, into) if into else ""
     student = Student.load(source.folder)
     facts: dict[str, Any] = {"domains": domains, "trust": _claims(root, student, domains), "training_data": source.data}
     if source.license:
         facts["license"] = LicenseInfo(**source.license)
     if into is not None:
-        short = _short(name, into)
         target = into / short
         spec = write_teacher(student, target, name, location=f"{into.name}:{short}", **facts)
         out.finish(_facts(source, spec), wrote=[target], next=f"mmkd teachers info {name}")

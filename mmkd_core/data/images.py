@@ -5,10 +5,7 @@ Does not: normalise, augment, or preprocess for teachers (each has its own prepr
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.progress import Progress, Silent
 
@@ -49,7 +47,8 @@ def load_pixels(
     watch = progress or Silent()
     if cache is None:
         pixels = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
-        _fill(pixels, chosen, size, resize, watch)
+        for i, square in enumerate(_squares(chosen, size, resize, watch)):
+            pixels[i] = square
         return pixels
     path = Path(cache) / f"pixels-{_key(chosen, size, resize)}.npy"
     if not path.exists():
@@ -76,29 +75,17 @@ def _key(corpus: Corpus, size: int, resize: Resize) -> str:
     return digest.hexdigest()
 
 
-def _fill(pixels: NDArray[np.uint8], corpus: Corpus, size: int, resize: Resize, progress: Progress) -> None:
+def _squares(corpus: Corpus, size: int, resize: Resize, progress: Progress) -> Iterator[NDArray[np.uint8]]:
     with progress.task("decode images", len(corpus), "images") as advance:
         for i in range(len(corpus)):
-            pixels[i] = np.asarray(to_square(corpus.open(i), size, resize))
+            yield np.asarray(to_square(corpus.open(i), size, resize))
             advance(1)
 
 
 def _write(path: Path, corpus: Corpus, size: int, resize: Resize, progress: Progress) -> None:
-    """Fill a map under a temporary name and rename it, so that a file under its name is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        if len(corpus):
-            pixels = np.lib.format.open_memmap(name, mode="w+", dtype=np.uint8, shape=(len(corpus), size, size, 3))
-            _fill(pixels, corpus, size, resize, progress)
-            pixels.flush()
-            del pixels
-        else:  # a map of nothing cannot be made
-            with open(name, "wb") as file:
-                np.save(file, np.empty((0, size, size, 3), dtype=np.uint8), allow_pickle=False)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    """Write image after image; not through a map, where a full disk would be a SIGBUS and not an error."""
+    with replacing(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(corpus), size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for square in _squares(corpus, size, resize, progress):
+            file.write(square.tobytes())

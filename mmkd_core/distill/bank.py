@@ -13,6 +13,7 @@ import numpy as np
 
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.config import BankConfig
+from mmkd_core.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,16 @@ class Bank:
         return cls({domain: row for domain, row in texts.items() if len(row) >= 2})
 
     def draw(self, per_domain: int, seed: int, step: int) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """Indices into each domain's texts for one step, without repeats; all domains give the same number."""
+        """Indices into each domain's texts for one step, without repeats; all domains give the same number.
+
+        Raises:
+            TrainingError: no domain has texts.
+        """
+        if not self.texts:
+            raise TrainingError(
+                "there is no text to relate images to: no domain has two different prompts or training captions",
+                next="Give the data labels or captions, or set `relation: 0` under weights in mmkd.yaml",
+            )
         count = min(per_domain, *(len(row) for row in self.texts.values()))
         rng = np.random.default_rng([seed, step, 2])
         return {domain: rng.permutation(len(row))[:count] for domain, row in self.texts.items()}

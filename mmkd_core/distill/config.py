@@ -22,6 +22,14 @@ class Weights(BaseModel):
     )
 
 
+# Features within one domain differ little beside what sets the domains apart, so FD needs a large factor to carry findings;
+# captions of people repeat, so ICL's negatives are often no negatives, and a large factor drowns the rest (docs/results).
+RECIPES: dict[str, Weights] = {
+    "mmkd": Weights(fd=5.0, icl=0.1, clip=0.1, relation=1.0),
+    "paper": Weights(fd=1.0, icl=1.0, clip=0.1, relation=0.0),
+}
+
+
 class BankConfig(BaseModel):
     """The texts that images are related to."""
 
@@ -35,8 +43,13 @@ class DistillConfig(TrainConfig):
     """Stage 2: teachers' features into the pretrained student."""
 
     recipe: Literal["mmkd", "paper"] = "mmkd"
-    weights: Weights = Weights()
+    weights: Weights | None = Field(default=None, description="factors of the losses; the recipe's own if left out")
     bank: BankConfig = BankConfig()
+
+    @property
+    def factors(self) -> Weights:
+        """The factors that count."""
+        return self.weights or RECIPES[self.recipe]
 
 
 class IncrementalConfig(DistillConfig):

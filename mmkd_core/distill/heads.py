@@ -58,7 +58,7 @@ class TeacherHead(nn.Module):
 
 def save_heads(heads: dict[str, TeacherHead], folder: Path) -> None:
     """Write ``heads.safetensors`` (weights and normalisers) and ``heads.json`` (names and dimensions)."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state: dict[str, Tensor] = {}
     facts = {}
@@ -67,7 +67,8 @@ def save_heads(heads: dict[str, TeacherHead], folder: Path) -> None:
         for tower, normaliser in head.normalisers.items():
             state |= normaliser.state(f"{name}/normaliser/{tower}")
         facts[name] = {"student_dim": head.image.in_features, "teacher_dim": head.image.out_features}
-    save_file(state, folder / "heads.safetensors")
+    with replacing(folder / "heads.safetensors") as file:
+        file.write(save(state))
     (folder / "heads.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 

@@ -74,7 +74,7 @@ class Objective:
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Weighted losses of one step."""
-        config, weights, student = self.config, self.config.weights, self.student
+        config, weights, student = self.config, self.config.factors, self.student
         rows = self.batches(step)
         pixels = random_crops(student.prepare(self.samples.pixels[rows]), config.crop, self.seed, step)
         image = F.normalize(student.images(pixels), dim=-1)

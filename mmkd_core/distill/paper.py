@@ -103,18 +103,33 @@ class PaperObjective:
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Weighted losses of one step."""
-        weights, student = self.config.weights, self.student
+        weights, student = self.config.factors, self.student
         rows = self.batches(step)
         pixels = random_crops(student.prepare(self.samples.pixels[rows]), self.config.crop, self.seed, step)
         image = F.normalize(student.images(pixels), dim=-1)
         text = F.normalize(student.texts(self.samples.tokens[torch.from_numpy(rows)]), dim=-1)
-        parts = {"clip": weights.clip * clip_loss(image, text, student.model.logit_scale.exp())}
+        parts: dict[str, Tensor] = {}
+        if weights.clip:
+            parts["clip"] = weights.clip * clip_loss(image, text, student.model.logit_scale.exp())
+        if weights.fd or weights.icl:
+            parts |= self._taught(rows, image, text, step)
+        # The optimiser wants a gradient also where nobody teaches and captions do not count.
+        return parts or {"fd": 0.0 * (image.sum() + text.sum())}
+
+    def _taught(self, rows: Rows, image: Tensor, text: Tensor, step: int) -> dict[str, Tensor]:
+        """FD and ICL over the samples that somebody teaches; nothing if they are fewer than two."""
+        weights = self.config.factors
         taught, t_image, t_text = self._draw(rows, step)
-        if len(taught) >= 2:
-            s_image, s_text = image[taught], text[taught]
+        parts: dict[str, Tensor] = {}
+        if len(taught) < 2:
+            return parts
+        s_image, s_text = image[taught], text[taught]
+        if weights.fd:
             fd = loss.mse_distillation(s_image, t_image) + loss.mse_distillation(s_text, t_text)
+            parts["fd"] = weights.fd * fd
+        if weights.icl:
             contrast = loss.interactive_contrast(s_image, s_text, t_image, t_text, self.scale["cross"].exp())
-            parts |= {"fd": weights.fd * fd, "icl": weights.icl * contrast}
+            parts["icl"] = weights.icl * contrast
         return parts
 
     def _draw(self, rows: Rows, step: int) -> tuple[Rows, Tensor, Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmkd_core.contract import TeacherSpec
 from mmkd_core.audit.forgetting import ForgettingAudit, Verdict, forgetting
+from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import ReleaseError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval

@@ -6,6 +6,7 @@ what was finished and ends with the same summary.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def quickstart(
         clock = Clock(workspace)
         target = root / config.data
         if phantom:
-            clock.time("data", lambda: generate(target, phantom, progress=progress))
+            clock.time("data", lambda: generate(target, phantom, workers=os.cpu_count() or 1, progress=progress))
             teachers = {name: name for name in (*FIRST_TEACHERS, NEW_TEACHER)}
         else:
             assert data is not None
@@ -59,7 +60,9 @@ def quickstart(
         clock.time("teachers", lambda: add_missing(workspace, teachers, [new], progress))
         clock.time("extract", lambda: run_extract(workspace, progress))
         clock.time("integrate", lambda: run_incremental(workspace, progress))
-        clock.time("evaluate", lambda: [zero_shot_of(workspace, name) for name in [*locked_names(workspace), "stage-1"]])
+        clock.time(
+            "evaluate", lambda: [zero_shot_of(workspace, name) for name in [*locked_names(workspace), "stage-1"]]
+        )
         clock.time("audit", lambda: run_audit(workspace))
         write_summary(workspace, progress)
     return read_json(root / "summary.json")  # type: ignore[no-any-return]

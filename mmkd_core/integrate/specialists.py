@@ -5,6 +5,7 @@ What `mmkd pretrain --domains ... --captions clean` and `mmkd export --as-teache
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from mmkd_core.data.manifest import Corpus
@@ -47,7 +48,7 @@ def groups(corpus: Corpus) -> list[tuple[str, ...]]:
     rest = [domain for domain in domains if domain != newcomer]
     count = min(SPECIALISTS - 1, len(rest))
     cuts = [round(i * len(rest) / count) for i in range(count + 1)]
-    return [*(tuple(rest[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)), (newcomer,)]
+    return [*(tuple(rest[a:b]) for a, b in pairwise(cuts)), (newcomer,)]
 
 
 def _specialist(workspace: Workspace, name: str, domains: tuple[str, ...], progress: Progress) -> Path:

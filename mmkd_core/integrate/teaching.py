@@ -14,7 +14,6 @@ import numpy as np
 
 from feature_store import FeatureStore
 from mmkd_core.contract import TeacherSpec
-from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
@@ -87,7 +86,8 @@ def run_distill(workspace: Workspace, progress: Progress | None = None) -> Outco
     """Stage 2 from the stage-1 student with all locked teachers: a first release, or a full re-distillation."""
     job = _Distillation(workspace, workspace.config.distill, stage_one(workspace), None, progress)
     train = job.corpus.where(split="train")
-    batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed)
+    taught = np.any([found.mask[train] for found in job.trust.values()], axis=0)
+    batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed, taught)
     return job.run(list(job.specs), batches, "distil")
 
 
@@ -144,9 +144,7 @@ class _Distillation:
         masks = {name: self.trust[name].mask for name in earlier}
         return replay_list(self.corpus, masks, config.replay_rows, self.workspace.config.seed)
 
-    def run(
-        self, new: list[str], batches: Callable[[int], Rows], label: str, replayed: Rows | None = None
-    ) -> Outcome:
+    def run(self, new: list[str], batches: Callable[[int], Rows], label: str, replayed: Rows | None = None) -> Outcome:
         """Train, evaluate and commit; a release of the same inputs is returned as it is."""
         key = self._identity(new, replayed)
         if found := releases.find(self.workspace, key):
@@ -191,10 +189,10 @@ class _Distillation:
             releases.promote(self.workspace, release.id)
         return Outcome(release, True, taught.fidelity)
 
-    def _sources(
-        self, store: FeatureStore, new: list[str], replayed: Rows | None, student: Student
-    ) -> list[Source]:
-        taught = [Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask) for name in new]
+    def _sources(self, store: FeatureStore, new: list[str], replayed: Rows | None, student: Student) -> list[Source]:
+        taught = [
+            Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask) for name in new
+        ]
         if self.parent is None or replayed is None:
             return taught
         listed = np.zeros(len(self.corpus), bool)
@@ -232,9 +230,7 @@ class _Distillation:
             None if replayed is None else replayed.tolist(),
         )
 
-    def _commit(
-        self, student: Student, heads: dict[str, TeacherHead], run: Path, facts: dict[str, Any]
-    ) -> Release:
+    def _commit(self, student: Student, heads: dict[str, TeacherHead], run: Path, facts: dict[str, Any]) -> Release:
         staging = run / "staging"
         shutil.rmtree(staging, ignore_errors=True)
         student.save(staging / "student")

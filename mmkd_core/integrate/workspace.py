@@ -1,15 +1,14 @@
 """The workspace: one folder that holds a student's whole life.
 
-    mmkd.yaml     configuration (this module)
-    mmkd.lock     teachers in use (plugins.lock)
-    data/         corpora made or imported here
-    releases/     immutable releases; CURRENT names the one in use
-    .mmkd/        features, trust, runs, evaluations, audits: all can be made again
+mmkd.yaml     configuration (this module)
+mmkd.lock     teachers in use (plugins.lock)
+data/         corpora made or imported here
+releases/     immutable releases; CURRENT names the one in use
+.mmkd/        features, trust, runs, evaluations, audits: all can be made again
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -23,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmkd_core.audit.forgetting import AuditConfig
-from mmkd_core.data.files import replacing
+from mmkd_core.data.files import NO_ROOM, replacing
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.errors import MmkdError, WorkspaceError
@@ -39,7 +38,7 @@ class SpecialistConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(700, ge=1)
+    steps: int = Field(default=700, ge=1)
 
 
 class Config(BaseModel):
@@ -47,10 +46,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    version: str = Field(SCHEMA, alias="schema")
+    version: str = Field(default=SCHEMA, alias="schema")
     name: str = "student"
-    seed: int = Field(0, ge=0)
-    data: str = Field("data", description="folder of the corpus, relative to the workspace or absolute")
+    seed: int = Field(default=0, ge=0)
+    data: str = Field(default="data", description="folder of the corpus, relative to the workspace or absolute")
     student: StudentConfig = StudentConfig()
     specialist: SpecialistConfig = SpecialistConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -152,7 +151,7 @@ def plain_disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, MmkdError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, MmkdError) or error.errno not in NO_ROOM:
             raise
         raise WorkspaceError(
             "the disk is full; what was finished is kept",
@@ -183,7 +182,8 @@ def read_config(path: Path) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise WorkspaceError(f"setting {key}: {first['msg']}", where=str(path), next="Correct it") from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise WorkspaceError(f"setting {key}: {what}", where=str(path), next="Correct it") from error
 
 
 def identity(*parts: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 VisionConfig = dict[str, int | float | str | bool | list[int]]
 
@@ -26,9 +26,9 @@ class TextConfig(BaseModel):
     tokenizer: Literal["wordpiece", "bpe", "word"] = "wordpiece"
     vocab_size: int = Field(default=1024, ge=64, description="largest vocabulary; small corpora stay below it")
     context_length: int = Field(default=32, ge=4)
-    width: int = 96
-    heads: int = 3
-    layers: int = 2
+    width: int = 64
+    heads: int = 2
+    layers: int = 1
 
 
 class StudentConfig(BaseModel):
@@ -36,7 +36,7 @@ class StudentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vision: str = Field(default="resnet-tiny", description=f"one of {', '.join(VISION_TOWERS)}")
+    vision: str = Field(default="resnet-timm", description=f"one of {', '.join(VISION_TOWERS)}")
     image_size: int | None = Field(default=None, description="pixels; the tower's own if left out")
     text: TextConfig = TextConfig()
     embed_dim: int = 128
@@ -44,6 +44,13 @@ class StudentConfig(BaseModel):
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     init_temperature: float = Field(default=0.07, gt=0, description="the logit scale starts at 1 / this")
+
+    @field_validator("vision")
+    @classmethod
+    def _known(cls, vision: str) -> str:
+        if vision not in VISION_TOWERS:
+            raise ValueError(f"no vision tower is called {vision!r}; there are {', '.join(VISION_TOWERS)}")
+        return vision
 
     @property
     def pixels(self) -> int:
@@ -74,7 +81,8 @@ class TrainConfig(BaseModel):
     crop: float = Field(default=0.85, gt=0, le=1, description="smallest random crop, as a share of the side; 1 is none")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     balance: Literal["natural", "sqrt", "uniform"] = Field(
-        "sqrt", description="share of a domain in a batch: by its size, by the square root of it, or the same for all"
+        default="sqrt",
+        description="share of a domain in a batch: by its size, by the square root of it, or the same for all",
     )
 
 

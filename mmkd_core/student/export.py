@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import shutil
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,12 @@ def _write_wheel(wheel: Path, module: Path, version: str, package: str, spec: Te
     record = "".join(f"{path},sha256={_record_hash(data)},{len(data)}\n" for path, data in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     partial = wheel.with_suffix(".tmp")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(partial, "w") as archive:
         for path, data in files.items():
-            archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), data)
+            member = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED  # a ZipInfo does not take it from the archive
+            member.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(member, data)
     partial.replace(wheel)
 
 

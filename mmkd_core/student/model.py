@@ -8,7 +8,6 @@ weights are one format.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student import tokenizer as tok
@@ -111,7 +111,7 @@ class Student:
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder; ``dtype`` float16 halves the weights (for shipping, not for training on)."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"model_cfg": self.model_config, "preprocess_cfg": self.preprocess}, indent=2, sort_keys=True)
@@ -121,10 +121,8 @@ class Student:
             name: (value.to(dtype) if value.is_floating_point() else value).contiguous().clone()
             for name, value in self.model.state_dict().items()
         }
-        partial = folder / "open_clip_model.safetensors.tmp"
-        save_file(state, partial, metadata={"format": "pt"})
-        os.chmod(partial, 0o644)  # safetensors makes files that only their owner can read
-        os.replace(partial, folder / "open_clip_model.safetensors")
+        with replacing(folder / "open_clip_model.safetensors") as file:
+            file.write(save(state, metadata={"format": "pt"}))
 
     @property
     def context_length(self) -> int:

@@ -8,9 +8,9 @@ Does not: know what a loss is. The caller gives a function from the step's numbe
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmkd_core.data.files import replacing
 from mmkd_core.errors import TrainingError
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student.config import TrainConfig
@@ -29,6 +30,7 @@ from mmkd_core.student.model import precision_dtype
 Losses = dict[str, Tensor]
 LOG_EVERY = 10
 CHECKPOINT_SECONDS = 15.0
+GOLDEN_RATIO = 0.6180339887498949
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -117,10 +119,11 @@ def fit(
 
 
 def _save(path: Path, identity: str, step: int, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    partial = path.with_suffix(".tmp")
     state = {"identity": identity, "step": step, "modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, partial)
-    os.replace(partial, path)
+    whole = io.BytesIO()  # torch's own writer turns a full disk into an exception that does not say so
+    torch.save(state, whole)
+    with replacing(path) as file:
+        file.write(whole.getbuffer())
 
 
 def _resume(
@@ -171,39 +174,57 @@ class Batches:
         rows: (M,) rows to draw from.
         domain: (M,) domain of each.
         config: ``batch_size`` and ``balance``.
+        taught: (M,) which of the rows a teacher teaches; the others are drawn ``UNTAUGHT`` as often. All by default.
+
+    Raises:
+        TrainingError: there are no rows.
     """
 
     POWER: ClassVar[dict[str, float]] = {"natural": 1.0, "sqrt": 0.5, "uniform": 0.0}
+    UNTAUGHT: ClassVar[float] = 1 / 3
 
     def __init__(
-        self, rows: np.ndarray[Any, Any], domain: np.ndarray[Any, Any], config: TrainConfig, seed: int
+        self,
+        rows: np.ndarray[Any, Any],
+        domain: np.ndarray[Any, Any],
+        config: TrainConfig,
+        seed: int,
+        taught: np.ndarray[Any, Any] | None = None,
     ) -> None:
+        if not len(rows):
+            raise TrainingError(
+                "there is nothing to train on: no sample is in the train split",
+                next="Give the data training samples and import it again; `mmkd data check` shows what is there",
+            )
         self.seed = seed
-        self.pools = [rows[domain == name] for name in sorted(set(domain))]
-        sizes = np.array([len(pool) for pool in self.pools], float)
-        share = sizes ** self.POWER[config.balance]
-        self.edges = np.concatenate([[0.0], np.cumsum(share / share.sum())]) * min(config.batch_size, len(rows))
+        taught = np.ones(len(rows), bool) if taught is None else taught
+        self.pools, shares = [], []
+        for name in sorted(set(domain)):
+            here = domain == name
+            for kind, often in ((here & taught, 1.0), (here & ~taught, self.UNTAUGHT)):
+                if kind.any():
+                    self.pools.append(rows[kind])
+                    shares.append(here.sum() ** self.POWER[config.balance] * often * kind.sum() / here.sum())
+        share = np.array(shares)
+        edges = np.concatenate([[0.0], np.cumsum(share / share.sum())]) * min(config.batch_size, len(rows))
+        edges[-1] = min(config.batch_size, len(rows))  # a whole number, which a sum of shares need not be
+        self.edges = edges
 
     def __call__(self, step: int) -> np.ndarray[Any, Any]:
-        """Rows of a step. Shares that are no whole numbers are rounded so that they hold on the average of steps."""
-        parts = []
-        total = round(self.edges[-1])
-        for number, pool in enumerate(self.pools):
-            # Positions step * share .. (step + 1) * share of an endless walk through shuffled epochs of the pool.
-            share = self.edges[number + 1] - self.edges[number]
-            parts.append(self._walk(pool, number, math.floor(step * share), math.floor((step + 1) * share)))
-        batch = np.concatenate(parts)
-        if len(batch) < total:  # the rounding left a place or two: the largest pool fills them
-            largest = max(range(len(self.pools)), key=lambda i: len(self.pools[i]))
-            extra = np.random.default_rng([self.seed, step, 5]).choice(self.pools[largest], total - len(batch))
-            batch = np.concatenate([batch, extra])
-        return batch
+        """Rows of a step: always ``batch_size``. Shares that are no whole numbers hold on the average of steps."""
+        # The edges are moved by another fraction in each step (systematic sampling) and rounded down.
+        moved = ((np.arange(step + 1) + 0.5) * GOLDEN_RATIO % 1)[:, None]
+        counts = np.diff(np.floor(self.edges + moved), axis=1).astype(int)
+        before, now = counts[:-1].sum(axis=0), counts[-1]
+        parts = [self._walk(pool, i, int(before[i]), int(before[i] + now[i])) for i, pool in enumerate(self.pools)]
+        return np.concatenate(parts)
 
     def _walk(self, pool: np.ndarray[Any, Any], number: int, start: int, stop: int) -> np.ndarray[Any, Any]:
         places = np.arange(start, stop)
         epochs = np.unique(places // len(pool))
         orders = {int(e): np.random.default_rng([self.seed, number, int(e)]).permutation(len(pool)) for e in epochs}
-        return pool[[orders[int(place // len(pool))][place % len(pool)] for place in places]]
+        index = [orders[int(place // len(pool))][place % len(pool)] for place in places]
+        return pool[np.array(index, np.int64)]
 
 
 def random_crops(images: Tensor, smallest: float, seed: int, step: int) -> Tensor:

@@ -59,7 +59,7 @@ def test_report_is_one_self_contained_file(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "phantom-sono" in page
     assert "<svg" in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
     assert "<script" not in page
 
 

@@ -44,13 +44,15 @@ class PhantomConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, lt=2**32, description="another seed gives other patients")
-    domains: tuple[str, ...] = Field(DOMAINS, description="in any order; the order changes no image")
-    train: int = Field(600, ge=0, description="training images per domain")
-    val: int = Field(100, ge=0, description="validation images per domain")
-    test: int = Field(200, ge=0, description="test images per domain")
-    plain_captions: float = Field(0.5, ge=0, le=1, description="share of captions that only name the kind of image")
-    wrong_captions: float = Field(0.15, ge=0, le=1, description="share of captions that name a wrong finding")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="another seed gives other patients")
+    domains: tuple[str, ...] = Field(default=DOMAINS, description="in any order; the order changes no image")
+    train: int = Field(default=600, ge=0, description="training images per domain")
+    val: int = Field(default=100, ge=0, description="validation images per domain")
+    test: int = Field(default=200, ge=0, description="test images per domain")
+    plain_captions: float = Field(
+        default=0.5, ge=0, le=1, description="share of captions that only name the kind of image"
+    )
+    wrong_captions: float = Field(default=0.15, ge=0, le=1, description="share of captions that name a wrong finding")
 
     @field_validator("domains")
     @classmethod

@@ -35,7 +35,8 @@ class OpenClipTeacher:
 
     def __init__(self, spec: TeacherSpec, model: nn.Module, tokenizer: Callable[..., Tensor], device: str) -> None:
         self.spec = spec
-        self.model: Any = model.eval().requires_grad_(False).to(device)
+        # Convolutions run up to three times faster in this order of memory; transformers do not care.
+        self.model: Any = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._tokenizer = tokenizer
         self._device = torch.device(device)
 
@@ -50,7 +51,8 @@ class OpenClipTeacher:
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, D), not normalised."""
-        features: Tensor = self.model.encode_image(images.to(self._device, torch.float32))
+        pixels = images.to(self._device, torch.float32).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.model.encode_image(pixels)
         return features.float()
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ def test_the_cache_is_used_and_keyed_by_images_size_and_resize(
     def never(*args: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(module, "_fill", never)
+    monkeypatch.setattr(module, "_squares", never)
     assert np.array_equal(load_pixels(corpus, [0, 1], 8, cache=cache), first)
 
 

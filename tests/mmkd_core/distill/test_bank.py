@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import BankConfig
+from mmkd_core.errors import TrainingError
 
 CT = ("normal ct", "ct, no finding", "ct with a lesion")
 XRAY = ("normal radiograph", "radiograph with a nodule", "a nodule")
@@ -90,3 +91,13 @@ def test_all_texts_are_drawn_over_the_steps():
 def test_a_bank_of_prompts_alone(corpus, captions):
     bank = Bank.build(corpus, BankConfig(captions=captions), seed=0)
     assert {domain: len(row) for domain, row in bank.texts.items()} == {"ct": 3 + captions, "xray": 3 + captions}
+
+
+def test_an_empty_bank_says_why(corpus):
+    bank = Bank.build(corpus.take([]), BankConfig(), seed=0)
+    with pytest.raises(TrainingError) as caught:
+        bank.draw(16, 0, 0)
+    assert str(caught.value) == (
+        "there is no text to relate images to: no domain has two different prompts or training captions. "
+        "Give the data labels or captions, or set `relation: 0` under weights in mmkd.yaml"
+    )

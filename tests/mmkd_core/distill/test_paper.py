@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmkd_core.distill import losses as loss
 from mmkd_core.distill import paper
 from mmkd_core.distill.config import DistillConfig, Weights
 from mmkd_core.distill.paper import AlignmentAutoencoder, PaperObjective, fit_alignment
@@ -122,3 +123,37 @@ def test_the_alignment_does_not_see_untrusted_features(source, monkeypatch):
         tower[6:] = 100
     two = fit_alignment([teacher], 8, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("weights", "computed"),
+    [
+        ({"clip": 0}, {"fd", "icl"}),
+        ({"fd": 0}, {"clip", "icl"}),
+        ({"icl": 0}, {"clip", "fd"}),
+        ({"fd": 0, "icl": 0}, {"clip"}),
+    ],
+)
+def test_what_weighs_nothing_is_not_computed(weights, computed, build, source, monkeypatch):
+    called = set()
+    losses = {"clip": (paper, "clip_loss"), "fd": (loss, "mse_distillation"), "icl": (loss, "interactive_contrast")}
+    for name, (module, function) in losses.items():
+
+        def counted(*arguments, name=name, real=getattr(module, function)):
+            called.add(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(module, function, counted)
+    teacher = source("a", ALL, dim=16)
+    objective = build([teacher], fit_alignment([teacher], 16, seed=0), **weights)
+    teacher.store.gathered.clear()
+    assert set(objective(0)) == computed == called
+    assert bool(teacher.store.gathered) == bool(computed & {"fd", "icl"})
+
+
+def test_a_step_that_teaches_nothing_still_has_a_gradient(build, source):
+    nobody = source("a", [])
+    parts = build([nobody], fit_alignment([nobody], 16, seed=0), clip=0)(0)
+    assert list(parts) == ["fd"]
+    assert parts["fd"].item() == 0
+    parts["fd"].backward()

@@ -113,7 +113,7 @@ def test_allocate(sizes, budget, more):
     for one in sizes:
         for other in sizes:
             if sizes[one] >= sizes[other]:
-                assert quota[one] >= quota[other]
+                assert quota[one] >= quota[other] - (sizes[one] == sizes[other])  # equals may share an odd place
 
 
 def test_allocate_goes_by_the_square_root():

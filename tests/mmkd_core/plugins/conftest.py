@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib
+import importlib.metadata
 import os
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 DATA = Path(__file__).parents[2] / "data" / "plugins"
+INSTALLED_HERE = tuple(sys.path)
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MMKD_PLUGINS", "MMKD_STRICT", "MMKD_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide plugins of this interpreter (the bundled one, those of a developer) from discovery in this process.
+
+    Distributions are still found and read by the real code, from those entries of ``sys.path`` that a test has added.
+    """
+    real = importlib.metadata.distributions
+
+    def distributions(**context: Any) -> Iterable[importlib.metadata.Distribution]:
+        return real(**{"path": [entry for entry in sys.path if entry not in INSTALLED_HERE], **context})
+
+    monkeypatch.setattr(importlib.metadata, "distributions", distributions)
 
 
 @pytest.fixture

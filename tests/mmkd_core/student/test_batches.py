@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmkd_core.errors import TrainingError
 from mmkd_core.student.config import TrainConfig
 from mmkd_core.student.training import Batches
 
@@ -29,7 +30,7 @@ def shares(balance, steps=400, batch_size=64):
     ],
 )
 def test_shares_of_domains_hold_over_the_steps(balance, expected):
-    assert shares(balance) == pytest.approx(expected, abs=1e-2)
+    assert shares(balance) == pytest.approx(expected, abs=1e-3)
 
 
 domain_sizes = st.lists(st.integers(1, 40), min_size=1, max_size=6)
@@ -41,12 +42,10 @@ domain_sizes = st.lists(st.integers(1, 40), min_size=1, max_size=6)
     balance=st.sampled_from(["natural", "sqrt", "uniform"]),
     steps=st.integers(1, 12),
 )
-def test_a_batch_is_never_smaller_than_asked_for_and_hardly_larger(sizes, size, balance, steps):
+def test_every_batch_has_the_size_that_was_asked_for(sizes, size, balance, steps):
     domain = np.repeat(np.array([f"d{i}" for i in range(len(sizes))], object), sizes)
     batches = Batches(np.arange(len(domain)), domain, TrainConfig(batch_size=size, balance=balance), seed=1)
-    lengths = [len(batches(step)) for step in range(steps)]
-    assert min(lengths) >= min(size, len(domain))
-    assert max(lengths) < min(size, len(domain)) + len(sizes)
+    assert {len(batches(step)) for step in range(steps)} == {min(size, len(domain))}
 
 
 @given(sizes=domain_sizes, size=st.integers(2, 50), seed=st.integers(0, 2**31), step=st.integers(0, 500))
@@ -74,3 +73,13 @@ def test_the_order_in_which_the_corpus_lists_domains_does_not_change_the_shares(
     turned = Batches(ROWS[::-1], DOMAIN[::-1], TrainConfig(batch_size=45), seed=0)
     batch = DOMAIN[(turned(0) - 1) // 3]
     assert {name: int((batch == name).sum()) for name in SIZES} == {"ct": 30, "mri": 10, "xray": 5}
+
+
+def test_nothing_to_draw_from():
+    none = np.empty(0, np.int64)
+    with pytest.raises(TrainingError) as caught:
+        Batches(none, np.empty(0, object), TrainConfig(), seed=0)
+    assert str(caught.value) == (
+        "there is nothing to train on: no sample is in the train split. "
+        "Give the data training samples and import it again; `mmkd data check` shows what is there"
+    )

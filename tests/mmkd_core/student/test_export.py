@@ -105,7 +105,7 @@ def test_another_student_under_the_same_name_is_another_version(make_student, ex
     _, spec, wheel = exported
     student = make_student()
     with torch.no_grad():
-        student.model.visual.conv1.weight.mul_(1.5)
+        next(student.model.visual.parameters()).mul_(1.5)
     other_spec, other = export_teacher(student, tmp_path, "tiny-one", **FACTS)
     assert other_spec.fingerprint != spec.fingerprint
     assert other.name != wheel.name
@@ -191,3 +191,13 @@ def test_export_open_clip_refuses_a_folder_with_other_files(built, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     folder = export_open_clip(built, tmp_path / "new")
     assert Student.load(folder).pixels == 32
+
+
+def test_the_wheel_is_compressed_and_readable_by_all(exported):
+    _, _, wheel = exported
+    with zipfile.ZipFile(wheel) as archive:
+        entries = archive.infolist()
+    assert {entry.compress_type for entry in entries} == {zipfile.ZIP_DEFLATED}
+    assert {oct(entry.external_attr >> 16) for entry in entries} == {"0o100644"}
+    weights = next(entry for entry in entries if entry.filename.endswith(".safetensors"))
+    assert weights.compress_size < weights.file_size

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from mmkd_core.errors import ReleaseError
@@ -168,16 +169,19 @@ def test_word_pieces_begin_with_the_special_tokens_and_mean_nothing_special(buil
     assert built.tokenizer.decode(built.tokenize(["Normal retina"])[0].tolist()) == "normal retina"
 
 
-def test_the_seed_decides_the_weights_and_leaves_the_callers_random_numbers_alone(built):
-    config = StudentConfig(image_size=32, embed_dim=8, text=TextConfig(vocab_size=64, width=32, heads=2, layers=1))
+@pytest.mark.parametrize("vision", ["resnet-timm", "resnet-tiny", "vit-tiny"])
+def test_the_seed_decides_the_weights_and_leaves_the_callers_random_numbers_alone(vision):
+    text = TextConfig(vocab_size=64, width=32, heads=2, layers=1)
+    config = StudentConfig(vision=vision, image_size=32, embed_dim=8, text=text)
     torch.manual_seed(5)
     one = Student.build(config, ["a"], seed=1)
     after = torch.rand(1)
     two = Student.build(config, ["a"], seed=1)
     other = Student.build(config, ["a"], seed=2)
-    weights = [s.model.visual.conv1.weight for s in (one, two, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+    first, again, unlike = (s.model.state_dict() for s in (one, two, other))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for tower in ("visual.", "text."):
+        assert any(not torch.equal(first[name], unlike[name]) for name in first if name.startswith(tower))
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1))
     assert one.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
@@ -230,3 +234,9 @@ def test_precision():
     assert precision_dtype("bf16") is torch.bfloat16
     assert precision_dtype("fp32") is torch.float32
     assert precision_dtype("auto") in (torch.bfloat16, torch.float32)
+
+
+def test_an_unknown_vision_tower_is_answered_with_those_that_there_are():
+    want = r"no vision tower is called 'resnet-50'; there are resnet-timm, resnet-tiny, vit-tiny, vit-b-16"
+    with pytest.raises(ValidationError, match=want):
+        StudentConfig(vision="resnet-50")
