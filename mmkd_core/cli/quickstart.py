@@ -45,11 +45,19 @@ def quickstart(
     target = folder or root or FOLDER
     name = {} if data is None else {"name": _name(data)}
     config, phantom = profile(smoke, data is not None, seed, trust.value, recipe.value, **name)
-    summary = run(target, config, phantom, data, watch())
+    summary = run(target, config, phantom, data, watch(), _command(smoke, seed, trust, recipe, data))
     out = Output(json, target)
     if not json:
         _show(out, summary)
     out.finish(summary, wrote=[target / "report.html", target / "summary.json"], next="mmkd audit trust")
+
+
+def _command(smoke: bool, seed: int, trust: Rule, recipe: Recipe, data: Path | None) -> str:
+    """The same run again, without the folder that it wrote to."""
+    parts = ["mmkd quickstart", "--smoke" if smoke else "", f"--seed {seed}"]
+    parts += [f"--trust {trust.value}" if trust is not Rule.NINETY else ""]
+    parts += [f"--recipe {recipe.value}" if recipe is not Recipe.MMKD else "", f"--data {data}" if data else ""]
+    return " ".join(part for part in parts if part)
 
 
 def _name(data: Path) -> str:

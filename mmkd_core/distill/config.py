@@ -22,8 +22,9 @@ class Weights(BaseModel):
     )
 
 
-# Features within one domain differ little beside what sets the domains apart, so FD needs a large factor to carry findings;
-# captions of people repeat, so ICL's negatives are often no negatives, and a large factor drowns the rest (docs/results).
+# Features within one domain differ little beside what sets the domains apart, so FD needs a large factor to carry
+# findings; captions of people repeat, so ICL's negatives are often no negatives, and a large factor drowns the rest
+# (docs/results).
 RECIPES: dict[str, Weights] = {
     "mmkd": Weights(fd=5.0, icl=0.1, clip=0.1, relation=1.0),
     "paper": Weights(fd=1.0, icl=1.0, clip=0.1, relation=0.0),

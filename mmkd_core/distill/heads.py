@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmkd_core.data.files import replacing
 from mmkd_core.distill.normalise import PhiS
 
 

@@ -31,7 +31,12 @@ T = TypeVar("T")
 
 
 def quickstart(
-    root: Path, config: Config, phantom: PhantomConfig | None, data: Path | None, progress: Progress
+    root: Path,
+    config: Config,
+    phantom: PhantomConfig | None,
+    data: Path | None,
+    progress: Progress,
+    command: str = "mmkd quickstart",
 ) -> dict[str, Any]:
     """Run everything in the workspace ``root``; return the facts of ``summary.json``.
 
@@ -39,10 +44,12 @@ def quickstart(
         config: settings of the workspace.
         phantom: what to generate, or None to use ``data``.
         data: real images: a manifest, a folder with one, or a folder of MedMNIST files.
+        command: what the report says to run for the same result.
     """
     workspace = Workspace.create(root, config)
     with workspace.writing():
         clock = Clock(workspace)
+        write_json(workspace.state / "reproduce.json", [command])
         target = root / config.data
         if phantom:
             clock.time("data", lambda: generate(target, phantom, workers=os.cpu_count() or 1, progress=progress))

@@ -19,6 +19,7 @@ from mmkd_core.progress import Progress
 from mmkd_core.student.config import PretrainConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
+from mmkd_core.student.training import forget_checkpoint
 from mmkd_core.trust import posterior
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -81,6 +82,7 @@ def run_pretrain(
         "data": f"{len(rows)} images of {workspace.config.name} (train split, {config.captions} captions)",
     }
     write_json(run / "done.json", {**facts, "seconds": round(time.monotonic() - start, 1)})
+    forget_checkpoint(run)
     return folder, {**facts, "seconds": time.monotonic() - start, "trained": True}
 
 

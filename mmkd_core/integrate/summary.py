@@ -49,6 +49,8 @@ def summarise_workspace(workspace: Workspace, progress: Progress | None = None) 
         "store": _store(workspace),
         "seconds": read_json(workspace.state / "seconds.json") or {},
     }
+    if commands := read_json(workspace.state / "reproduce.json"):
+        facts["reproduce"] = commands
     if read_json(workspace.runs / "pretrain" / "done.json"):
         facts["stage_1"] = _scores(workspace, zero_shot_of(workspace, STAGE_ONE, progress)[0])
     if integration := _integration(workspace, known, in_use):

@@ -33,7 +33,7 @@ from mmkd_core.plugins.loaders import open_clip
 from mmkd_core.plugins.weights import resolve
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
-from mmkd_core.student.training import Batches
+from mmkd_core.student.training import Batches, forget_checkpoint
 from mmkd_core.trust import StudentProbe, TeacherTrust, decide
 
 
@@ -248,7 +248,9 @@ class _Distillation:
         (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
         shutil.copyfile(self.workspace.lock_file, staging / LOCK)
         shutil.copyfile(run / "log.jsonl", staging / "log.jsonl")
-        return releases.commit(self.workspace, staging, facts)
+        made = releases.commit(self.workspace, staging, facts)
+        forget_checkpoint(run)
+        return made
 
 
 def _shape(student: Student) -> dict[str, Any]:

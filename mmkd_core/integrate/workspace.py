@@ -169,8 +169,15 @@ def read_config(path: Path) -> Config:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WorkspaceError(f"{path.name} cannot be read: {error}", where=str(path), next="Mend the file") from error
-    found = raw.get("schema", SCHEMA) if isinstance(raw, dict) else None
+        reason = " ".join(str(error).split())  # YAML draws its errors over several lines
+        raise WorkspaceError(f"{path.name} cannot be read: {reason}", where=str(path), next="Mend the file") from error
+    if not isinstance(raw, dict):
+        raise WorkspaceError(
+            f"{path.name} holds no settings but a {type(raw).__name__}",
+            where=str(path),
+            next="Write `name: value` lines",
+        )
+    found = raw.get("schema", SCHEMA)
     if found != SCHEMA:
         raise WorkspaceError(
             f"the workspace is of version {found!r}, this mmkd reads {SCHEMA!r}",

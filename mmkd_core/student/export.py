@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import stat
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -68,7 +70,10 @@ def export_open_clip(student: Student, folder: Path) -> Path:
     """Write the student as an open_clip ``local-dir:`` folder; a folder with other files in it is refused."""
     if folder.exists() and any(folder.iterdir()):
         raise ReleaseError("the folder is not empty", where=str(folder), next="Choose another folder")
-    student.save(folder)
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.", suffix=".tmp") as partial:
+        student.save(Path(partial) / folder.name)
+        os.replace(Path(partial) / folder.name, folder)  # an empty folder may be replaced
     return folder
 
 

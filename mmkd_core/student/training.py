@@ -29,6 +29,7 @@ from mmkd_core.student.model import precision_dtype
 
 Losses = dict[str, Tensor]
 LOG_EVERY = 10
+CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 15.0
 GOLDEN_RATIO = 0.6180339887498949
 
@@ -68,7 +69,8 @@ def fit(
         modules: everything that is trained and saved in checkpoints.
         losses: the weighted losses of a step; their sum is minimised. Must depend on nothing but the step's number
             and the modules.
-        folder: where ``checkpoint.pt`` and ``log.jsonl`` live; a run that finds its own checkpoint there goes on.
+        folder: where ``checkpoint.pt`` and ``log.jsonl`` live; a run that finds its own checkpoint there goes on. It
+            stays until ``forget_checkpoint``, which the caller does when it has kept the result.
         identity: a hash of all that determines the result; a checkpoint of another identity is not used.
         freeze_norms: batch norms keep their running statistics and use them.
         after_step: called after every optimiser step (to clamp a logit scale, say).
@@ -78,7 +80,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = optimizer_for(modules, config)
-    checkpoint, log_file = folder / "checkpoint.pt", folder / "log.jsonl"
+    checkpoint, log_file = folder / CHECKPOINT, folder / "log.jsonl"
     start, log = _resume(checkpoint, log_file, identity, modules, optimizer)
     dtype = precision_dtype(config.precision)
     modules.train()
@@ -114,8 +116,13 @@ def fit(
                 _save(checkpoint, identity, step + 1, modules, optimizer)
                 saved = time.monotonic()
     modules.eval()
-    checkpoint.unlink(missing_ok=True)
+    _save(checkpoint, identity, config.steps, modules, optimizer)  # a kill before the result is kept costs nothing
     return log
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """Drop the checkpoint of a run whose result has been kept."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _save(path: Path, identity: str, step: int, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:

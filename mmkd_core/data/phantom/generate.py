@@ -220,8 +220,12 @@ def _write_png(path: Path, image: Any) -> None:
     image.save(buffer, "PNG", compress_level=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

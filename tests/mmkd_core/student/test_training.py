@@ -16,7 +16,15 @@ from mmkd_core.progress import Silent
 from mmkd_core.student import training
 from mmkd_core.student.config import PretrainConfig, TrainConfig
 from mmkd_core.student.pretrain import clamp_logit_scale, clip_loss, pretrain
-from mmkd_core.student.training import epoch_batch, fit, learning_rate, optimizer_for, random_crops, read_log
+from mmkd_core.student.training import (
+    epoch_batch,
+    fit,
+    forget_checkpoint,
+    learning_rate,
+    optimizer_for,
+    random_crops,
+    read_log,
+)
 
 CONFIG = PretrainConfig(steps=12, batch_size=4, warmup=3, lr=1e-2)
 WORDS = ("radiograph", "nodule", "liver", "skin", "fundus", "retina", "lung", "lesion", "border", "slice", "left", "no")
@@ -104,7 +112,17 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     assert again == log
     assert [row["step"] for row in log] == [0, 10, 11]
     assert (tmp_path / "broken/log.jsonl").read_bytes() == (tmp_path / "whole/log.jsonl").read_bytes()
-    assert not (tmp_path / "broken/checkpoint.pt").exists()
+
+
+def test_a_finished_run_whose_result_was_not_kept_costs_nothing(make_student, pixels, tmp_path):
+    first, second = make_student(), make_student()
+    log = run(first, pixels, tmp_path / "run")
+    watch = Watch()
+    assert run(second, pixels, tmp_path / "run", progress=watch) == log
+    assert watch.resumed_at == CONFIG.steps
+    assert_same(state_of(first), state_of(second))
+    forget_checkpoint(tmp_path / "run")
+    assert not (tmp_path / "run/checkpoint.pt").exists()
 
 
 def test_rows_of_the_log_beyond_the_checkpoint_are_done_again(tmp_path, monkeypatch):
