@@ -50,7 +50,9 @@ def open_lmdb(path: Path, readonly: bool) -> Any:
                 next="Install the lmdb package that wrote it",
             ) from problem
         except lmdb.DiskError as problem:
-            raise StoreError("the disk is full", where=str(path), next="Free some space") from problem
+            raise StoreError(
+                "the disk is full", where=str(path), next="Free some space and run this again"
+            ) from problem
         except lmdb.ReadonlyError as problem:
             raise StoreError(
                 f"the store cannot be opened: {problem}", where=str(path), next="Check the folder's rights"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -72,9 +73,10 @@ class FeatureStore:
         try:
             environment = acquire(folder, mode == "w", block_rows)
         except OSError as problem:
-            raise StoreError(
-                f"the store cannot be opened: {problem.strerror}", where=str(folder), next="Check the folder's rights"
-            ) from problem
+            full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            what = "the disk is full" if full else f"the store cannot be opened: {problem.strerror}"
+            following = "Free some space and run this again" if full else "Check the folder's rights"
+            raise StoreError(what, where=str(folder), next=following) from problem
         return cls(folder, mode, environment)
 
     def close(self) -> None:
