@@ -58,4 +58,7 @@ class IncrementalConfig(DistillConfig):
 
     replay: float = Field(default=0.5, ge=0, lt=1, description="share of each batch that is replayed")
     replay_rows: int = Field(default=2400, ge=0, description="length of the replay list")
+    keep: float = Field(
+        default=0.5, ge=0, lt=1, description="share of the parent's weights in the result (weight interpolation)"
+    )
     parent: float = Field(default=2.0, ge=0, description="factor of the parent's relation beside the teachers'")

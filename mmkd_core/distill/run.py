@@ -83,6 +83,19 @@ def distill(
     return Distilled(heads, log, fidelity)
 
 
+@torch.no_grad()
+def interpolate(student: Student, parent: Student, keep: float) -> None:
+    """Move ``student`` in place to ``keep * parent + (1 - keep) * student``.
+
+    Between a model and its fine-tuned child lies one that keeps most of what the child learnt and of what it lost
+    (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). Both must share their batch norms' statistics.
+    """
+    old = parent.model.state_dict()
+    for name, value in student.model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(old[name], keep)
+
+
 def warm_head(student: Student, source: Source, samples: Samples) -> tuple[TeacherHead, float]:
     """A head for ``source`` by ridge regression from the frozen student; returns it and its mean fidelity (cosine)."""
     rows = np.flatnonzero(source.mask)[:FIT_ROWS]

@@ -19,7 +19,7 @@ from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.replay import mixed_batch, replay_list
-from mmkd_core.distill.run import distill
+from mmkd_core.distill.run import distill, interpolate
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.errors import PluginError, ReleaseError
 from mmkd_core.extract import Extraction, Job, extract
@@ -171,6 +171,8 @@ class _Distillation:
                 label=label,
                 progress=self.progress,
             )
+        if self.parent and isinstance(self.config, IncrementalConfig) and self.config.keep:
+            interpolate(student, Student.load(self.parent.student), self.config.keep)
         facts = {
             "identity": key,
             "parent": self.parent.id if self.parent else None,

@@ -10,7 +10,7 @@ import torch
 from feature_store import FeatureStore
 from mmkd_core.distill import paper
 from mmkd_core.distill.config import BankConfig, DistillConfig
-from mmkd_core.distill.run import distill, warm_head
+from mmkd_core.distill.run import distill, interpolate, warm_head
 from mmkd_core.distill.sources import Source
 from mmkd_core.student import training
 from mmkd_core.student.model import Student
@@ -139,3 +139,17 @@ def test_features_from_a_real_store(built, source, teach, tmp_path, monkeypatch,
             teacher = Source(**{**vars(memory), "store": kept})
             logs.append(teach(copy_of(built), [teacher], f"run {len(logs)}", config, batches=batches.__getitem__).log)
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.25, 1.0])
+def test_interpolation_is_linear_in_every_weight_and_spares_the_parent(built, keep):
+    parent, child = copy_of(built), copy_of(built)
+    with torch.no_grad():
+        for parameter in child.model.parameters():
+            parameter.add_(1.0)
+    before = deepcopy(parent.model.state_dict())
+    interpolate(child, parent, keep)
+    for name, value in child.model.named_parameters():
+        torch.testing.assert_close(value, before[name] + (1 - keep), rtol=0, atol=1e-5)
+    for name, value in parent.model.state_dict().items():
+        assert torch.equal(value, before[name])
