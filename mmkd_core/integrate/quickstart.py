@@ -17,7 +17,7 @@ from mmkd_core.data.manifest import MANIFEST, Corpus
 from mmkd_core.data.phantom.generate import PhantomConfig, generate
 from mmkd_core.errors import DataError
 from mmkd_core.integrate.measuring import run_audit, zero_shot_of
-from mmkd_core.integrate.releases import all_releases
+from mmkd_core.integrate.releases import all_releases, current
 from mmkd_core.integrate.specialists import make_specialists
 from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.summary import write_summary
@@ -65,7 +65,7 @@ def quickstart(
         clock.time("pretrain", lambda: run_pretrain(workspace, config.pretrain, progress=progress))
         clock.time("trust", lambda: run_trust(workspace, progress))
         # A run that goes on after a kill may find the new teacher locked already: a stage that has its release is over.
-        if not all_releases(workspace):
+        if current(workspace) is None:
             clock.time("distill", lambda: run_distill(workspace, progress))
         clock.time("teachers", lambda: add_missing(workspace, teachers, [new], progress))
         clock.time("extract", lambda: run_extract(workspace, progress))

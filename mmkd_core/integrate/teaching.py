@@ -147,8 +147,16 @@ class _Distillation:
     def run(self, new: list[str], batches: Callable[[int], Rows], label: str, replayed: Rows | None = None) -> Outcome:
         """Train, evaluate and commit; a release of the same inputs is returned as it is."""
         key = self._identity(new, replayed)
-        if found := releases.find(self.workspace, key):
-            return Outcome(found, False, found.facts["fidelity"])
+        found = releases.find(self.workspace, key)
+        release = found or self._make(key, new, batches, label, replayed)
+        # Also for a release that is found: a kill may have come between its commit and the pointer to it.
+        if releases.current(self.workspace) is None:
+            releases.promote(self.workspace, release.id)
+        return Outcome(release, found is None, release.facts["fidelity"])
+
+    def _make(
+        self, key: str, new: list[str], batches: Callable[[int], Rows], label: str, replayed: Rows | None
+    ) -> Release:
         run = self.workspace.runs / f"{label}-{key[:12]}"
         student = Student.load(self.start)
         if self.parent:
@@ -186,10 +194,7 @@ class _Distillation:
             "license": _most_restrictive(list(self.specs.values())),
             "student": _shape(student),
         }
-        release = self._commit(student, taught.heads, run, facts)
-        if releases.current(self.workspace) is None:
-            releases.promote(self.workspace, release.id)
-        return Outcome(release, True, taught.fidelity)
+        return self._commit(student, taught.heads, run, facts)
 
     def _sources(self, store: FeatureStore, new: list[str], replayed: Rows | None, student: Student) -> list[Source]:
         taught = [
@@ -212,7 +217,8 @@ class _Distillation:
         return taught
 
     def _parent_spec(self, parent: Release, student: Student) -> TeacherSpec:
-        return release_spec(parent, Student.load(parent.student).logit_scale, tuple(self.corpus.domains))
+        """``student`` is still the parent: it is asked for before training."""
+        return release_spec(parent, student.logit_scale, tuple(self.corpus.domains))
 
     def _extract_parent(self, parent: Release, student: Student) -> None:
         """The parent's own features: an old student is just another teacher."""

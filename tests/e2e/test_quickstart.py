@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,21 @@ def test_a_second_run_computes_nothing_and_says_the_same(finished: Path) -> None
     assert without_timings(json.loads((finished / "summary.json").read_text())) == without_timings(before)
     assert (finished / "releases/0002/student/open_clip_model.safetensors").stat().st_mtime_ns == weights
     assert (finished / ".mmkd/features/data.mdb").read_bytes() == features
+
+
+def test_killed_between_a_release_and_the_pointer_to_it(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(finished, folder)
+    lock = json.loads((folder / "mmkd.lock").read_text())
+    del lock["teachers"]["phantom-sono"]
+    (folder / "mmkd.lock").write_text(json.dumps(lock))
+    shutil.rmtree(folder / "releases" / "0002")
+    shutil.rmtree(folder / ".mmkd" / "audits")
+    (folder / "releases" / "CURRENT").unlink()
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (json.loads((where / "summary.json").read_text()) for where in (folder, finished))
+    assert without_timings(ours) == without_timings(theirs)
 
 
 def test_killed_again_and_again_it_ends_with_the_same_summary(finished: Path, tmp_path: Path) -> None:
