@@ -49,7 +49,7 @@ def add(
     """Install a teacher if need be, verify its weights, try it, and put it into use."""
     from mmkd_core.cli.progress import watch
     from mmkd_core.integrate.workspace import Workspace
-    from mmkd_core.plugins import add as add_teacher
+    from mmkd_core.plugins.lifecycle import add as add_teacher
 
     out = Output(json, root)
     workspace = Workspace.open(root)
@@ -63,7 +63,7 @@ def add(
 def remove(name: Name, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Take a teacher out of use; its package and its features stay."""
     from mmkd_core.integrate.workspace import Workspace
-    from mmkd_core.plugins import remove as remove_teacher
+    from mmkd_core.plugins.lifecycle import remove as remove_teacher
 
     workspace = Workspace.open(root)
     with workspace.writing():

@@ -23,7 +23,7 @@ Values = Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
 class Golden(BaseModel):
     """The first values of the raw embeddings of one synthetic image and one text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     seed: int = Field(ge=0, description="Seed of the synthetic image, see golden_image.")
     prompt: str = Field(min_length=1, description="The text that is embedded, exactly as given (no template).")

@@ -30,7 +30,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 class _Frozen(BaseModel):
     """Immutable, and a field that nobody declared is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
 
 class WeightSource(_Frozen):

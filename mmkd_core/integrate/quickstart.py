@@ -23,7 +23,7 @@ from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.summary import write_summary
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_extract, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Config, Workspace, read_json, write_json
-from mmkd_core.plugins import add
+from mmkd_core.plugins.lifecycle import add
 from mmkd_core.progress import Progress
 
 FIRST_TEACHERS = ("phantom-radio", "phantom-tissue", "phantom-eye")

@@ -1,11 +1,13 @@
 """Teachers as plugins: who offers them (host), who may be used (lock), where their files are (weights), how they arrive
 (lifecycle, installer, isolated) and how the two common families are built (loaders).
 
+`lifecycle.add` and `lifecycle.remove` are imported from there: what installs packages is slow to import, and `mmkd
+teachers list` needs none of it.
+
 Does not: import torch, open_clip or transformers when imported.
 """
 
 from mmkd_core.plugins.host import PluginHost
-from mmkd_core.plugins.lifecycle import add, remove
 from mmkd_core.plugins.listing import TeacherInfo, TeacherRow, info, listing
 from mmkd_core.plugins.lock import Lock, LockedTeacher, read_lock, require_locked, write_lock
 from mmkd_core.plugins.record import PluginRecord
@@ -20,13 +22,11 @@ __all__ = [
     "RegistryEntry",
     "TeacherInfo",
     "TeacherRow",
-    "add",
     "find_registry",
     "info",
     "listing",
     "load_registry",
     "read_lock",
-    "remove",
     "require_locked",
     "write_lock",
 ]

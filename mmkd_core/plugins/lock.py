@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 class LockedTeacher(BaseModel):
     """One teacher as it was when it was added."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str = Field(description="The teacher's name.")
     package: str = Field(description="The distribution that provides it.")
@@ -42,7 +42,7 @@ class LockedTeacher(BaseModel):
 class Lock(BaseModel):
     """All teachers in use, by name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="Version of this format.")
     teachers: dict[str, LockedTeacher] = Field(default_factory=dict, description="Name to what is pinned.")

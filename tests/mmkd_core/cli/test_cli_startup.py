@@ -44,12 +44,15 @@ def test_making_a_workspace_imports_no_torch():
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("teachers", "list")])
 def test_they_answer_in_less_than_a_third_of_a_second(arguments):
+    # On a quiet machine importing typer alone takes 0.055 s; where it takes longer, others hold the cores, and 0.3 s
+    # grow alike. One try in time is enough: a loaded machine only ever adds.
     answer, typer = [], []
-    for _ in range(9):
+    for _ in range(25):
         typer.append(processor_seconds("-c", "import typer"))
         answer.append(processor_seconds("-m", "mmkd_core", *arguments))
-    # Where importing typer alone takes longer than 0.065 s, others hold the machine: then 0.3 s grow alike.
-    assert min(answer) < 0.3 * max(1, min(typer) / 0.065)
+        if min(answer) < 0.3 * max(1, min(typer) / 0.055):
+            return
+    pytest.fail(f"{min(answer):.3f} s at best, importing typer alone {min(typer):.3f} s")
 
 
 def processor_seconds(*arguments: str) -> float:

@@ -101,7 +101,8 @@ def test_a_wheel_goes_all_the_way_into_a_real_environment(wheel, tmp_path):
     code = """
 import sys
 from pathlib import Path
-from mmkd_core.plugins import add, read_lock, installer
+from mmkd_core.plugins import read_lock, installer
+from mmkd_core.plugins.lifecycle import add
 (one, two), lock = add(sys.argv[1], Path("mmkd.lock")), read_lock(Path("mmkd.lock"))
 print(one.name, two.name, one.package, one.version, one.source, sorted(lock.teachers))
 installer.uninstall("mmkd-good")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins import PluginHost, Registry, add, installer, lifecycle, read_lock, remove
+from mmkd_core.plugins import PluginHost, Registry, installer, lifecycle, read_lock
+from mmkd_core.plugins.lifecycle import add, remove
 from mmkd_core.plugins.lock import Lock
 
 DATA = Path(__file__).parents[2] / "data" / "plugins"
