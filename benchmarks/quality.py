@@ -1,22 +1,32 @@
 """What distillation is worth: quality with three seeds and an interval, on phantom and on real images.
 
+``quickstart``   the command itself: seconds and memory
 ``phantom``      release 0001 against the same student with stage 1 alone for the same number of steps, against the
                  teachers, and after the fourth teacher
 ``real-images``  stage 1 alone, the 90 % rule, the rule by gain and everyone admitted, side by side; needs
                  MMKD_SHARED_DATA (the folder that holds ``biomed/manifest.csv``) and about half an hour a seed
+
+MMKD_RESULTS names a folder that keeps the workspaces, so that every figure can be looked into.
+The specialists of ``real-images`` are installed where it runs: use an environment that can be thrown away.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from scipy import stats
 
 from mmkd_core.evaluate.summary import summarise
@@ -27,25 +37,26 @@ from mmkd_core.integrate.student_data import pixels_of, predict, run_pretrain
 from mmkd_core.integrate.summary import summarise_workspace
 from mmkd_core.integrate.teaching import run_distill, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace, read_config
+from mmkd_core.plugins import read_lock, write_lock
 from mmkd_core.progress import Silent
 from mmkd_core.student.model import Student
 
 Figure = dict[str, Any]
+R = TypeVar("R")
 SEEDS = (0, 1, 2)
+RULES = ("90", "gain", "none")
+
+
+def side_by_side(work: Callable[[int], R]) -> list[R]:
+    """``work`` of every seed, as many at once as there are cores, one thread each."""
+    at_once = min(len(SEEDS), os.cpu_count() or 1)
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        return list(pool.map(work, SEEDS))
 
 
 def phantom() -> list[Figure]:
     """Three quickstarts, each beside its own stage-1-only student."""
-    rows = []
-    for seed in SEEDS:
-        with tempfile.TemporaryDirectory() as folder:
-            config, images = profile(smoke=False, real=False, seed=seed)
-            start = time.monotonic()
-            summary = quickstart(Path(folder, "ws"), config, images, None, Silent())
-            seconds = time.monotonic() - start
-            alone = stage_one_alone(Workspace.open(Path(folder, "ws")))
-            rows.append(facts(summary, alone) | {"seconds": seconds})
-            _say(f"phantom seed {seed}: {rows[-1]}")
+    rows = side_by_side(phantom_of)
     return [
         figure("phantom-distillation", rows, "gain", "stage 1 alone, same steps"),
         figure("phantom-against-teachers", rows, "over_best", "best single teacher, mean over domains"),
@@ -53,8 +64,37 @@ def phantom() -> list[Figure]:
         figure("phantom-new-domains", rows, "new", "release 0001, domains of the fourth teacher (lowest)"),
         figure("phantom-kept-domains", rows, "kept", "release 0001, other domains (lowest change)"),
         figure("phantom-kept-lower", rows, "kept_lower", "release 0001, other domains (lowest 95 % bound)"),
-        figure("quickstart-seconds", rows, "seconds", "wall clock", unit="s"),
     ]
+
+
+def phantom_of(seed: int) -> dict[str, float]:
+    """One quickstart on phantom, in a folder of its own."""
+    with kept(f"phantom-seed{seed}") as root:
+        config, images = profile(smoke=False, real=False, seed=seed)
+        summary = quickstart(root, config, images, None, Silent())
+        row = facts(summary, stage_one_alone(Workspace.open(root)))
+    _say(f"phantom seed {seed}: {row}")
+    return row
+
+
+def quick() -> list[Figure]:
+    """The command itself, alone on the machine: seconds, and the most memory that it held."""
+    figures = []
+    for name, options in (("quickstart", []), ("quickstart-smoke", ["--smoke"])):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.monotonic()
+            command = [sys.executable, "-m", "mmkd_core", "quickstart", str(Path(folder, "ws")), *options]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - start
+        assert status == 0, f"{name} failed"
+        cores = f"wall clock, {os.cpu_count()} cores"
+        figures.append({"name": name, "value": round(seconds, 1), "unit": "s", "against": cores, "spread": None})
+        memory = round(usage.ru_maxrss / 1024**2, 2)
+        figures.append(
+            {"name": f"{name}-memory", "value": memory, "unit": "GiB", "against": "peak of a process", "spread": None}
+        )
+    return figures
 
 
 def facts(summary: dict[str, Any], alone: float) -> dict[str, float]:
@@ -89,25 +129,13 @@ def stage_one_alone(workspace: Workspace) -> float:
 
 def real_images() -> list[Figure]:
     """One set of specialists and one stage-1 student per seed; then each rule in a workspace of its own."""
-    shared = os.environ.get("MMKD_SHARED_DATA")
-    if not shared:
+    if not os.environ.get("MMKD_SHARED_DATA"):
         _say("real-images: set MMKD_SHARED_DATA to the folder that holds biomed/manifest.csv; skipped")
         return []
-    keep = Path(os.environ.get("MMKD_RESULTS", tempfile.mkdtemp()))
-    rows: dict[str, list[dict[str, float]]] = {}
-    for seed in SEEDS:
-        base = keep / f"seed{seed}-90"
-        config, _ = profile(smoke=False, real=True, seed=seed, name="biomed")
-        quickstart(base, config, None, Path(shared, "biomed", "manifest.csv"), Silent())
-        alone = stage_one_alone(Workspace.open(base))
-        for rule in ("90", "gain", "none"):
-            workspace = Workspace.open(base) if rule == "90" else with_rule(base, keep / f"seed{seed}-{rule}", rule)
-            row = facts(summarise_workspace(workspace), alone)
-            rows.setdefault(rule, []).append(row)
-            _say(f"real-images seed {seed} rule {rule}: {row}")
+    seeds = side_by_side(real_images_of)
     return [
-        figure(f"real-{rule}-{key}", found, key, against)
-        for rule, found in rows.items()
+        figure(f"real-{rule}-{key}", [rows[rule] for rows in seeds], key, against)
+        for rule in RULES
         for key, against in {
             "gain": "stage 1 alone, same steps",
             "over_best": "best single teacher, mean over domains",
@@ -119,10 +147,34 @@ def real_images() -> list[Figure]:
     ]
 
 
+def real_images_of(seed: int) -> dict[str, dict[str, float]]:
+    """All rules for one seed; its specialists bear the seed in their names, because all seeds share an environment."""
+    rows = {}
+    with kept(f"real-seed{seed}") as folder:
+        base = folder / "90"
+        config, _ = profile(smoke=False, real=True, seed=seed, name=f"biomed-{seed}")
+        quickstart(base, config, None, Path(os.environ["MMKD_SHARED_DATA"], "biomed", "manifest.csv"), Silent())
+        alone = stage_one_alone(Workspace.open(base))
+        for rule in RULES:
+            workspace = Workspace.open(base) if rule == "90" else with_rule(base, folder / rule, rule)
+            summary = summarise_workspace(workspace)
+            rows[rule] = facts(summary, alone) | {"mean": 100 * summary["releases"]["0001"]["mean_auc"]}
+            _say(f"real-images seed {seed} rule {rule}: {rows[rule]}")
+    return rows
+
+
+@contextmanager
+def kept(name: str) -> Iterator[Path]:
+    """A folder that is gone afterwards, unless MMKD_RESULTS says where to keep it."""
+    if os.environ.get("MMKD_RESULTS"):
+        yield Path(os.environ["MMKD_RESULTS"], name)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, name)
+
+
 def with_rule(base: Path, root: Path, rule: str) -> Workspace:
     """Both integrations again under another trust rule, on the same features, specialists and stage-1 student."""
-    from mmkd_core.plugins import read_lock, write_lock
-
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(base, root, ignore=shutil.ignore_patterns("releases", "trust", "audits", "distil-*", "integrate-*"))
     config = read_config(root / "mmkd.yaml")
@@ -161,4 +213,4 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-FIGURES = {"phantom": phantom, "real-images": real_images}
+FIGURES = {"quickstart": quick, "phantom": phantom, "real-images": real_images}

@@ -78,22 +78,31 @@ class Objective:
         rows = self.batches(step)
         pixels = random_crops(student.prepare(self.samples.pixels[rows]), config.crop, self.seed, step)
         image = F.normalize(student.images(pixels), dim=-1)
-        text = F.normalize(student.texts(self.samples.tokens[torch.from_numpy(rows)]), dim=-1)
+        draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
+        text, bank = self._texts(rows, draw)
         scale = student.model.logit_scale.exp()
         parts = {"clip": weights.clip * clip_loss(image, text, scale)} if weights.clip else {}
         if weights.relation:
-            parts["relation"] = weights.relation * self._relation(rows, image, scale, step)
+            parts["relation"] = weights.relation * self._relation(rows, image, bank, draw, scale)
         if weights.fd or weights.icl:
             fd, icl = self._heads(rows, image, text)
             parts |= {"fd": weights.fd * fd} if weights.fd else {}
             parts |= {"icl": weights.icl * icl} if weights.icl else {}
         return parts
 
-    def _relation(self, rows: Rows, image: Tensor, scale: Tensor, step: int) -> Tensor:
+    def _texts(self, rows: Rows, draw: Mapping[str, Rows]) -> tuple[Tensor, Tensor]:
+        """Unit-norm captions (B, D) and, domain by domain, the drawn texts of the bank (K x domains, D).
+
+        People's captions repeat, so each is embedded once; the bank goes through the tower with them.
+        """
+        captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
+        drawn = [self.bank_tokens[domain][index] for domain, index in draw.items()]
+        embedded = F.normalize(self.student.texts(torch.cat([captions, *drawn])), dim=-1)
+        return embedded[which], embedded[len(captions) :]
+
+    def _relation(self, rows: Rows, image: Tensor, texts: Tensor, draw: Mapping[str, Rows], scale: Tensor) -> Tensor:
         """Mean over all (sample, trusted source) pairs of KL(source || student) over the bank of their domain."""
-        draw = self.bank.draw(self.config.bank.per_step, self.seed, step)
-        tokens = torch.cat([self.bank_tokens[domain][index] for domain, index in draw.items()])
-        texts = F.normalize(self.student.texts(tokens), dim=-1).reshape(len(draw), -1, image.shape[1])
+        texts = texts.reshape(len(draw), -1, image.shape[1])
         domain = self.samples.domain[torch.from_numpy(rows)]
         total, pairs = image.new_zeros(()), 0.0
         for source in self.sources:
@@ -103,9 +112,9 @@ class Objective:
             where = domain[chosen]
             logits = scale * torch.einsum("bd,bkd->bk", image[chosen], texts[where])
             bank = torch.stack([source.bank[name][index] for name, index in draw.items()])
-            teacher = source.logit_scale * torch.einsum("bd,bkd->bk", source.images(rows[chosen]), bank[where])
-            weight = torch.ones(len(chosen))
-            divergence = loss.relation(logits.float(), teacher.float().softmax(-1), weight)
+            with torch.autocast("cpu", enabled=False):  # a teacher's posterior is the target: in full precision
+                teacher = source.logit_scale * torch.einsum("bd,bkd->bk", source.images(rows[chosen]), bank[where])
+            divergence = loss.relation(logits.float(), teacher.softmax(-1), torch.ones(len(chosen)))
             total = total + source.factor * len(chosen) * divergence
             pairs += source.factor * len(chosen)
         return total / max(pairs, 1.0)

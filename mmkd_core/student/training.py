@@ -48,7 +48,7 @@ def optimizer_for(modules: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     decay = [p for p in modules.parameters() if p.requires_grad and p.ndim >= 2]
     plain = [p for p in modules.parameters() if p.requires_grad and p.ndim < 2]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
 def fit(
