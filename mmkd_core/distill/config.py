@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmkd_core.student.config import TrainConfig
 
@@ -20,6 +20,12 @@ class Weights(BaseModel):
     relation: float = Field(
         default=1.0, ge=0, description="relation of images to a bank of texts, on the shared embedding"
     )
+
+    @model_validator(mode="after")
+    def _something(self) -> Weights:
+        if not (self.fd or self.icl or self.clip or self.relation):
+            raise ValueError("one of fd, icl, clip and relation must be above 0")
+        return self
 
 
 # Features within one domain differ little beside what sets the domains apart, so FD needs a large factor to carry
