@@ -17,7 +17,7 @@ SMOKE: Settings = {"pretrain": _TINY, "distill": _TINY, "incremental": _TINY, "s
 # On phantom the time is the limit, on real images the number of images is: the student sees them more often.
 PHANTOM: Settings = {
     "pretrain": {"steps": 120},
-    "distill": {"steps": 1000},
+    "distill": {"steps": 1300},
     "incremental": {"steps": 250, "lr": 1e-3},
     "specialist": {"steps": 700},
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.special import softmax
 from scipy.stats import entropy
 from torch import nn
@@ -198,3 +199,8 @@ def test_a_student_that_agrees_with_its_teacher_has_no_relation_loss(build, sour
     itself = replace(source("self", ALL, logit_scale=student.logit_scale, heads=False), store=store, bank=texts)
     assert build([itself])(0)["relation"].item() == pytest.approx(0, abs=1e-4)
     assert build([replace(itself, logit_scale=3.0)])(0)["relation"].item() > 1e-3
+
+
+def test_at_least_one_loss_counts():
+    with pytest.raises(ValidationError, match="one of fd, icl, clip and relation must be above 0"):
+        Weights(fd=0, icl=0, clip=0, relation=0)
