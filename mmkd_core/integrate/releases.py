@@ -109,6 +109,7 @@ def commit(workspace: Workspace, staging: Path, facts: dict[str, Any]) -> Releas
     write_json(staging / "release.json", {**facts, "id": name, "files": files})
     target = workspace.releases / name
     shutil.rmtree(target, ignore_errors=True)  # a folder without release.json is a copy that was cut off
+    target.parent.mkdir(exist_ok=True)
     os.replace(staging, target)
     return release(workspace, name)
 
