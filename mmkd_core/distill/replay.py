@@ -1,9 +1,11 @@
 """The replay list: which rows of the corpus keep the earlier teachers' knowledge alive. Rows, not copies.
 
-Strata are (teacher, domain). Each gets a floor, so that no small domain is left out, and the rest of the budget by the
-square root of its size. Inside a stratum a row's priority is a hash of (seed, sample_id): the list does not depend on
-the order of the corpus, a smaller budget gives a subset per stratum, and lists of two machines can be merged. A row in
-two strata is replayed once, so that lists of overlapping strata are shorter than the budget.
+Strata are (teacher, domain); samples that no teacher taught make one stratum a domain of their own, because what the
+parent knows of them from captions can be forgotten like anything else. Each gets a floor, so that no small domain is
+left out, and the rest of the budget by the square root of its size. Inside a stratum a row's priority is a hash of
+(seed, sample_id): the list does not depend on the order of the corpus, a smaller budget gives a subset per stratum, and
+lists of two machines can be merged. A row in two strata is replayed once, so that lists of overlapping strata are
+shorter than the budget.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ import numpy as np
 from mmkd_core.data.manifest import Corpus
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 FLOOR = 32
+UNTAUGHT = ""
+"""Stands for a teacher in the strata of samples that nobody taught; no teacher is called so."""
 
 
 def priority(sample_id: str, seed: int) -> int:
@@ -27,7 +32,15 @@ def priority(sample_id: str, seed: int) -> int:
     return int.from_bytes(blake2b(sample_id.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest(), "big")
 
 
-def replay_list(corpus: Corpus, masks: Mapping[str, np.ndarray[Any, Any]], budget: int, seed: int) -> Rows:
+def with_untaught(corpus: Corpus, masks: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask]:
+    """``masks`` and, under ``UNTAUGHT``, the training samples that no teacher admits, the ``new`` ones included."""
+    free = corpus.split == "train"
+    for mask in (*masks.values(), *new.values()):
+        free = free & ~mask
+    return {**masks, UNTAUGHT: free}
+
+
+def replay_list(corpus: Corpus, masks: Mapping[str, Mask], budget: int, seed: int) -> Rows:
     """At most ``budget`` distinct rows (ascending) out of what each teacher's mask (N,) admits."""
     strata = {
         (teacher, domain): np.flatnonzero(mask & (corpus.domain == domain))

@@ -18,7 +18,7 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.replay import mixed_batch, replay_list
+from mmkd_core.distill.replay import mixed_batch, replay_list, with_untaught
 from mmkd_core.distill.run import distill, interpolate
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.errors import PluginError, ReleaseError
@@ -113,7 +113,7 @@ def run_incremental(workspace: Workspace, progress: Progress | None = None) -> O
         raise PluginError(
             f"{', '.join(new)} is trusted nowhere ({reasons})", next="Try `rule: gain` under trust in mmkd.yaml"
         )
-    replayed = job.replay(config, [name for name in parent.teachers if name in job.specs])
+    replayed = job.replay(config, [name for name in parent.teachers if name in job.specs], new)
     batches = partial(mixed_batch, fresh, replayed, config.batch_size, config.replay, workspace.config.seed)
     return job.run(new, batches, "integrate", replayed=replayed)
 
@@ -139,9 +139,10 @@ class _Distillation:
         self.pixels = pixels_of(workspace, self.corpus, progress)
         self.bank = Bank.build(self.corpus, config.bank, workspace.config.seed)
 
-    def replay(self, config: IncrementalConfig, earlier: Sequence[str]) -> Rows:
-        """Rows that keep the earlier teachers' knowledge alive."""
-        masks = {name: self.trust[name].mask for name in earlier}
+    def replay(self, config: IncrementalConfig, earlier: Sequence[str], new: Sequence[str]) -> Rows:
+        """Rows that keep alive what the parent learnt, from the earlier teachers and from captions alone."""
+        old, fresh = ({name: self.trust[name].mask for name in names} for names in (earlier, new))
+        masks = with_untaught(self.corpus, old, fresh)
         return replay_list(self.corpus, masks, config.replay_rows, self.workspace.config.seed)
 
     def run(self, new: list[str], batches: Callable[[int], Rows], label: str, replayed: Rows | None = None) -> Outcome:
@@ -249,7 +250,7 @@ class _Distillation:
                 self.trust[name].save(staging / "trust" / f"{name}.npz")
         masks = {name: self.trust[name].mask for name in facts["teachers"] if name in self.trust}
         budget = self.workspace.config.incremental.replay_rows
-        rows = replay_list(self.corpus, masks, budget, self.workspace.config.seed)
+        rows = replay_list(self.corpus, with_untaught(self.corpus, masks, {}), budget, self.workspace.config.seed)
         write_json(staging / "replay.json", [str(name) for name in self.corpus.sample_id[rows]])
         predictions = predict(student, self.corpus, self.pixels)
         predictions.save(staging / "predictions.parquet")

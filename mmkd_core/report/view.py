@@ -227,8 +227,9 @@ class View:
             return "No rule was applied: every teacher teaches every sample of its corpus."
         if self.rule == "gain":
             return (
-                "The gain rule: a teacher teaches a domain where it is better than the present student, "
-                "by a paired test on the probe split."
+                "The gain rule: where a teacher is better than the present student, by a paired test on the probe "
+                "split, it teaches every sample of that domain; elsewhere only the samples of which it is right and "
+                "at least 90 % sure."
             )
         percent = f"{100 * (0.9 if self.threshold is None else self.threshold):g} %"
         return (

@@ -3,6 +3,10 @@
 The 90 % rule in one sentence: where a teacher is right at least nine times in ten it teaches every sample of that
 domain, elsewhere only the samples of which it is at least 90 % sure and right. That covers both readings of the paper
 (MMKD-CLIP, arXiv 2506.22567): its text speaks of accuracy, its released data lists trusted teachers per sample.
+
+The rule by gain replaces the first half by a comparison: a teacher teaches every sample of a domain where it is better
+than the present student. Elsewhere it is sample by sample too: a small probe split leaves many comparisons open, and a
+domain that nobody taught would be the worse for it.
 """
 
 from __future__ import annotations
@@ -104,7 +108,7 @@ def judge(evidence: Evidence, corpus: Corpus, config: TrustConfig, student: Stud
         if config.rule == "90":
             verdict = _ninety(case, config)
         elif config.rule == "gain":
-            verdict = _gain(case, corpus, student)
+            verdict = _gain(case, corpus, config, student)
         else:
             verdict = _everyone(case)
         mask[found.train] = verdict.admit
@@ -134,7 +138,6 @@ def _case(view: TeacherView, corpus: Corpus, domain: str, found: DomainEvidence,
 
 
 def _ninety(case: _Case, config: TrustConfig) -> _Verdict:
-    sure = f"{100 * config.threshold:g} % sure of and right about"
     everything = np.ones(len(case.evidence.train), dtype=bool)
     if case.n:
         accuracy, bound = case.correct / case.n, wilson_lower(case.correct, case.n)
@@ -149,17 +152,16 @@ def _ninety(case: _Case, config: TrustConfig) -> _Verdict:
         trusted, found = False, "no probe images and no claim"
     if trusted:
         return _Verdict(everything, True, f"{found}: teaches all {len(everything)}")
-    admit = (case.evidence.sure >= config.threshold) & case.evidence.right
-    return _Verdict(admit, False, f"{found}: only the {int(admit.sum())} of {len(admit)} it is {sure}")
+    return _sample_by_sample(case, config, found)
 
 
-def _gain(case: _Case, corpus: Corpus, student: StudentProbe | None) -> _Verdict:
+def _gain(case: _Case, corpus: Corpus, config: TrustConfig, student: StudentProbe | None) -> _Verdict:
     if student is None:
         how = "Use `--trust 90`, or pretrain a student first."
         raise TrustError("the rule by gain compares a teacher with a student, and there is none yet", next=how)
     everything = np.ones(len(case.evidence.train), dtype=bool)
     if case.auc is None or case.bootstrap is None:
-        return _Verdict(~everything, False, "no probe images of two classes to compare on: teaches nothing")
+        return _sample_by_sample(case, config, "no probe images of two classes to compare on")
     ours = _student_scores(case, corpus, student)
     gain = paired_auc_difference(case.evidence.scores, ours, case.evidence.truth, case.bootstrap, ONE_SIDED)
     assert gain is not None  # the AUC of the same samples is defined
@@ -170,7 +172,14 @@ def _gain(case: _Case, corpus: Corpus, student: StudentProbe | None) -> _Verdict
     )
     if gain.lower > 0:
         return _Verdict(everything, True, f"{found}: teaches all {len(everything)}", gain)
-    return _Verdict(~everything, False, f"{found}: teaches nothing", gain)
+    return _sample_by_sample(case, config, found, gain)
+
+
+def _sample_by_sample(case: _Case, config: TrustConfig, found: str, gain: Interval | None = None) -> _Verdict:
+    """Where a teacher is not trusted with the domain: the samples of which it is sure and right."""
+    admit = (case.evidence.sure >= config.threshold) & case.evidence.right
+    sure = f"{100 * config.threshold:g} % sure of and right about"
+    return _Verdict(admit, False, f"{found}: only the {int(admit.sum())} of {len(admit)} it is {sure}", gain)
 
 
 def _everyone(case: _Case) -> _Verdict:

@@ -46,7 +46,7 @@ class PhantomConfig(BaseModel):
 
     seed: int = Field(default=0, ge=0, lt=2**32, description="another seed gives other patients")
     domains: tuple[str, ...] = Field(default=DOMAINS, description="in any order; the order changes no image")
-    train: int = Field(default=600, ge=0, description="training images per domain")
+    train: int = Field(default=800, ge=0, description="training images per domain")
     val: int = Field(default=100, ge=0, description="validation images per domain")
     test: int = Field(default=200, ge=0, description="test images per domain")
     plain_captions: float = Field(

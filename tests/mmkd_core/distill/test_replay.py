@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_core.data.manifest import Corpus
-from mmkd_core.distill.replay import FLOOR, allocate, mixed_batch, replay_list
+from mmkd_core.distill.replay import FLOOR, UNTAUGHT, allocate, mixed_batch, replay_list, with_untaught
 
 DOMAINS = ("ct", "mri", "xray")
 
@@ -157,3 +157,21 @@ def test_every_replayed_row_comes_round():
 @pytest.mark.parametrize("share", [0.99, 0.75])
 def test_a_batch_of_two_keeps_one_fresh_row(share):
     assert (mixed_batch(np.arange(9), 1000 + np.arange(9), 2, share, 0, 0) < 1000).sum() == 1
+
+
+@given(table=tables())
+def test_what_nobody_teaches_is_replayed_too(table):
+    corpus, masks = table
+    *earlier, last = sorted(masks)
+    strata = with_untaught(corpus, {name: masks[name] for name in earlier}, {last: masks[last]})
+    free = strata.pop(UNTAUGHT)
+    assert set(strata) == set(earlier)
+    assert np.array_equal(free, ~np.any(list(masks.values()), axis=0))
+    listed = replay_list(corpus, {UNTAUGHT: free}, FLOOR * len(DOMAINS), 0)
+    assert set(corpus.domain[listed]) == set(corpus.domain[free]), "each of its domains has a share"
+
+
+def test_only_training_samples_count_as_untaught():
+    corpus = corpus_of(["ct"] * 4)
+    corpus.split[:2] = "val"
+    assert with_untaught(corpus, {}, {})[UNTAUGHT].tolist() == [False, False, True, True]

@@ -233,8 +233,9 @@ def test_commands_are_the_recorded_ones_or_the_quickstart(summary: dict[str, Any
 def test_trust_rules_are_told_in_words(summary: dict[str, Any]) -> None:
     assert "The 90 % rule: a teacher that is right on at least 90 %" in _text(render(summary, {}))
     summary["trust"] |= {"rule": "gain", "threshold": None}
-    assert "The gain rule: a teacher teaches a domain where it is better than the present student" in _text(
-        render(summary, {})
+    assert (
+        "The gain rule: where a teacher is better than the present student, by a paired test on the probe split, it"
+        in _text(render(summary, {}))
     )
     summary["trust"]["rule"] = "none"
     assert "No rule was applied" in _text(render(summary, {}))

@@ -180,7 +180,7 @@ class TestGain:
             result[domain] = np.eye(3)[guess]
         return StudentProbe(result)
 
-    def test_teaches_where_it_is_better_and_nothing_elsewhere(self):
+    def test_teaches_where_it_is_better_and_elsewhere_what_it_is_sure_of(self):
         data = corpus(val=90)
         teacher = view(data, wrong_in(data, "xray", "val", 0.9))
         trust = decide(teacher, data, TrustConfig(rule="gain"), self.scores(data, 0.5))
@@ -191,17 +191,18 @@ class TestGain:
         assert ct.auc.estimate == 1.0
         assert ct.reason.startswith("AUC 100.0 against the student's ")
         assert ct.reason.endswith(" points: teaches all 60")
-        assert (xray.trusted, xray.admitted) == (False, 0)
+        by_sample = decide(teacher, data, TrustConfig(rule="90")).domains["xray"]
+        assert (xray.trusted, xray.admitted) == (False, by_sample.admitted)
         assert xray.gain.lower < 0
-        assert xray.reason.endswith("teaches nothing")
+        assert xray.reason.endswith(f" points: only the {xray.admitted} of 60 it is 90 % sure of and right about")
 
     def test_as_good_as_the_student_is_not_better(self):
         data = corpus()
         trust = decide(view(data), data, TrustConfig(rule="gain"), self.scores(data, 1.0))
-        assert trust.mask.sum() == 0
+        assert not trust.domains["ct"].trusted
         assert trust.domains["ct"].reason == (
             "AUC 100.0 against the student's 100.0 on 30 probe images, "
-            "a difference of at least +0.0 points: teaches nothing"
+            "a difference of at least +0.0 points: only the 60 of 60 it is 90 % sure of and right about"
         )
 
     def test_needs_a_student_that_fits(self):
@@ -215,11 +216,13 @@ class TestGain:
         with pytest.raises(TrustError, match="the student's scores on ct hold NaN"):
             decide(view(data), data, TrustConfig(rule="gain"), sick)
 
-    def test_without_probe_images_nothing(self):
+    def test_without_probe_images_what_it_is_sure_of(self):
         data = corpus(val=0)
         trust = decide(view(data), data, TrustConfig(rule="gain"), self.scores(data, 0.5))
-        assert trust.mask.sum() == 0
-        assert trust.domains["ct"].reason == "no probe images of two classes to compare on: teaches nothing"
+        assert not any(found.trusted for found in trust.domains.values())
+        assert trust.domains["ct"].reason == (
+            "no probe images of two classes to compare on: only the 60 of 60 it is 90 % sure of and right about"
+        )
 
 
 def test_none_admits_what_the_teacher_declares():
