@@ -34,7 +34,7 @@ from mmkd_core.integrate.measuring import run_audit, zero_shot_of
 from mmkd_core.integrate.profiles import profile
 from mmkd_core.integrate.quickstart import quickstart
 from mmkd_core.integrate.student_data import pixels_of, predict, run_pretrain
-from mmkd_core.integrate.summary import summarise_workspace
+from mmkd_core.integrate.summary import summarise_workspace, write_summary
 from mmkd_core.integrate.teaching import run_distill, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace, read_config
 from mmkd_core.plugins import read_lock, write_lock
@@ -191,6 +191,7 @@ def with_rule(base: Path, root: Path, rule: str) -> Workspace:
     for name in lock.teachers:
         zero_shot_of(workspace, name)
     run_audit(workspace)
+    write_summary(workspace, Silent())
     return workspace
 
 

@@ -118,7 +118,7 @@ def find_registry(path: Path | None = None, environ: Mapping[str, str] | None = 
     for candidate in (Path("registry.yaml"), package / "registry.yaml", package.parent / "registry.yaml"):
         if candidate.is_file():
             return candidate
-    raise PluginError("there is no registry.yaml", next="Name one with --registry or MMKD_REGISTRY")
+    raise PluginError("there is no registry.yaml", next="Name one with MMKD_REGISTRY")
 
 
 def load_registry(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Registry:
