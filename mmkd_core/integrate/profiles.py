@@ -16,8 +16,8 @@ _TINY = {"steps": 20, "batch_size": 64, "warmup": 5}
 SMOKE: Settings = {"pretrain": _TINY, "distill": _TINY, "incremental": _TINY, "specialist": {"steps": 20}}
 # On phantom the time is the limit, on real images the number of images is: the student sees them more often.
 PHANTOM: Settings = {
-    "pretrain": {"steps": 120, "lr": 8e-3, "crop": 0.9},
-    "distill": {"steps": 1000, "lr": 8e-3, "crop": 0.9},
+    "pretrain": {"steps": 120, "crop": 0.9},
+    "distill": {"steps": 850, "lr": 8e-3, "crop": 0.9},
     "incremental": {"steps": 250, "lr": 1e-3, "crop": 0.9},
     "specialist": {"steps": 700},
 }
