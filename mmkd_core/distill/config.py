@@ -17,6 +17,7 @@ class Weights(BaseModel):
     fd: float = Field(default=1.0, ge=0, description="feature distillation, per teacher's head")
     icl: float = Field(default=1.0, ge=0, description="interactive contrastive learning, per teacher's head")
     clip: float = Field(default=0.1, ge=0, description="the student's own contrastive loss")
+    untaught: float = Field(default=1.0, ge=0, description="clip for samples that no teacher teaches (recipe mmkd)")
     relation: float = Field(
         default=1.0, ge=0, description="relation of images to a bank of texts, on the shared embedding"
     )

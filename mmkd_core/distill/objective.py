@@ -1,7 +1,7 @@
 """The mmkd recipe: every trusted teacher of a sample teaches in every step.
 
-Per-teacher heads learn the teachers' features (FD, ICL); the shared embedding learns from captions (0.1 x CLIP) and
-from the relation of images to a bank of texts.
+Per-teacher heads learn the teachers' features (FD, ICL); the shared embedding learns from captions (0.1 x CLIP, and
+1 x CLIP for samples that nobody teaches) and from the relation of images to a bank of texts.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Objective:
         draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
         text, bank = self._texts(rows, draw)
         scale = student.model.logit_scale.exp()
-        parts = {"clip": weights.clip * clip_loss(image, text, scale)} if weights.clip else {}
+        parts = {}
+        if weights.clip or weights.untaught:
+            parts["clip"] = clip_loss(image, text, scale, self._captions(rows))
         if weights.relation:
             parts["relation"] = weights.relation * self._relation(rows, image, bank, draw, scale)
         if weights.fd or weights.icl:
@@ -99,6 +101,12 @@ class Objective:
         drawn = [self.bank_tokens[domain][index] for domain, index in draw.items()]
         embedded = F.normalize(self.student.texts(torch.cat([captions, *drawn])), dim=-1)
         return embedded[which], embedded[len(captions) :]
+
+    def _captions(self, rows: Rows) -> Tensor:
+        """Factor (B,) of each sample's own caption: the only thing that teaches a sample nobody else teaches."""
+        taught = np.any([source.mask[rows] for source in self.sources], axis=0)
+        weights = self.config.factors
+        return torch.from_numpy(np.where(taught, weights.clip, weights.untaught).astype(np.float32))
 
     def _relation(self, rows: Rows, image: Tensor, texts: Tensor, draw: Mapping[str, Rows], scale: Tensor) -> Tensor:
         """Mean over all (sample, trusted source) pairs of KL(source || student) over the bank of their domain."""

@@ -86,8 +86,7 @@ def run_distill(workspace: Workspace, progress: Progress | None = None) -> Outco
     """Stage 2 from the stage-1 student with all locked teachers: a first release, or a full re-distillation."""
     job = _Distillation(workspace, workspace.config.distill, stage_one(workspace), None, progress)
     train = job.corpus.where(split="train")
-    taught = np.any([found.mask[train] for found in job.trust.values()], axis=0)
-    batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed, taught)
+    batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed)
     return job.run(list(job.specs), batches, "distil")
 
 

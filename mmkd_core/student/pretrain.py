@@ -18,17 +18,21 @@ from mmkd_core.student.training import Batches, fit, random_crops
 MAX_LOGIT_SCALE = 4.6052  # ln 100, as CLIP
 
 
-def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, weight: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE over a batch.
 
     Args:
         image: unit-norm embeddings (B, D).
         text: unit-norm embeddings (B, D); row i belongs to image i.
         logit_scale: scalar factor on cosines, already exponentiated.
+        weight: (B,) how much each pair counts as an anchor; all are negatives of the others. 1 by default.
     """
     logits = logit_scale * image @ text.T
     target = torch.arange(len(logits))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    image_to_text = F.cross_entropy(logits, target, reduction="none")
+    text_to_image = F.cross_entropy(logits.T, target, reduction="none")
+    pair = (image_to_text + text_to_image) / 2
+    return (pair if weight is None else weight * pair).mean()
 
 
 def pretrain(

@@ -181,22 +181,15 @@ class Batches:
         rows: (M,) rows to draw from.
         domain: (M,) domain of each.
         config: ``batch_size`` and ``balance``.
-        taught: (M,) which of the rows a teacher teaches; the others are drawn ``UNTAUGHT`` as often. All by default.
 
     Raises:
         TrainingError: there are no rows.
     """
 
     POWER: ClassVar[dict[str, float]] = {"natural": 1.0, "sqrt": 0.5, "uniform": 0.0}
-    UNTAUGHT: ClassVar[float] = 1 / 3
 
     def __init__(
-        self,
-        rows: np.ndarray[Any, Any],
-        domain: np.ndarray[Any, Any],
-        config: TrainConfig,
-        seed: int,
-        taught: np.ndarray[Any, Any] | None = None,
+        self, rows: np.ndarray[Any, Any], domain: np.ndarray[Any, Any], config: TrainConfig, seed: int
     ) -> None:
         if not len(rows):
             raise TrainingError(
@@ -204,15 +197,8 @@ class Batches:
                 next="Give the data training samples and import it again; `mmkd data check` shows what is there",
             )
         self.seed = seed
-        taught = np.ones(len(rows), bool) if taught is None else taught
-        self.pools, shares = [], []
-        for name in sorted(set(domain)):
-            here = domain == name
-            for kind, often in ((here & taught, 1.0), (here & ~taught, self.UNTAUGHT)):
-                if kind.any():
-                    self.pools.append(rows[kind])
-                    shares.append(here.sum() ** self.POWER[config.balance] * often * kind.sum() / here.sum())
-        share = np.array(shares)
+        self.pools = [rows[domain == name] for name in sorted(set(domain))]
+        share = np.array([float(len(pool)) for pool in self.pools]) ** self.POWER[config.balance]
         edges = np.concatenate([[0.0], np.cumsum(share / share.sum())]) * min(config.batch_size, len(rows))
         edges[-1] = min(config.batch_size, len(rows))  # a whole number, which a sum of shares need not be
         self.edges = edges

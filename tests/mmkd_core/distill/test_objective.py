@@ -67,10 +67,10 @@ def same(one, two):
         {"relation": 0},
         {"fd": 0},
         {"icl": 0},
-        {"clip": 0},
+        {"clip": 0, "untaught": 0},
         {"fd": 0, "icl": 0},
         {"fd": 0, "icl": 0, "relation": 0},
-        {"clip": 0, "relation": 0},
+        {"clip": 0, "untaught": 0, "relation": 0},
     ],
 )
 def test_a_loss_of_weight_zero_is_not_computed(build, source, weights):
@@ -204,3 +204,17 @@ def test_a_student_that_agrees_with_its_teacher_has_no_relation_loss(build, sour
 def test_at_least_one_loss_counts():
     with pytest.raises(ValidationError, match="one of fd, icl, clip and relation must be above 0"):
         Weights(fd=0, icl=0, clip=0, relation=0)
+
+
+def test_caption_of_a_sample_counts_more_where_no_teacher_teaches_it(build, source):
+    nobody, everybody, some = [], ALL, [7, 3]
+
+    def clip(taught, **weights):
+        return build([source("a", taught, heads=False)], relation=1, fd=0, icl=0, **weights)(0)["clip"].item()
+
+    whole = clip(nobody, clip=0, untaught=1)
+    assert whole == pytest.approx(clip(everybody, clip=1, untaught=0))
+    taught, free = clip(some, clip=1, untaught=0), clip(some, clip=0, untaught=1)
+    assert 0 < taught < whole
+    assert taught + free == pytest.approx(whole)
+    assert clip(some, clip=0.1, untaught=1) == pytest.approx(0.1 * taught + free)
