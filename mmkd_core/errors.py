@@ -3,6 +3,7 @@
     MmkdError
     ├── DataError         images, captions, manifests
     ├── PluginError       teachers: unknown, broken, incompatible, clashing, weights that fail their hash
+    │   └── BatchError    one batch that an isolated teacher could not answer; the teacher may go on
     ├── TrustError        a trust rule that cannot be applied
     ├── TrainingError     diverged losses, a checkpoint that does not fit
     ├── ReleaseError      an unknown or damaged release
@@ -39,6 +40,10 @@ class DataError(MmkdError):
 
 class PluginError(MmkdError):
     """A teacher that is unknown, broken, incompatible or not what it claims to be."""
+
+
+class BatchError(PluginError):
+    """One batch that a teacher could not answer, although it was asked twice. The next one may succeed."""
 
 
 class TrustError(MmkdError):

@@ -23,7 +23,7 @@ FLOORS = [
     {"report"},
     {"audit", "study"},
     {"evaluate", "distill"},
-    {"extract", "trust", "student"},
+    {"extract", "trust", "student", "testing"},
     {"plugins", "data"},
     {"contract"},
     {"statistics", "progress", "errors"},
@@ -132,17 +132,24 @@ def test_the_store_stands_alone(module):
 
 
 @pytest.mark.parametrize("module", PLUGIN_MODULES)
-def test_a_plugin_needs_the_contract_and_nothing_else_of_the_core(module):
-    ours = {name for name, _ in imported(module) if name.startswith(("mmkd_core", "feature_store"))}
-    assert all(name.startswith("mmkd_core.contract.") for name in ours), ours
+def test_a_plugin_needs_the_contract_and_at_most_the_loaders(module):
+    """And none needs another plugin. What a loader imports, the plugin's own module imports inside functions."""
+    names = {name for name, _ in imported(module)}
+    ours = {name for name in names if name.startswith(("mmkd_core", "feature_store"))}
+    allowed = ("mmkd_core.contract.", "mmkd_core.plugins.loaders.")
+    assert all(f"{name}.".startswith(allowed) for name in ours), ours
+    package = module.split("/src/")[1].split("/")[0]
+    assert not {name for name in names if name.startswith("mmkd_") and name.split(".")[0] not in ("mmkd_core", package)}
+    if module.endswith("__init__.py"):
+        assert not runtime(module) & {"torch", "open_clip", "transformers", "timm", "PIL", package}
 
 
 def test_one_module_reaches_the_network():
-    only = {"mmkd_core/plugins/weights.py"}
+    only = {"mmkd_core/plugins/downloads.py"}
     assert users("huggingface_hub") <= only
     for package in ("requests", "httpx", "aiohttp", "ssl", "ftplib", "webbrowser"):
         assert users(package) <= only, package
-    assert users("socket") <= {"mmkd_core/plugins/isolated.py"}  # which closes them to others
+    assert users("socket") <= {"mmkd_core/plugins/worker.py"}  # which closes them to others
     for module in MODULES:
         names = {name for name, _ in imported(module)}
         assert module in only or not any(n.startswith(("urllib.request", "http.client")) for n in names), module
@@ -160,8 +167,9 @@ def test_one_module_runs_pip_or_uv():
     assert users("pip") == set()
 
 
-def test_two_modules_start_processes():
-    assert users("subprocess") == {"mmkd_core/plugins/installer.py", "mmkd_core/plugins/isolated.py"}
+def test_three_modules_start_processes():
+    names = ("installer", "isolated", "isolation")
+    assert users("subprocess") == {f"mmkd_core/plugins/{name}.py" for name in names}
     forbidden = ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "pty.spawn")
     assert not [(module, name) for module in MODULES for name, _ in calls(module) if name.startswith(forbidden)]
 
@@ -173,22 +181,30 @@ def test_only_cli_prints():
     assert {m for m in writing if not m.startswith("mmkd_core/cli/")} <= {"mmkd_core/plugins/isolated.py"}
 
 
+@pytest.mark.parametrize("name", ["protocol", "worker"])
+def test_the_worker_of_an_isolated_teacher_needs_nothing_of_mmkd(name):
+    """Its environment has whatever the plugin wants, and no pydantic, no numpy and no mmkd."""
+    allowed = {*sys.stdlib_module_names} - {"tomllib"}
+    assert runtime(f"mmkd_core/plugins/{name}.py") <= allowed
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_libraries_are_imported_inside_functions(module):
     heavy = {"open_clip", "transformers", "timm", "tokenizers", "huggingface_hub"}
     assert not runtime(module) & heavy
 
 
-def test_open_clip_and_transformers_are_for_loaders_and_the_student():
+def test_open_clip_and_transformers_are_for_loaders_the_student_and_tiny_weights():
+    homes = ("mmkd_core/plugins/loaders/", "mmkd_core/student/", "mmkd_core/testing/tiny.py")
     for package in ("open_clip", "transformers"):
-        wrong = {m for m in users(package) if not m.startswith(("mmkd_core/plugins/loaders/", "mmkd_core/student/"))}
+        wrong = {module for module in users(package) if not module.startswith(homes)}
         assert wrong == set(), package
 
 
 def test_nothing_unpickles():
     for package in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"):
         assert users(package) == set(), package
-    for module in MODULES:
+    for module in MODULES + PLUGIN_MODULES:
         for name, call in calls(module):
             options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             if name == "torch.load":
@@ -235,6 +251,7 @@ def test_the_tree_has_what_the_design_names(name):
         "mmkd_core.contract",
         "mmkd_core.plugins",
         "mmkd_core.cli",
+        "mmkd_core.testing, mmkd_core.testing.scaffold",
         "mmkd_core.data.manifest",
         "mmkd_core.student.config, mmkd_core.distill.config",
     ],

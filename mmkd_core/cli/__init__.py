@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mmkd_core.cli import data, evaluate, export, quickstart, releases, store, teachers, train, workspace
+from mmkd_core.cli import authors, data, evaluate, export, quickstart, releases, store, teachers, train, workspace
 from mmkd_core.cli.errors import Root
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ def root(
 for _group in (quickstart, workspace, train, export):
     app.add_typer(_group.app)
 app.add_typer(data.app, name="data")
+teachers.app.add_typer(authors.app)
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(evaluate.eval_app, name="eval")
 app.add_typer(evaluate.audit_app, name="audit")

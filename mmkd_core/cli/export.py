@@ -10,7 +10,7 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root, names
 from mmkd_core.cli.output import Output
 
 if TYPE_CHECKING:
-    from mmkd_core.contract import TeacherSpec, TrustClaim
+    from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim
     from mmkd_core.student.model import Student
 
 app = typer.Typer()
@@ -26,6 +26,8 @@ class _Source:
     domains: tuple[str, ...]
     license: dict[str, Any] | None = None
     """Of a release: the most restrictive of its teachers'."""
+    licenses: dict[str, Any] | None = None
+    """Of a release: each of its teachers'."""
 
 
 @app.command(epilog="Example:  mmkd export radio --student runs/radio --as-teacher my-radio")
@@ -63,12 +65,30 @@ def export(
 
 
 def _open_clip(out: Output, source: _Source, folder: Path) -> None:
-    from mmkd_core.student.export import export_open_clip
+    from mmkd_core.student.card import model_card
+    from mmkd_core.student.export import OWN_LICENSE, export_open_clip
     from mmkd_core.student.model import Student
 
-    export_open_clip(Student.load(source.folder), folder)
     load = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
-    out.finish({"student": source.name, "folder": folder, "load": load}, wrote=[folder], next=f"Load it with {load}")
+    terms = _terms(source.license) or OWN_LICENSE
+    summary = source.data or "An image-text student of mmkd"
+    card = model_card(f"Student {source.name}", summary, terms, _taught(source), load)
+    export_open_clip(Student.load(source.folder), folder, card)
+    facts = {"student": source.name, "folder": folder, "load": load, "license": terms}
+    out.say(f"licence: {terms.weights}")
+    out.finish(facts, wrote=[folder], next=f"Load it with {load}")
+
+
+def _terms(license: dict[str, Any] | None) -> "LicenseInfo | None":
+    from mmkd_core.contract import LicenseInfo
+
+    return LicenseInfo(**license) if license else None
+
+
+def _taught(source: _Source) -> dict[str, "LicenseInfo"]:
+    from mmkd_core.contract import LicenseInfo
+
+    return {name: LicenseInfo(**license) for name, license in (source.licenses or {}).items()}
 
 
 def _teacher(
@@ -80,7 +100,6 @@ def _teacher(
     folder: Path | None,
     into: Path | None,
 ) -> None:
-    from mmkd_core.contract import LicenseInfo
     from mmkd_core.student.export import export_teacher, write_teacher
     from mmkd_core.student.model import Student
 
@@ -88,15 +107,15 @@ def _teacher(
     short = _short(name, into) if into else ""
     student = Student.load(source.folder)
     facts: dict[str, Any] = {"domains": domains, "trust": _claims(root, student, domains), "training_data": source.data}
-    if source.license:
-        facts["license"] = LicenseInfo(**source.license)
+    if terms := _terms(source.license):
+        facts["license"] = terms
     if into is not None:
         target = into / short
         spec = write_teacher(student, target, name, location=f"{into.name}:{short}", **facts)
         out.finish(_facts(source, spec), wrote=[target], next=f"mmkd teachers info {name}")
         return
     assert folder is not None
-    spec, wheel = export_teacher(student, folder, name, **facts)
+    spec, wheel = export_teacher(student, folder, name, _taught(source), **facts)
     written = [folder / f"mmkd-{name}", wheel]
     out.finish({**_facts(source, spec), "wheel": wheel}, wrote=written, next=f"mmkd teachers add {wheel}")
 
@@ -129,7 +148,8 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
         raise ReleaseError("there is no release in use", next="Run `mmkd distill`, or name a folder with --student")
     releases.verify(found)
     data = f"release {found.id} of {workspace.config.name}, distilled from {', '.join(found.teachers)}"
-    return _Source(found.student, found.id, data, tuple(workspace.corpus().domains), found.facts["license"])
+    domains, licences = tuple(workspace.corpus().domains), found.facts["licenses"]
+    return _Source(found.student, found.id, data, domains, found.facts["license"], licences)
 
 
 def _check(name: str, domains: tuple[str, ...]) -> None:

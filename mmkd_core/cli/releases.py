@@ -1,6 +1,6 @@
 """`mmkd releases`: the student's past and present."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
         ("field", "value"),
         [
             *((key, facts[key]) for key in shown),
-            ("licence", facts["license"]["weights"]),
+            ("licence", _licence(facts)),
             ("teachers", ", ".join(found.teachers)),
             ("mean AUC", points(predictions.mean_auc())),
             *((f"AUC {domain}", points(auc)) for domain, auc in predictions.auc().items()),
@@ -70,6 +70,18 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
     )
     whole = {**facts, "auc": predictions.auc(), "mean_auc": predictions.mean_auc(), "folder": found.folder}
     out.finish(whole, next=f"mmkd export DIR --release {found.id}")
+
+
+def _licence(facts: dict[str, Any]) -> str:
+    """The licence that binds the student, what it forbids, and which teachers it comes from."""
+    from mmkd_core.contract import LicenseInfo
+    from mmkd_core.plugins.licences import forbids
+
+    binding = LicenseInfo(**facts["license"])
+    named = [name for name, terms in sorted(facts["licenses"].items()) if terms["weights"] == binding.weights]
+    forbidden = forbids(binding)
+    words = f"; no {', no '.join(forbidden)}" if forbidden else ""
+    return f"{binding.weights} (from {', '.join(named)}{words})"
 
 
 @app.command(epilog="Example:  mmkd releases rollback 0001")

@@ -1,17 +1,20 @@
 """`mmkd teachers`: which there are, which are in use. Listing imports neither torch nor numpy."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmkd_core.cli.options import HERE, Debug, Json, Root
-from mmkd_core.cli.output import Output
+from mmkd_core.cli.output import Output, on_terminal, size
 
 if TYPE_CHECKING:
     from mmkd_core.plugins import TeacherInfo
+    from mmkd_core.plugins.consent import Agree, Offer
 
-app = typer.Typer(help="List, add and remove teachers.", no_args_is_help=True)
+app = typer.Typer(help="Find, add, pack and remove teachers.", no_args_is_help=True)
 
 LOCK = "mmkd.lock"  # as in integrate.workspace, which costs half a second to import
 
@@ -32,16 +35,56 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     for row in rows:
         if row.error:
             out.say(f"{row.status}: {row.name}: {row.error}")
-    free = [row.name for row in rows if row.status in ("available", "registry")]
+    free = [row.name for status in ("available", "registry") for row in rows if row.status == status]
     out.finish({"teachers": rows}, next=f"mmkd teachers add {free[0]}" if free else "mmkd extract")
+
+
+@app.command(epilog="Example:  mmkd teachers search histopathology")
+def search(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WORDS", help="All must occur in name, summary or domains; none shows all."),
+    ] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Search the registry; needs no network."""
+    from mmkd_core.plugins import load_registry, read_lock
+
+    out = Output(json, root)
+    found, locked = load_registry().search(words or []), read_lock(root / LOCK).teachers
+    out.table(
+        ("teacher", "in use", "summary", "domains", "licence"),
+        [
+            (n, "yes" if n in locked else "", e.summary, ", ".join(e.domains), e.license.weights)
+            for n, e in found.items()
+        ],
+    )
+    if not found:
+        out.say(f"no teacher of the registry has {' and '.join(words or [])} in its name, summary or domains")
+    first = next(iter(found), "")
+    out.finish({"teachers": found}, next=f"mmkd teachers add {first}" if first else "mmkd teachers list")
 
 
 @app.command(epilog="Example:  mmkd teachers add phantom-sono")
 def add(
-    target: Annotated[str, typer.Argument(help="A teacher, a plugin, a wheel file or a folder with pyproject.toml.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A teacher, a plugin, a folder, a wheel, a pack, git+URL@COMMIT, or mmkd-NAME of an index."
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to what would be asked; for scripts.")] = False,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Agree to weights that must not be used commercially.")
+        bool, typer.Option("--accept-license", help="Agree to weights that forbid commercial use or derivatives.")
     ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Weights that are on this machine already.")
+    ] = None,
+    python: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A ready interpreter for a teacher that runs isolated.")
+    ] = None,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
@@ -49,26 +92,110 @@ def add(
     """Install a teacher if need be, verify its weights, try it, and put it into use."""
     from mmkd_core.cli.progress import watch
     from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.plugins.lifecycle import Choices
     from mmkd_core.plugins.lifecycle import add as add_teacher
 
     out = Output(json, root)
     workspace = Workspace.open(root)
+    choices = Choices(weights, python, accept_license, _asking(out, yes))
     with workspace.writing():
-        locked = add_teacher(target, workspace.lock_file, accept_license=accept_license, progress=watch())
+        locked = add_teacher(target, workspace.lock_file, choices=choices, progress=watch())
     out.say(f"in use: {', '.join(teacher.name for teacher in locked)}")
     out.finish({"added": locked}, wrote=[workspace.lock_file], next="mmkd extract")
 
 
 @app.command(epilog="Example:  mmkd teachers remove phantom-sono")
-def remove(name: Name, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
-    """Take a teacher out of use; its package and its features stay."""
+def remove(
+    name: Name,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove its package as well.")] = False,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take a teacher out of use; its features stay, and its package unless --uninstall."""
     from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins.lifecycle import remove as remove_teacher
 
     workspace = Workspace.open(root)
     with workspace.writing():
-        removed = remove_teacher(name, workspace.lock_file)
+        removed = remove_teacher(name, workspace.lock_file, uninstall=uninstall)
     Output(json, root).finish({"removed": removed}, wrote=[workspace.lock_file], next="mmkd teachers list")
+
+
+@app.command(epilog="Example:  mmkd teachers sync")
+def sync(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be installed, and stop.")] = False,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Install what mmkd.lock says and this environment lacks, and verify all weights; the lock stays as it is."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.plugins.sync import plan
+    from mmkd_core.plugins.sync import sync as sync_teachers
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    steps = plan(workspace.lock_file)
+    for step in steps:
+        source = f" from {step.source}" if step.source else ""
+        here = f" (installed is {step.found})" if step.found else ""
+        out.say(f"{step.what} {step.name} {step.wanted}{source}{here}, for {', '.join(step.teachers)}")
+    if not steps:
+        out.say("nothing is missing")
+    if dry_run:
+        out.finish({"steps": steps, "installed": []}, next="mmkd teachers sync" if steps else "mmkd extract")
+        return
+    with workspace.writing():
+        done = sync_teachers(workspace.lock_file, watch())
+    out.finish({"steps": steps, "installed": done}, next="mmkd extract")
+
+
+@app.command(epilog="Example:  mmkd teachers pack my-clip -o my-clip.mmkd")
+def pack(
+    name: Name,
+    file: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="NAME.mmkd if left out.")] = None,
+    no_dependencies: Annotated[
+        bool, typer.Option("--no-dependencies", help="Leave out what the package needs beyond mmkd.")
+    ] = False,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a teacher with its package, dependencies and weights into one file, for where there is no network."""
+    from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.plugins import PluginHost
+    from mmkd_core.plugins.packs import SUFFIX
+    from mmkd_core.plugins.packs import pack as pack_teacher
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    target = file or Path(f"{name}{SUFFIX}")
+    manifest = pack_teacher(name, workspace.root, target, PluginHost.discover(), dependencies=not no_dependencies)
+    out.table(("file", "size"), [(inside, size(member.size)) for inside, member in manifest.members.items()])
+    for requirement in manifest.lacking:
+        out.say(f"left out: {requirement}")
+    terms = manifest.teachers[0].license
+    out.say(f"licence of the weights: {terms.weights}; see that it lets you pass them on")
+    out.finish({"pack": target, "manifest": manifest}, wrote=[target], next=f"mmkd teachers add {target}")
+
+
+def _asking(out: Output, yes: bool) -> "Agree":
+    """Shows an offer; asks if somebody is there to answer."""
+
+    def agree(offer: "Offer") -> bool | None:
+        for field, value in offer.facts:
+            out.say(f"{field}: {value}")
+        if yes or not offer.needs:
+            return True
+        for need in offer.needs:
+            out.say(f"this {need}")
+        if not (on_terminal(sys.stdin) and on_terminal(sys.stderr)):
+            return None
+        return typer.confirm("Go on?", default=False, err=True)
+
+    return agree
 
 
 @app.command(epilog="Example:  mmkd teachers info phantom-sono")
@@ -80,11 +207,20 @@ def info(name: Name, root: Root = HERE, json: Json = False, debug: Debug = False
     out = Output(json, root)
     known = about(name, read_lock(root / LOCK), PluginHost.discover(), load_registry())
     out.table(("field", "value"), _lines(known))
-    facts = {**vars(known), "fingerprint": known.spec.fingerprint if known.spec else None}
+    facts = {**vars(known), "fingerprint": _fingerprint(known)}
     out.finish(facts, next="mmkd extract" if known.locked else f"mmkd teachers add {name}")
 
 
+def _fingerprint(known: "TeacherInfo") -> str | None:
+    """Under which its features are stored; None before the weights are pinned."""
+    if known.locked:
+        return known.locked.fingerprint
+    return known.spec.fingerprint if known.spec and known.spec.pinned else None
+
+
 def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
+    from mmkd_core.plugins.licences import forbids
+
     spec = known.spec
     if spec:
         yield "title", spec.title
@@ -96,11 +232,14 @@ def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
         yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.1f}"
         for domain, claim in spec.trust.items():
             yield f"claim {domain}", f"{100 * claim.score:.1f} {claim.metric} on {claim.dataset} (n={claim.n})"
-        use = "commercial use allowed" if spec.license.commercial_use else "no commercial use"
+        forbidden = forbids(spec.license)
+        use = f"no {', no '.join(forbidden)}" if forbidden else "commercial use and derivatives allowed"
         yield "licence", f"weights {spec.license.weights}, code {spec.license.code}, {use}"
+        if spec.isolation:
+            yield "runtime", f"isolated, with {', '.join(spec.isolation.requires) or 'nothing installed'}"
         yield "weights", "; ".join(f"{source.kind} {source.location}" for source in spec.weights)
         yield "training data", spec.provenance.training_data or "-"
-        yield "fingerprint", spec.fingerprint
+        yield "fingerprint", _fingerprint(known) or "known when it is added: some of its files have no sha256 yet"
     elif known.entry:
         yield "summary", known.entry.summary
         yield "domains", ", ".join(known.entry.domains)

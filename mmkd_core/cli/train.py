@@ -27,9 +27,12 @@ def extract(root: Root = HERE, json: Json = False, debug: Debug = False) -> None
         done = run_extract(workspace, watch())
     out.table(("teacher", "new images", "new texts"), [(n, done.images[n], done.texts[n]) for n in sorted(done.images)])
     computed = any(done.images.values()) or any(done.texts.values())
-    if not computed:
+    if not computed and not done.failed:
         out.say("nothing was missing")
-    out.finish(vars(done), wrote=[workspace.store] if computed else [], next=_next_step(workspace))
+    facts = {**vars(done), "failed": {name: str(error) for name, error in done.failed.items()}}
+    following = "mmkd extract" if done.failed else _next_step(workspace)
+    out.finish(facts, wrote=[workspace.store] if computed else [], next=following)
+    done.require()
 
 
 @app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions clean --out runs/radio")

@@ -24,23 +24,30 @@ from mmkd_core.contract.hookspecs import (
     mmkd_teachers,
 )
 from mmkd_core.contract.spec import (
+    CLIP_MEAN,
+    CLIP_STD,
     NAME_PATTERN,
     ImageSpec,
+    Isolation,
     LicenseInfo,
     Provenance,
     TeacherSpec,
     TextSpec,
     TrustClaim,
     WeightSource,
+    hub,
 )
 from mmkd_core.contract.teacher import Teacher
 
 __all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
     "ENTRY_POINT_GROUP",
     "NAME_PATTERN",
     "PLUGIN_API",
     "Golden",
     "ImageSpec",
+    "Isolation",
     "LicenseInfo",
     "Provenance",
     "Teacher",
@@ -51,6 +58,7 @@ __all__ = [
     "golden_image",
     "hookimpl",
     "hookspec",
+    "hub",
     "measure_golden",
     "mmkd_load_teacher",
     "mmkd_teachers",

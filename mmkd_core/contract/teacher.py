@@ -17,6 +17,9 @@ class Teacher(Protocol):
 
     Embeddings are float32 and NOT L2-normalised: normalisation is a step of ours and happens in one place. The model is
     in evaluation mode, none of its parameters requires a gradient, and encoding records none.
+
+    A teacher may also have ``logit_scale``, a float: the learnt one from its checkpoint, already exponentiated. Adding
+    the teacher writes it into ``mmkd.lock``, where it stands above the spec's.
     """
 
     @property

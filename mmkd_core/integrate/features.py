@@ -23,7 +23,7 @@ from mmkd_core.errors import PluginError
 from mmkd_core.evaluate.zero_shot import class_embeddings
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace
-from mmkd_core.plugins import PluginHost, load_registry, read_lock, require_locked
+from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
 from mmkd_core.trust import TeacherView, unit
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -43,10 +43,7 @@ def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpe
     """
     lock = read_lock(workspace.lock_file)
     registry = load_registry()
-    specs = {name: host.teacher(name, registry) for name in sorted(lock.teachers)}
-    for spec in specs.values():
-        require_locked(lock, spec)
-    return specs
+    return {name: locked_spec(lock, host.teacher(name, registry)) for name in sorted(lock.teachers)}
 
 
 def open_store(workspace: Workspace) -> FeatureStore:

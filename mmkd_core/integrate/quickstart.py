@@ -61,14 +61,14 @@ def quickstart(
             teachers = clock.time("specialists", lambda: make_specialists(workspace, progress))
         *first, new = teachers
         clock.time("teachers", lambda: add_missing(workspace, teachers, first, progress))
-        clock.time("extract", lambda: run_extract(workspace, progress))
+        clock.time("extract", lambda: run_extract(workspace, progress).require())
         clock.time("pretrain", lambda: run_pretrain(workspace, config.pretrain, progress=progress))
         clock.time("trust", lambda: run_trust(workspace, progress))
         # A run that goes on after a kill may find the new teacher locked already: a stage that has its release is over.
         if current(workspace) is None:
             clock.time("distill", lambda: run_distill(workspace, progress))
         clock.time("teachers", lambda: add_missing(workspace, teachers, [new], progress))
-        clock.time("extract", lambda: run_extract(workspace, progress))
+        clock.time("extract", lambda: run_extract(workspace, progress).require())
         if not any(found.parent for found in all_releases(workspace)):
             clock.time("integrate", lambda: run_incremental(workspace, progress))
         clock.time(

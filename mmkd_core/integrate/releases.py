@@ -19,13 +19,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmkd_core.contract import LicenseInfo
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
+from mmkd_core.plugins.licences import most_restrictive
 
 CURRENT = "CURRENT"
 
@@ -57,6 +60,17 @@ class Release:
     def predictions(self) -> Path:
         """Predictions on the test split."""
         return self.folder / "predictions.parquet"
+
+
+def licences(parent: Release | None, new: Mapping[str, LicenseInfo]) -> dict[str, Any]:
+    """Facts of a release: ``licenses`` of all teachers that taught it, and the ``license`` that binds it.
+
+    What the parent has learnt stays in the weights, so its teachers count even if they are not in use any more.
+    """
+    taught = {**(parent.facts["licenses"] if parent else {})}
+    taught |= {name: licence.model_dump(mode="json") for name, licence in new.items()}
+    binding = most_restrictive(LicenseInfo(**licence) for licence in taught.values())
+    return {"licenses": taught, "license": binding.model_dump(mode="json")}
 
 
 def all_releases(workspace: Workspace) -> list[Release]:

@@ -30,6 +30,8 @@ from mmkd_core.integrate.student_data import pixels_of, predict, probe_scores, s
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.plugins.loaders import open_clip
+from mmkd_core.plugins.opening import open_teacher
+from mmkd_core.plugins.smoke import smoke
 from mmkd_core.plugins.weights import resolve
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
@@ -44,7 +46,11 @@ def run_extract(workspace: Workspace, progress: Progress | None = None) -> Extra
     if not specs:
         raise PluginError("no teacher is in use", where=str(workspace.lock_file), next="Run `mmkd teachers add NAME`")
     corpus = workspace.corpus()
-    jobs = [Job(spec, partial(host.load, spec)) for spec in specs.values()]
+    lock = read_lock(workspace.lock_file)
+    jobs = [
+        Job(spec, partial(smoke, spec, partial(open_teacher, host, spec, lock.teachers[name], workspace.root)))
+        for name, spec in specs.items()
+    ]
     with FeatureStore.open(workspace.store, "w") as store:
         return extract(corpus, corpus_texts(corpus), jobs, store, progress)
 
@@ -191,7 +197,7 @@ class _Distillation:
             "seconds": round(time.monotonic() - began, 1),
             "fidelity": taught.fidelity,
             "replayed": 0 if replayed is None else len(replayed),
-            "license": _most_restrictive(list(self.specs.values())),
+            **releases.licences(self.parent, {name: self.specs[name].license for name in new}),
             "student": _shape(student),
         }
         return self._commit(student, taught.heads, run, facts)
@@ -225,7 +231,7 @@ class _Distillation:
         spec = self._parent_spec(parent, student)
         job = Job(spec, lambda: open_clip.load(spec, resolve(spec), "cpu"))
         with FeatureStore.open(self.workspace.store, "w") as store:
-            extract(self.corpus, corpus_texts(self.corpus), [job], store, self.progress)
+            extract(self.corpus, corpus_texts(self.corpus), [job], store, self.progress).require()
 
     def _identity(self, new: list[str], replayed: Rows | None) -> str:
         return identity(
@@ -270,12 +276,6 @@ def _shape(student: Student) -> dict[str, Any]:
         "context_length": student.context_length,
         "embed_dim": student.embed_dim,
     }
-
-
-def _most_restrictive(specs: Sequence[TeacherSpec]) -> dict[str, Any]:
-    """The licence that a student of these teachers can at most have: a non-commercial one if any is."""
-    ordered = sorted(specs, key=lambda spec: (spec.license.commercial_use, spec.license.weights))
-    return ordered[0].license.model_dump(mode="json")
 
 
 def locked_names(workspace: Workspace) -> list[str]:

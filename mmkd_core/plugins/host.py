@@ -20,9 +20,12 @@ from mmkd_core.contract import PLUGIN_API, Teacher, TeacherSpec, hookspecs
 from mmkd_core.errors import MmkdError, PluginError
 from mmkd_core.plugins import loaders, weights
 from mmkd_core.plugins.names import did_you_mean
+from mmkd_core.plugins.observe import watching, within
 from mmkd_core.plugins.record import Candidate, Given, PluginRecord, describe, installed_points, once, wanted
 from mmkd_core.plugins.registry import Registry, load_registry
 
+IMPORT_LIMIT_S = 30.0
+"""How long a plugin may take to be imported and to declare its teachers."""
 _BUILT_IN = "mmkd built-in loaders"
 
 
@@ -113,14 +116,19 @@ class PluginHost:
     def load(self, spec: TeacherSpec, device: str = "cpu") -> Teacher:
         """Build one teacher after its files were verified.
 
-        Only the plugin that declared this very spec and the built-in loaders are asked; a spec that no plugin
-        declared (an earlier student, for example) goes to the built-in loaders alone.
+        Only the plugin that declared this very spec (pinned or not) and the built-in loaders are asked; a spec that no
+        plugin declared (an earlier student, for example) goes to the built-in loaders alone.
 
         Raises:
             PluginError: files missing or changed, no loader for the family, or the loader failed.
         """
+        if spec.runtime == "isolated":
+            raise PluginError(
+                f"teacher {spec.name} runs in an environment of its own, which `mmkd teachers add {spec.name}` makes",
+                next="In Python, load it with mmkd_core.plugins.opening.open_teacher",
+            )
         folders = weights.resolve(spec)
-        owner = self._owner[spec.name].name if self._specs.get(spec.name) == spec else None
+        owner = self._owner[spec.name].name if self._declares(spec) else None
         call = self._manager.subset_hook_caller("mmkd_load_teacher", self._strangers_to(owner, _BUILT_IN))
         try:
             teacher = call(spec=spec, weights=folders, device=device)
@@ -139,13 +147,26 @@ class PluginHost:
             )
         return cast(Teacher, teacher)
 
+    def _declares(self, spec: TeacherSpec) -> bool:
+        """Whether a plugin declared this spec, apart from what the lock filled in."""
+        declared = self._specs.get(spec.name)
+        try:
+            return declared is not None and declared.resolved(spec.weights) == spec.model_copy(
+                update={"logit_scale": declared.logit_scale}
+            )
+        except ValueError:
+            return False
+
     def _admit(self, record: PluginRecord, source: Candidate | Given) -> None:
         """Import, register and ask one plugin; whatever it raises ends up in its record."""
         try:
-            plugin = source.load()
-            self._manager.register(plugin, name=record.name)
-            self._check_hooks(plugin)
-            specs = self._collect(record.name)
+            with watching(block=False) as seen, within(IMPORT_LIMIT_S):
+                plugin = source.load()
+                self._manager.register(plugin, name=record.name)
+                self._check_hooks(plugin)
+                specs = self._collect(record.name)
+            for fault in seen.faults():
+                raise PluginError(f"when it is asked for its teachers {fault}")
         except (Exception, SystemExit) as error:
             self._expel(record.name)
             self._records.append(replace(record, status="broken", error=describe(error)))

@@ -1,4 +1,4 @@
-"""Runs one function in a fresh interpreter: JSON in, JSON out, a time limit, and no network.
+"""Runs one function in a fresh interpreter: JSON in, JSON out, limits of time and memory, and no network.
 
 A fresh interpreter sees what was just installed, and a crash or a hang in a plugin's code ends there. Blocking
 sockets proves that a teacher loads from its declared files alone. It contains accidents; it is no sandbox.
@@ -11,25 +11,33 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import mmkd_core
 from mmkd_core.errors import MmkdError, PluginError
+from mmkd_core.plugins import limits
+from mmkd_core.plugins.worker import block_network
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _START = "from mmkd_core.plugins.isolated import serve; serve()"
 
 
-def run_isolated(function: str, argument: Any, *, time_limit_s: float = 300, network: bool = False) -> Any:
+def run_isolated(
+    function: str, argument: Any, *, time_limit_s: float = 300, memory: int | None = None, network: bool = False
+) -> Any:
     """Call ``module:function`` of this project with one JSON value in a fresh interpreter; returns its JSON answer.
 
+    Args:
+        memory: bytes that it and what it starts may use; by default ``limits.memory_limit``.
+
     Raises:
-        PluginError: what the function raised, or that it crashed or took longer than ``time_limit_s``.
+        PluginError: what the function raised, or that it crashed, took too long or used too much memory.
     """
+    memory = limits.memory_limit() if memory is None else memory
     request = json.dumps({"function": function, "argument": argument, "network": network})
     root = str(Path(mmkd_core.__file__).parent.parent)
     paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), root]
@@ -45,13 +53,16 @@ def run_isolated(function: str, argument: Any, *, time_limit_s: float = 300, net
         start_new_session=True,  # so that what the plugin may have started ends with it
     )
     try:
-        answer, noise = process.communicate(request, timeout=time_limit_s)
+        with limits.watched(process.pid, memory, partial(_kill, process)) as exceeded:
+            answer, noise = process.communicate(request, timeout=time_limit_s)
     except subprocess.TimeoutExpired:
         _end(process)
         raise PluginError(f"the check took more than {time_limit_s:g} s and was stopped") from None
     except BaseException:
         _end(process)
         raise
+    if exceeded.is_set():
+        raise PluginError(f"the check used more than {limits.in_words(memory)} of memory and was stopped")
     return _read(answer, noise, process.returncode)
 
 
@@ -73,21 +84,13 @@ def serve() -> None:
     answer.close()
 
 
-def block_network() -> None:
-    """Make every attempt of this process to look up or reach a host fail at once."""
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise OSError("the network is blocked during this check")
-
-    for name in ("connect", "connect_ex", "sendto"):
-        setattr(socket.socket, name, refuse)
-    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
-        setattr(socket, name, refuse)
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill(process)
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:

@@ -1,38 +1,58 @@
-"""A teacher's way in and out: resolve, install, discover, validate, verify weights, smoke check, lock.
+"""A teacher's way in and out: resolve, agree, install, discover, validate, verify weights, smoke check, lock.
 
-The lock is written last, so any failure leaves it as it was; the message names the step, the teacher and the next
-command. What was just installed is examined in a fresh interpreter, because the running one may not see it.
+The lock is written last, so any failure leaves it as it was, and what was installed on the way is taken out again; the
+message names the step, the teacher and the next command. What was just installed is examined in a fresh interpreter,
+because the running one may not see it, and because it may crash, hang or eat memory.
 """
 
 from __future__ import annotations
 
-import importlib
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmkd_core.contract import PLUGIN_API, TeacherSpec
-from mmkd_core.errors import PluginError
-from mmkd_core.plugins import installer, isolated, versions, weights
-from mmkd_core.plugins.host import PluginHost
-from mmkd_core.plugins.lock import LockedTeacher, read_lock, write_lock
-from mmkd_core.plugins.names import canonical
-from mmkd_core.plugins.packages import Package, read_package
-from mmkd_core.plugins.registry import (
-    GitSource,
-    IndexSource,
-    PathSource,
-    Registry,
-    RegistryEntry,
-    WheelSource,
-    load_registry,
+from mmkd_core.contract import PLUGIN_API, TeacherSpec, WeightSource
+from mmkd_core.errors import MmkdError, PluginError
+from mmkd_core.plugins import (
+    downloads,
+    fresh,
+    installer,
+    isolated,
+    offers,
+    packs,
+    runtimes,
+    unpacking,
+    versions,
+    weights,
 )
-from mmkd_core.plugins.smoke import smoke_check
+from mmkd_core.plugins.consent import Agree, Consent, require_accepted
+from mmkd_core.plugins.host import PluginHost
+from mmkd_core.plugins.licences import forbids
+from mmkd_core.plugins.lock import Lock, LockedRuntime, LockedTeacher, change_lock, read_lock
+from mmkd_core.plugins.names import canonical
+from mmkd_core.plugins.registry import Registry, RegistryEntry, load_registry
+from mmkd_core.plugins.sources import CORE, Found, find, is_editable, near, source_of
+from mmkd_core.plugins.undo import undone_on_failure
 from mmkd_core.progress import Progress, Silent
 
 CHECK_LIMIT_S = 600.0
+CHECK_MEMORY: int | None = None
+"""Bytes that a smoke check may use; None is most of the machine's."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user said beside the target."""
+
+    weights: Path | None = None
+    """Files that are here already."""
+    python: Path | None = None
+    """A ready interpreter for an isolated teacher."""
+    accept_license: bool = False
+    agree: Agree | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,9 @@ class _Arrival:
     version: str
     source: str
     host: PluginHost | None
-    """None if it was installed just now."""
+    """None if it must be examined in a fresh interpreter."""
+    sources: dict[str, tuple[WeightSource, ...]] = field(default_factory=dict)
+    """Of a pack: teacher to where its weights lie."""
 
 
 def add(
@@ -53,104 +75,95 @@ def add(
     *,
     registry: Registry | None = None,
     host: PluginHost | None = None,
-    accept_license: bool = False,
+    choices: Choices | None = None,
     progress: Progress | None = None,
 ) -> list[LockedTeacher]:
     """Make a teacher usable: everything from finding its package to writing it into the lock.
 
     Args:
-        target: an installed teacher, a plugin with several teachers, a name in the registry, a wheel file, or a
-            folder with a pyproject.toml.
+        target: an installed teacher, a plugin with several teachers, a pack, or what ``sources`` lists.
         lock_path: the lock to extend.
         registry: by default the one that ``load_registry`` finds.
-        host: by default the plugins of this interpreter.
-        accept_license: agree to weights whose licence forbids commercial use.
+        host: plugins to use as they are, in this interpreter; by default those that are installed, and whatever is not
+            mmkd's own is examined in a fresh interpreter.
+        choices: what the user said beside the target.
         progress: hears one line per finished step.
 
     Returns:
         The teachers that were locked, by name.
 
     Raises:
-        PluginError: names the step that failed; the lock is unchanged.
+        PluginError: names the step that failed; the lock and the environment are as they were.
     """
-    progress = progress or Silent()
-    lock = read_lock(lock_path)
+    progress, choices = progress or Silent(), choices or Choices()
+    consent = Consent(choices.agree)
+    root = lock_path.absolute().parent
+    read_lock(lock_path)
     registry = load_registry() if registry is None else registry
-    arrival = _arrive(target, registry, host or PluginHost.discover(), accept_license, progress)
-    with _step("validate", target):
-        for spec in arrival.specs:
-            _validate(spec, arrival, registry.teachers.get(spec.name))
-            _agree(spec.name, spec.license.weights, spec.license.commercial_use, accept_license)
-    names = ", ".join(spec.name for spec in arrival.specs)
-    with _step("weights", target):
-        _verify_weights(arrival)
-    progress.say(f"{names}: weights verified")
-    with _step("smoke check", target):
-        _smoke(arrival)
-    progress.say(f"{names}: smoke check passed")
-    locked = [_locked(spec, arrival) for spec in sorted(arrival.specs, key=lambda spec: spec.name)]
-    write_lock(lock_path, lock.having(*locked))
-    return locked
+    with ExitStack() as undo:
+        arrival = _installed(target, host, registry)
+        if arrival is None:
+            arrival = _bring(target, root, registry, host, choices, consent, progress, undo)
+        names = ", ".join(spec.name for spec in arrival.specs)
+        with _step("validate", target):
+            for spec in arrival.specs:
+                offers.validate(spec, arrival.package, arrival.version, registry.teachers.get(spec.name))
+                require_accepted(target, spec.license, choices.accept_license)
+        with _step("weights", target):
+            found = [(spec, _sources(spec, arrival, choices), _runtime(spec, choices)) for spec in arrival.specs]
+            for spec, sources, runtime in found:
+                consent.ask(offers.of_weights(target, spec, sources, runtime, root, registry))
+            pinned = [_pinned(spec, sources, progress) for spec, sources, _ in found]
+            _verify_weights(pinned, arrival.host)
+        locked = [_locked(spec, arrival, run, root) for spec, (*_, run) in zip(pinned, found, strict=True)]
+        progress.say(f"{names}: weights verified")
+        with _step("environment", target):
+            _environments(locked, root, undo, progress)
+        with _step("smoke check", target):
+            scales = _smoke(arrival, locked, root)
+        locked = [entry.model_copy(update={"logit_scale": scales[entry.name]}) for entry in locked]
+        progress.say(f"{names}: smoke check passed")
+        with _step("lock", target):
+            change_lock(lock_path, lambda lock: lock.having(*locked))
+    return sorted(locked, key=lambda entry: entry.name)
 
 
-def remove(name: str, lock_path: Path) -> LockedTeacher:
-    """Take one teacher out of the lock; its package stays installed. Raises PluginError if it is not in."""
-    lock = read_lock(lock_path)
-    remaining = lock.without(name)
-    write_lock(lock_path, remaining)
-    return lock.teachers[name]
+def remove(name: str, lock_path: Path, *, uninstall: bool = False) -> LockedTeacher:
+    """Take one teacher out of the lock; its features stay, and its package unless ``uninstall``.
+
+    Raises:
+        PluginError: it is not in, or its package is needed: by mmkd or by another teacher in use.
+    """
+    removed: list[LockedTeacher] = []
+
+    def change(lock: Lock) -> Lock:
+        remaining = lock.without(name)
+        if uninstall:
+            _require_unused(lock.teachers[name], remaining)
+        removed.append(lock.teachers[name])
+        return remaining
+
+    change_lock(lock_path, change)
+    if uninstall:
+        with installer.alone():
+            installer.uninstall(removed[0].package)
+        runtimes.discard(lock_path.absolute().parent, name)
+    return removed[0]
 
 
-def describe_fresh(package: str) -> dict[str, Any]:
-    """In a fresh interpreter: what a package that was just installed offers."""
-    host = PluginHost.discover(environ={})
-    records = [record for record in host.records() if canonical(record.distribution) == canonical(package)]
-    for record in records:
-        if record.status != "loaded":
-            raise PluginError(f"plugin {record.provider} is {record.status}: {record.error}")
-    if not records:
-        raise PluginError(f"package {package} was installed but offers no plugin")
-    offered = {name for record in records for name in record.teachers}
-    specs = [spec.model_dump(mode="json") for spec in host.specs() if spec.name in offered]
-    return {"specs": specs, "package": records[0].distribution, "version": records[0].version}
+def _require_unused(locked: LockedTeacher, rest: Lock) -> None:
+    others = [name for name, other in rest.teachers.items() if canonical(other.package) == canonical(locked.package)]
+    if canonical(locked.package) == CORE or others:
+        by = f"teachers in use need it: {', '.join(others)}" if others else "it is mmkd itself"
+        raise PluginError(
+            f"package {locked.package} is not removed: {by}",
+            next=f"Run `mmkd teachers remove {locked.name}` without --uninstall",
+        )
 
 
-def verify_fresh(names: list[str]) -> None:
-    """In a fresh interpreter: find and hash the files of these teachers."""
-    host = PluginHost.discover(environ={})
-    for name in names:
-        weights.resolve(host.teacher(name))
-
-
-def smoke_fresh(names: list[str]) -> None:
-    """In a fresh interpreter: load and check these teachers."""
-    host = PluginHost.discover(environ={})
-    for name in names:
-        smoke_check(host, host.teacher(name))
-
-
-def _arrive(target: str, registry: Registry, host: PluginHost, accept_license: bool, progress: Progress) -> _Arrival:
-    here = _installed(target, host, registry)
-    if here is not None:
-        return here
-    with _step("resolve", target):
-        package, source = _find(target, registry, host, accept_license)
-    with _step("install", target):
-        installer.install(package.target, package.requires)
-        importlib.invalidate_caches()
-    progress.say(f"{target}: installed {package.name}")
-    with _step("discover", target):
-        found = _freshly("describe_fresh", package.name)
-        specs = tuple(TeacherSpec.model_validate(spec) for spec in found["specs"])
-        if target in registry.teachers:
-            specs = tuple(spec for spec in specs if spec.name == target)
-        if not specs:
-            raise PluginError(f"package {package.name} offers no teacher called {target}")
-    return _Arrival(specs, found["package"], found["version"], source, None)
-
-
-def _installed(target: str, host: PluginHost, registry: Registry) -> _Arrival | None:
+def _installed(target: str, host: PluginHost | None, registry: Registry) -> _Arrival | None:
     """The teachers that ``target`` names among the installed ones; None if it names none."""
+    given, host = host, host or PluginHost.discover()
     specs = tuple(spec for spec in host.specs() if spec.name == target)
     if not specs:
         names = [name for record in host.records() if record.name == target for name in record.teachers]
@@ -158,114 +171,149 @@ def _installed(target: str, host: PluginHost, registry: Registry) -> _Arrival | 
     if not specs:
         return None
     record = host.record_of(specs[0].name)
-    entry = registry.teachers.get(specs[0].name)
-    return _Arrival(specs, record.distribution, record.version, entry.source.kind if entry else "installed", host)
+    source = source_of(record.distribution, _listed(registry.teachers.get(specs[0].name)))
+    here = given or (host if canonical(record.distribution) == CORE else None)
+    return _Arrival(specs, record.distribution, record.version, source, here)
 
 
-def _find(target: str, registry: Registry, host: PluginHost, accept_license: bool) -> tuple[Package, str]:
-    """What to install for ``target``, and how the lock will call its source."""
-    path = Path(target)
-    if target.endswith(".whl") or path.is_dir():
-        if not path.exists():
-            raise PluginError("there is no such wheel file", where=target)
-        return read_package(path), path.resolve().name
-    if target not in registry.teachers:
-        host.teacher(target, registry)  # raises: it says why nobody offers it, and which names are near
-    entry = registry.lookup(target)
-    if entry.plugin_api != PLUGIN_API:
-        raise PluginError(
-            f"it is written for plugin API {entry.plugin_api}, this mmkd has {PLUGIN_API}", next="Upgrade mmkd"
-        )
-    _agree(target, entry.license.weights, entry.license.commercial_use, accept_license)
-    return _from_registry(target, entry, host, registry)
+def _bring(
+    target: str,
+    root: Path,
+    registry: Registry,
+    host: PluginHost | None,
+    choices: Choices,
+    consent: Consent,
+    progress: Progress,
+    undo: ExitStack,
+) -> _Arrival:
+    """Find, show, agree, install and discover; ``undo`` takes it back if anything fails from here on."""
+    with _step("resolve", target):
+        scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="mmkd-add-")))
+        if target.endswith(packs.SUFFIX):
+            pack = undo.enter_context(unpacking.unpacked(Path(target), root))
+            found, wheels = Found(pack.package, target, code=False), pack.wheels
+            wanted, sources = pack.teachers, pack.sources
+        else:
+            found, wheels = find(target, registry, host or PluginHost.discover(), scratch), None
+            wanted, sources = (found.teacher,) if found.teacher else (), {}
+        if is_editable(found.package.name):
+            raise PluginError(
+                f"package {found.package.name} is installed in place (editable) and is not replaced",
+                next="Add its teachers by their names: `mmkd teachers list` shows them",
+            )
+    if found.entry is not None:
+        with _step("resolve", target):
+            require_accepted(target, found.entry.license, choices.accept_license)
+    with _step("agreement", target):
+        consent.ask(offers.of_package(target, found))
+    with _step("install", target):
+        undo.enter_context(installer.alone())
+        undo.enter_context(undone_on_failure(found.package.name))
+        _install(found, wheels)
+    progress.say(f"{target}: installed {found.package.name}")
+    with _step("discover", target):
+        told = _freshly("describe", {"package": found.package.name, "listed": _listed(found.entry)})
+        specs = tuple(TeacherSpec.model_validate(spec) for spec in told["specs"])
+        specs = tuple(spec for spec in specs if not wanted or spec.name in wanted)
+        if not specs:
+            raise PluginError(f"package {found.package.name} offers no teacher called {' or '.join(wanted) or target}")
+    return _Arrival(specs, told["package"], told["version"], near(told["source"], root), None, sources)
 
 
-def _from_registry(name: str, entry: RegistryEntry, host: PluginHost, registry: Registry) -> tuple[Package, str]:
-    match entry.source:
-        case PathSource(path=path):
-            return read_package(Path(path)), "path"
-        case IndexSource():
-            excluded = [f"!={version}" for version in sorted(entry.yanked)]
-            ranges = ",".join([*filter(None, [entry.requires]), *excluded])
-            return Package(entry.package, f"{entry.package}{ranges}", None), "index"
-        case GitSource(url=url, commit=commit):
-            return Package(entry.package, f"{entry.package} @ git+{url}@{commit}", None), f"git+{url}@{commit}"
-        case WheelSource(url=url, sha256=sha256):
-            return Package(entry.package, f"{entry.package} @ {url}#sha256={sha256}", None), url
-    broken = [
-        r for r in host.records() if r.status != "loaded" and canonical(r.distribution) == canonical(entry.package)
-    ]
-    reason = f": plugin {broken[0].provider} is {broken[0].status}: {broken[0].error}" if broken else ""
-    raise PluginError(
-        f"it comes with {entry.package} but is not offered by this installation{reason}",
-        next="Install mmkd again, or run `mmkd teachers list` to see all plugins",
-    )
+def _install(found: Found, wheels: Path | None) -> None:
+    package = found.package
+    if versions.installed(package.name) and (
+        package.folder or Path(package.target).exists() or "://" in package.target
+    ):
+        # pip keeps an installed package if a file has the same version, whatever else the file holds
+        installer.uninstall(package.name)
+    installer.install(package.target, package.requires, wheels, package.folder)
 
 
-def _validate(spec: TeacherSpec, arrival: _Arrival, entry: RegistryEntry | None) -> None:
-    """The registry's stanza, if there is one, must be true."""
-    if entry is None:
-        return
-    if canonical(arrival.package) != canonical(entry.package):
-        raise PluginError(f"it comes from {arrival.package}, the registry says {entry.package}")
-    if arrival.version in entry.yanked:
-        raise PluginError(
-            f"version {arrival.version} of {entry.package} was withdrawn: {entry.yanked[arrival.version]}"
-        )
-    if versions.satisfies(arrival.version, entry.requires) is False:
-        raise PluginError(f"{entry.package} {arrival.version} is installed, the registry requires {entry.requires}")
-    claims: list[tuple[str, object, object]] = [
-        ("domains", sorted(spec.domains), sorted(entry.domains)),
-        ("licence of the weights", spec.license.weights, entry.license.weights),
-        ("commercial use", spec.license.commercial_use, entry.license.commercial_use),
-        ("gated", spec.license.gated, entry.license.gated),
-    ]
-    for what, declared, listed in claims:
-        if declared != listed:
-            raise PluginError(f"its {what}: the plugin says {declared}, the registry says {listed}")
+def _listed(entry: RegistryEntry | None) -> str:
+    return entry.source.kind if entry else ""
 
 
-def _agree(name: str, licence: str, commercial_use: bool, accepted: bool) -> None:
-    if not commercial_use and not accepted:
-        raise PluginError(
-            f"its weights ({licence}) must not be used commercially",
-            next=f"If you agree, run `mmkd teachers add {name} --accept-license`",
-        )
-
-
-def _verify_weights(arrival: _Arrival) -> None:
-    if arrival.host is None:
-        for spec in arrival.specs:
-            weights.fetch(spec)  # here, because the fresh interpreter has no network
-        _freshly("verify_fresh", [spec.name for spec in arrival.specs])
+def _sources(spec: TeacherSpec, arrival: _Arrival, choices: Choices) -> list[WeightSource]:
+    """Where its weights will come from; of what a repository has now, from the commit that it has now."""
+    if choices.weights is not None:
+        sources = weights.given(spec, choices.weights)
     else:
-        for spec in arrival.specs:
-            weights.resolve(spec)
+        sources = arrival.sources.get(spec.name, spec.weights)
+    return [downloads.at_newest_commit(source) for source in sources]
 
 
-def _smoke(arrival: _Arrival) -> None:
-    if arrival.host is None:
-        _freshly("smoke_fresh", [spec.name for spec in arrival.specs])
-    else:
-        for spec in arrival.specs:
-            smoke_check(arrival.host, spec)
+def _runtime(spec: TeacherSpec, choices: Choices) -> LockedRuntime | None:
+    if spec.isolation is None:
+        return None
+    python = str(choices.python.absolute()) if choices.python else None
+    return LockedRuntime(python=python, requires=() if python else spec.isolation.requires)
 
 
-def _freshly(function: str, argument: Any) -> Any:
-    return isolated.run_isolated(f"{__name__}:{function}", argument, time_limit_s=CHECK_LIMIT_S)
+def _pinned(spec: TeacherSpec, sources: list[WeightSource], progress: Progress) -> TeacherSpec:
+    """The spec with nothing left open; says so where the plugin left it: what comes first is trusted."""
+    if not spec.pinned:
+        progress.say(f"{spec.name}: its plugin declares no sha256 for some files; what comes now is trusted and locked")
+    return weights.pin(spec, sources)
 
 
-def _locked(spec: TeacherSpec, arrival: _Arrival) -> LockedTeacher:
+def _locked(spec: TeacherSpec, arrival: _Arrival, runtime: LockedRuntime | None, root: Path) -> LockedTeacher:
+    """The entry that will be written if all goes well."""
     return LockedTeacher(
         name=spec.name,
         package=arrival.package,
         version=arrival.version,
-        source=arrival.source,
+        source=near(arrival.source, root),
         fingerprint=spec.fingerprint,
         plugin_api=PLUGIN_API,
         weights=spec.weights,
         license=spec.license,
+        license_accepted=bool(forbids(spec.license)),
+        runtime=runtime,
     )
+
+
+def _verify_weights(pinned: list[TeacherSpec], host: PluginHost | None) -> None:
+    for spec in pinned:
+        weights.fetch(spec)  # here, because the fresh interpreter has no network
+        if host is not None:
+            weights.resolve(spec)
+    if host is None:
+        _freshly("verify", [spec.model_dump(mode="json") for spec in pinned])
+
+
+def _environments(locked: list[LockedTeacher], root: Path, undo: ExitStack, progress: Progress) -> None:
+    for entry in locked:
+        if entry.runtime is None:
+            continue
+        wheels = sorted(packs.runtime_wheels(root, entry.name).glob("*.whl"))
+        if runtimes.prepare(root, entry.name, entry.runtime, wheels):
+            undo.push(_discarding(root, entry.name))
+            progress.say(f"{entry.name}: environment made")
+
+
+def _discarding(root: Path, name: str) -> Any:
+    """For ``ExitStack.push``: on failure the environment goes again."""
+
+    def leave(kind: object, *_: object) -> None:
+        if kind is not None:
+            runtimes.discard(root, name)
+
+    return leave
+
+
+def _smoke(arrival: _Arrival, locked: list[LockedTeacher], root: Path) -> dict[str, float | None]:
+    if arrival.host is not None:
+        host = arrival.host
+        return {entry.name: fresh.check(host, entry, root) for entry in locked}
+    dumped = [entry.model_dump(mode="json") for entry in locked]
+    scales: dict[str, float | None] = _freshly("smoke_all", {"teachers": dumped, "root": str(root)})
+    return scales
+
+
+def _freshly(function: str, argument: Any) -> Any:
+    name = f"{fresh.__name__}:{function}"
+    return isolated.run_isolated(name, argument, time_limit_s=CHECK_LIMIT_S, memory=CHECK_MEMORY)
 
 
 @contextmanager
@@ -273,7 +321,7 @@ def _step(step: str, name: str) -> Iterator[None]:
     """Put the step and the teacher in front of whatever goes wrong inside."""
     try:
         yield
-    except PluginError as error:
+    except MmkdError as error:
         raise PluginError(
             f"{name} was not added, at step {step}: {error.what}",
             where=error.where,

@@ -6,13 +6,15 @@ error. The file is JSON, sorted and without timestamps, so that the same teacher
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmkd_core.contract import LicenseInfo, TeacherSpec, WeightSource
 from mmkd_core.errors import PluginError
@@ -20,6 +22,17 @@ from mmkd_core.plugins.names import did_you_mean
 
 LOCK_NAME = "mmkd.lock"
 SCHEMA_VERSION = 1
+STATE = ".mmkd"
+"""Folder beside the lock for what can be made again: environments of isolated teachers, unpacked wheels and weights."""
+
+
+class LockedRuntime(BaseModel):
+    """The environment of an isolated teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    python: str | None = Field(default=None, description="A ready interpreter; empty if mmkd makes the environment.")
+    requires: tuple[str, ...] = Field(default=(), description="What mmkd installs into it.")
 
 
 class LockedTeacher(BaseModel):
@@ -31,12 +44,24 @@ class LockedTeacher(BaseModel):
     package: str = Field(description="The distribution that provides it.")
     version: str = Field(description="Version of that distribution.")
     source: str = Field(
-        description="Where it came from: bundled, installed, index, git+..., or a wheel's or folder's name."
+        description="Where it came from: bundled, installed, index, git+URL@COMMIT, wheel+URL#sha256=... or folder+URL."
     )
     fingerprint: str = Field(description="Fingerprint of its spec: features are stored under it.")
     plugin_api: int = Field(description="Plugin API that it was loaded with.")
     weights: tuple[WeightSource, ...] = Field(description="Sources with the sha256 of each file.")
     license: LicenseInfo = Field(description="Terms when it was added.")
+    license_accepted: bool = Field(default=False, description="Whether the user agreed to restrictive terms.")
+    runtime: LockedRuntime | None = Field(default=None, description="Of an isolated teacher; else empty.")
+    logit_scale: float | None = Field(
+        default=None, gt=0, description="The model's own, where it is not the one that its spec declares."
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _pinned(cls, weights: tuple[WeightSource, ...]) -> tuple[WeightSource, ...]:
+        if not all(source.pinned for source in weights):
+            raise ValueError("a locked file has no sha256")
+        return weights
 
 
 class Lock(BaseModel):
@@ -80,7 +105,7 @@ def read_lock(path: Path) -> Lock:
         return Lock()
     except OSError as error:
         raise PluginError(f"the lock cannot be read: {error.strerror}", where=str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for ten thousand brackets
         raise _damaged(path, f"it is no JSON: {error}") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -113,6 +138,20 @@ def write_lock(path: Path, lock: Lock) -> None:
         raise
 
 
+def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
+    """Read, change and replace the lock while no other process does; returns the new one.
+
+    Whoever comes second waits: the lock is held for milliseconds, never while something is installed.
+    """
+    guard = path.parent / STATE / f"{path.name}.guard"
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    with guard.open("a") as file:  # not the lock itself: that file is replaced, and the hold would go with the old one
+        fcntl.flock(file, fcntl.LOCK_EX)
+        changed = change(read_lock(path))
+        write_lock(path, changed)
+        return changed
+
+
 def require_locked(lock: Lock, spec: TeacherSpec) -> LockedTeacher:
     """The lock's entry for an installed teacher.
 
@@ -122,13 +161,41 @@ def require_locked(lock: Lock, spec: TeacherSpec) -> LockedTeacher:
     locked = lock.teachers.get(spec.name)
     if locked is None:
         raise PluginError(f"teacher {spec.name} is not locked", next=f"Run `mmkd teachers add {spec.name}`")
-    if locked.fingerprint != spec.fingerprint:
+    as_locked(spec, locked)
+    return locked
+
+
+def locked_spec(lock: Lock, spec: TeacherSpec) -> TeacherSpec:
+    """``as_locked`` with the lock's entry; raises like ``require_locked``."""
+    return as_locked(spec, require_locked(lock, spec))
+
+
+def as_locked(spec: TeacherSpec, locked: LockedTeacher) -> TeacherSpec:
+    """What is loaded, and under which features are stored: the declared spec with the entry's files and logit scale.
+
+    Raises:
+        PluginError: the spec changed since it was locked.
+    """
+    try:
+        found = spec.resolved(locked.weights)
+    except ValueError:
+        found = spec  # they contradict it, which the fingerprint shows
+    if locked.fingerprint != found.fingerprint:
         raise PluginError(
-            f"teacher {spec.name} changed since it was locked: fingerprint {spec.fingerprint}, locked "
+            f"teacher {spec.name} changed since it was locked: fingerprint {found.fingerprint}, locked "
             f"{locked.fingerprint} with {locked.package} {locked.version}",
             next=f"Run `mmkd teachers add {spec.name}` to use the new one, or install the locked version",
         )
-    return locked
+    return found.model_copy(update={"logit_scale": locked.logit_scale or spec.logit_scale})
+
+
+def is_as_locked(spec: TeacherSpec, locked: LockedTeacher) -> bool:
+    """Whether an installed teacher is still the one that was locked."""
+    try:
+        as_locked(spec, locked)
+    except PluginError:
+        return False
+    return True
 
 
 def _damaged(path: Path, reason: str) -> PluginError:

@@ -24,12 +24,14 @@ class Package:
     Args:
         name: the distribution.
         target: what the installer is given.
-        requires: its requirements; None if they are not known before it is built.
+        requires: its requirements; None if they are not known before it is built or fetched.
+        folder: what it is built from, if that lies on this machine.
     """
 
     name: str
     target: str
     requires: tuple[str, ...] | None
+    folder: Path | None = None
 
 
 def read_package(path: Path) -> Package:
@@ -60,12 +62,16 @@ def _read_wheel(path: Path) -> tuple[Package, Mapping[str, Any]]:
             files = {name.rpartition("/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
             metadata = Parser().parsestr(wheel.read(files["METADATA"]).decode("utf-8"), headersonly=True)
             points = wheel.read(files["entry_points.txt"]).decode("utf-8") if "entry_points.txt" in files else ""
-    except (OSError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        groups = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+        groups.read_string(points)
+        name = metadata["Name"].strip()
+    # zipfile raises most things on bytes that are no zip, and a wheel may come from anywhere
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
         raise PluginError("this is no wheel file that can be read", where=str(path)) from error
-    groups = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    groups.read_string(points)
     requires = tuple(metadata.get_all("Requires-Dist") or ())
-    return Package(metadata["Name"], str(path.resolve()), requires), groups
+    return Package(name, str(path.resolve()), requires), groups
 
 
 def _read_folder(path: Path) -> tuple[Package, Mapping[str, Any]]:
@@ -78,4 +84,5 @@ def _read_folder(path: Path) -> tuple[Package, Mapping[str, Any]]:
         raise PluginError(f"pyproject.toml cannot be read: {error}", where=str(file)) from error
     if "name" not in project:
         raise PluginError("pyproject.toml names no project", where=str(file))
-    return Package(project["name"], str(path.resolve()), None), project.get("entry-points", {})
+    stated = None if "dependencies" in project.get("dynamic", ()) else tuple(project.get("dependencies", ()))
+    return Package(project["name"], str(path.resolve()), stated, path), project.get("entry-points", {})

@@ -7,7 +7,7 @@ stands once, in the plugin's spec, and must agree with the stanza (checked by ``
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,10 @@ import mmkd_core
 from mmkd_core.contract import NAME_PATTERN, PLUGIN_API
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.names import did_you_mean
+from mmkd_core.plugins.record import describe
 
 SCHEMA_VERSION = 1
+_SURELY_SHALLOW, _DEPTH = 1000, 50
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
@@ -71,7 +73,9 @@ class RegistryLicense(_Frozen):
 
     weights: str = Field(min_length=1, description="SPDX identifier, or LicenseRef-..., of the weights' licence.")
     commercial_use: bool = Field(description="Whether the weights' licence allows commercial use.")
+    derivatives: bool = Field(default=True, description="Whether it allows works derived from the weights.")
     gated: bool = Field(default=False, description="Whether the weights need an account that accepted terms.")
+    url: str | None = Field(default=None, pattern=r"^https://", description="Where the terms are written.")
 
 
 class RegistryEntry(_Frozen):
@@ -85,6 +89,7 @@ class RegistryEntry(_Frozen):
     domains: tuple[Name, ...] = Field(min_length=1, description="Imaging modalities that it was made for.")
     license: RegistryLicense = Field(description="Terms of the weights.")
     status: Literal["verified", "community", "deprecated"] = Field(description="Who vouches for it.")
+    download: int | None = Field(default=None, ge=0, description="Bytes of weights to fetch; left out if not known.")
     maintainers: tuple[str, ...] = Field(min_length=1, description="Who answers for the stanza.")
     yanked: dict[str, str] = Field(default_factory=dict, description="Version to the reason not to use it.")
 
@@ -103,6 +108,12 @@ class Registry(_Frozen):
             f"the registry knows no teacher called {name!r}",
             next=f"{did_you_mean(name, self.teachers)}Run `mmkd teachers list` to see all teachers",
         )
+
+    def search(self, words: Iterable[str]) -> dict[str, RegistryEntry]:
+        """Stanzas whose name, summary or domains hold every word, whatever its case, by name."""
+        texts = {name: " ".join([name, entry.summary, *entry.domains]).lower() for name, entry in self.teachers.items()}
+        wanted = [word.lower() for phrase in words for word in phrase.split()]
+        return {name: self.teachers[name] for name, text in sorted(texts.items()) if all(w in text for w in wanted)}
 
 
 def find_registry(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
@@ -129,11 +140,15 @@ def load_registry(path: Path | None = None, environ: Mapping[str, str] | None = 
     """
     file = find_registry(path, environ)
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        text = file.read_text(encoding="utf-8")
+        _refuse_depth(text)
+        raw = yaml.load(text, Loader=_UniqueKeys)
     except OSError as error:
         raise PluginError(f"the registry cannot be read: {error.strerror}", where=str(file)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PluginError(f"the registry is no valid YAML: {' '.join(str(error).split())}", where=str(file)) from error
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # beside its own, yaml lets through what int, date and recursion raise on odd values
+        raise PluginError(f"the registry is no valid YAML: {describe(error)}", where=str(file)) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise PluginError(
@@ -150,6 +165,22 @@ def load_registry(path: Path | None = None, environ: Mapping[str, str] | None = 
             f"the registry is not valid at {field or 'the top'}: {first['msg']}", where=str(file)
         ) from None
     return _with_absolute_paths(registry, file.resolve().parent)
+
+
+def _refuse_depth(text: str) -> None:
+    """libyaml's composer recurses in C, so ten thousand brackets would end the process and not raise."""
+    # A block lies deeper than its parent by at least a column, of which a list in a mapping may use one twice.
+    bound = 2 * max(map(len, text.splitlines()), default=0) + text.count("[") + text.count("{")
+    if bound <= _SURELY_SHALLOW:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=_UniqueKeys):
+        if isinstance(event, yaml.events.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.events.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {_DEPTH} levels deep")
 
 
 def _with_absolute_paths(registry: Registry, folder: Path) -> Registry:

@@ -1,76 +1,92 @@
-"""Just enough of version ranges to say "surely satisfied": final releases compared by their numbers.
-
-Does not: replace PEP 440. Whatever is not plain numbers (pre-releases, markers, wildcards) is answered with None, and
-then the installer decides.
-"""
+"""Version ranges and requirements (PEP 440, PEP 508), read by ``packaging`` and answered for this environment."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import operator
-import re
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, PackageNotFoundError
 
-_RELEASE = re.compile(r"^\d+(\.\d+)*$")
-_CLAUSE = re.compile(r"^(>=|<=|==|!=|~=|>|<)\s*(\d+(?:\.\d+)*)$")
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;\s*(.*))?$")
-_COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from mmkd_core.errors import PluginError
+from mmkd_core.plugins.names import canonical
 
 
-def satisfies(version: str, ranges: str) -> bool | None:
-    """Whether ``version`` lies in ``ranges`` (e.g. ``>=0.1,<1``); None if numbers alone cannot tell."""
-    base = version.partition("+")[0]  # a local part, as in 2.13.0+cpu, does not change the order
-    if not ranges.strip():
-        return True
-    if not _RELEASE.match(base):
-        return None
-    answers = [_holds(base, clause.strip()) for clause in ranges.split(",")]
-    return None if None in answers else all(answers)
+def satisfies(version: str, ranges: str) -> bool:
+    """Whether ``version`` lies in ``ranges`` (e.g. ``>=0.1,<1``); a local part, as in 2.13.0+cpu, does not matter.
 
-
-def installed(requirement: str) -> bool | None:
-    """Whether a requirement (``Requires-Dist``) is met in this environment; None if that cannot be told.
-
-    A requirement of an extra counts as met: extras are not asked for.
+    Raises:
+        PluginError: one of them is not written as PEP 440 wants.
     """
-    match = _REQUIREMENT.match(requirement.strip())
-    if match is None:
-        return None
-    name, extras, ranges, marker = match.groups()
-    if marker:
-        return True if re.fullmatch(r"""extra\s*==\s*(['"])[\w.-]+\1""", marker.strip()) else None
     try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+        return SpecifierSet(ranges).contains(Version(version), prereleases=True)
+    except (InvalidSpecifier, InvalidVersion) as error:
+        raise PluginError(
+            f"{error} (in {version!r} and {ranges!r})", next="Write it as PEP 440 says, e.g. >=0.1"
+        ) from None
+
+
+def installed(requirement: str) -> bool:
+    """Whether a requirement (``Requires-Dist``) is surely met in this environment.
+
+    One whose marker does not hold here is met; one with a URL or with extras is left to the installer.
+    """
+    try:
+        wanted = Requirement(requirement)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            return True
+        found = importlib.metadata.version(wanted.name)
+    except (InvalidRequirement, PackageNotFoundError):
         return False
-    return None if extras else satisfies(version, ranges)
+    return not wanted.url and not wanted.extras and satisfies(found, str(wanted.specifier))
 
 
-def _holds(version: str, clause: str) -> bool | None:
-    match = _CLAUSE.match(clause)
-    if match is None:
+def closure(packages: Iterable[str], without: Iterable[str] = ()) -> tuple[dict[str, Distribution], list[str]]:
+    """Installed distributions that ``packages`` need, themselves included, and what of it is not installed.
+
+    Args:
+        packages: names of distributions, or requirements.
+        without: canonical names that are left out, and not followed.
+
+    Returns:
+        Canonical name to distribution, and the requirements (sorted) that no installed distribution meets.
+    """
+    found: dict[str, Distribution] = {}
+    lacking: set[str] = set()
+    without = set(without)
+    pending = [Requirement(package) for package in packages]
+    seen: set[tuple[str, str]] = set()
+    while pending:
+        wanted = pending.pop()
+        name = canonical(wanted.name)
+        if name in without:
+            continue
+        distribution = found.get(name) or _distribution(name)
+        if distribution is None or not wanted.specifier.contains(distribution.version, prereleases=True):
+            lacking.add(f"{wanted.name}{wanted.specifier}")
+            continue
+        found[name] = distribution
+        for extra in ("", *wanted.extras):
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                pending += _needs(distribution, extra)
+    return found, sorted(lacking)
+
+
+def _distribution(name: str) -> Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except PackageNotFoundError:
         return None
-    sign, bound = match.groups()
-    if sign == "~=":
-        prefix = _numbers(bound)[:-1]
-        return (
-            bool(prefix) and _compare(">=", version, bound) and _numbers(version, len(prefix))[: len(prefix)] == prefix
-        )
-    return _compare(sign, version, bound)
 
 
-def _compare(sign: str, version: str, bound: str) -> bool:
-    length = max(version.count("."), bound.count(".")) + 1
-    return _COMPARE[sign](_numbers(version, length), _numbers(bound, length))
-
-
-def _numbers(version: str, length: int = 0) -> tuple[int, ...]:
-    numbers = tuple(int(part) for part in version.split("."))
-    return numbers + (0,) * (length - len(numbers))
+def _needs(distribution: Distribution, extra: str) -> Iterator[Requirement]:
+    for line in distribution.requires or ():
+        try:
+            needed = Requirement(line)
+        except InvalidRequirement:
+            continue  # of a package that pip has installed nevertheless
+        if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+            yield needed

@@ -6,13 +6,11 @@ the weights. The wheel is written here and not by a build tool, so that it can b
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
 import shutil
-import stat
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +28,8 @@ from mmkd_core.contract import (
     measure_golden,
 )
 from mmkd_core.errors import ReleaseError
+from mmkd_core.plugins.wheels import write_wheel
+from mmkd_core.student.card import model_card
 from mmkd_core.student.model import Student
 
 BASE_VERSION = "0.1.0"
@@ -66,13 +66,19 @@ packages = ["src/{package}"]
 """
 
 
-def export_open_clip(student: Student, folder: Path) -> Path:
-    """Write the student as an open_clip ``local-dir:`` folder; a folder with other files in it is refused."""
+def export_open_clip(student: Student, folder: Path, card: str = "") -> Path:
+    """Write the student as an open_clip ``local-dir:`` folder; a folder with other files in it is refused.
+
+    Args:
+        card: the text of its README (``card.model_card``); without one none is written.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise ReleaseError("the folder is not empty", where=str(folder), next="Choose another folder")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.", suffix=".tmp") as partial:
         student.save(Path(partial) / folder.name)
+        if card:
+            (Path(partial) / folder.name / "README.md").write_text(card, encoding="utf-8")
         os.replace(Path(partial) / folder.name, folder)  # an empty folder may be replaced
     return folder
 
@@ -139,12 +145,15 @@ def _summary(domains: tuple[str, ...]) -> str:
     return f"Small CLIP for {named if len(named) <= 80 else f'{len(domains)} domains'}, trained by mmkd pretrain"
 
 
-def export_teacher(student: Student, out: Path, name: str, **facts: Any) -> tuple[TeacherSpec, Path]:
+def export_teacher(
+    student: Student, out: Path, name: str, taught: Mapping[str, LicenseInfo] | None = None, **facts: Any
+) -> tuple[TeacherSpec, Path]:
     """Write ``out/mmkd-NAME/`` (source, to publish) and ``out/mmkd_NAME-VERSION-py3-none-any.whl`` (to add).
 
     The version carries the fingerprint, so that another student under the same name replaces the installed one.
 
     Args:
+        taught: the teachers that taught it, and their licences; for its README.
         facts: ``domains``, ``trust`` and ``training_data`` of ``write_teacher``.
     """
     package = f"mmkd_{name.replace('-', '_')}"
@@ -158,14 +167,15 @@ def export_teacher(student: Student, out: Path, name: str, **facts: Any) -> tupl
     fields = {"name": name, "version": version, "package": package}
     text = PYPROJECT.format(summary=spec.summary, license=spec.license.weights, **fields)
     (source / "pyproject.toml").write_text(text)
-    (source / "README.md").write_text(f"# mmkd-{name}\n\n{spec.summary}.\n\n    mmkd teachers add {name}\n")
+    card = model_card(f"mmkd-{name}", spec.summary, spec.license, taught or {}, f"mmkd teachers add {name}")
+    (source / "README.md").write_text(card, encoding="utf-8")
     wheel = out / f"{package}-{version}-py3-none-any.whl"
     _write_wheel(wheel, module, version, package, spec)
     return spec, wheel
 
 
 def _write_wheel(wheel: Path, module: Path, version: str, package: str, spec: TeacherSpec) -> None:
-    """A wheel is a zip with a record of hashes (PEP 427). Fixed dates: the same student gives the same bytes."""
+    """The module and its metadata as a wheel."""
     info = f"{package}-{version}.dist-info"
     paths = [path for path in sorted(module.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
     files = {f"{package}/{path.relative_to(module).as_posix()}": path.read_bytes() for path in paths}
@@ -176,17 +186,4 @@ def _write_wheel(wheel: Path, module: Path, version: str, package: str, spec: Te
     files[f"{info}/METADATA"] = metadata.encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: mmkd\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{info}/entry_points.txt"] = f"[mmkd.v1]\n{spec.name} = {package}\n".encode()
-    record = "".join(f"{path},sha256={_record_hash(data)},{len(data)}\n" for path, data in files.items())
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    partial = wheel.with_suffix(".tmp")
-    with zipfile.ZipFile(partial, "w") as archive:
-        for path, data in files.items():
-            member = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
-            member.compress_type = zipfile.ZIP_DEFLATED  # a ZipInfo does not take it from the archive
-            member.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(member, data)
-    partial.replace(wheel)
-
-
-def _record_hash(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    write_wheel(wheel, files, info)

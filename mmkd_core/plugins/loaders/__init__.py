@@ -1,7 +1,11 @@
 """The built-in plugin: loads the families ``open_clip`` and ``transformers`` from a verified local folder.
 
-With it a typical teacher plugin is a spec and no code. open_clip, transformers and torch are imported when the first
-teacher is loaded, not before.
+With it a typical teacher plugin is a spec and no code. A plugin with a model of its own may use the parts: in
+``checkpoint`` any container is read and no weight may be missing, ``towers`` builds single transformers models and
+pairs them, ``flair`` is a layout that two teachers share, ``sentencepiece`` reads that library's models without it,
+``folder`` looks at configurations and tokenizers with suspicion, ``preprocess`` is the image pipeline.
+
+open_clip, transformers and torch are imported when the first teacher is loaded, not before.
 """
 
 from __future__ import annotations

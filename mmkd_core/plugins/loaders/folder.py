@@ -24,6 +24,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "config.json",
 )
+_TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 _REMOTE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_object_supply")
 _CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -31,6 +32,25 @@ _CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 def folder_for(role: str, weights: Mapping[str, Path]) -> Path:
     """The folder of ``role`` or, where there is none of its own, of the model."""
     return weights.get(role, weights["model"])
+
+
+def tokenizer_folder(spec: TeacherSpec, weights: Mapping[str, Path]) -> Path:
+    """Where the tokenizer lies: in a folder of its own, beside the text tower, or beside the model.
+
+    Raises:
+        PluginError: no source declares one, a file would be read that nobody declared, or one asks for remote code.
+    """
+    for role in ("tokenizer", "text_tower", "model"):
+        source = next((source for source in spec.weights if source.role == role), None)
+        if source and any(set(needed) <= set(source.files) for needed in _TOKENIZERS):
+            refuse_undeclared(spec, weights, weights[role])
+            check_configs(spec, weights[role])
+            return weights[role]
+    raise PluginError(
+        f"teacher {spec.name} needs a tokenizer, and its weights declare neither tokenizer.json nor vocab.txt "
+        "nor vocab.json with merges.txt",
+        next="Add the files to the spec, to a source with role tokenizer if they lie elsewhere",
+    )
 
 
 def require(spec: TeacherSpec, weights: Mapping[str, Path], folder: Path, *names: str) -> None:
@@ -98,12 +118,13 @@ def checkpoint(spec: TeacherSpec, folder: Path, preferred: str) -> Path:
     raise PluginError(f"teacher {spec.name} declares no checkpoint", next=f"Add {preferred} to the spec's files")
 
 
-def refuse_arch(spec: TeacherSpec) -> None:
-    """The built-in families read everything from the folder, so a setting in ``arch`` would be ignored: refuse it."""
-    if spec.arch:
+def refuse_arch(spec: TeacherSpec, *known: str) -> None:
+    """A setting in ``arch`` that the family does not read would be ignored in silence: refuse it."""
+    strange = sorted(set(spec.arch) - set(known))
+    if strange:
         raise PluginError(
-            f"teacher {spec.name} sets arch {', '.join(sorted(spec.arch))}, which family {spec.family} does not read",
-            next="Leave arch empty: the model's configuration lies in its folder",
+            f"teacher {spec.name} sets arch {', '.join(strange)}, which family {spec.family} does not read",
+            next=f"Known are {', '.join(known)}" if known else "Leave arch empty: the configuration lies in its folder",
         )
 
 

@@ -1,9 +1,13 @@
 """Teachers of the family ``open_clip``: a folder as open_clip's ``local-dir:`` expects it, loaded offline and strictly.
 
     open_clip_config.json         model_cfg (read), preprocess_cfg (not read: the spec's ImageSpec decides)
-    open_clip_model.safetensors   or another single declared checkpoint; pickles are read with weights_only=True
-    tokenizer.json, ...           where the spec's tokenizer is hf
-    config.json                   where the text tower is a Hugging Face one
+    open_clip_model.safetensors   or another single declared checkpoint
+    tokenizer.json, ...           where the spec's tokenizer is hf; also beside the text tower or in a folder of its own
+    config.json                   where the text tower is a Hugging Face one; also under role text_tower
+
+Checkpoints of training runs come without a configuration, or with the names of a fork. For them the spec's ``arch`` may
+hold ``model_cfg`` (as in open_clip_config.json), ``renames`` (old beginning of a name to the new one) and ``ignore``
+(names that the model has no use for).
 
 open_clip 3.3's own loading is not used, because it runs remote code that a configuration asks for, looks a Hugging
 Face text tower up on the hub, picks whichever checkpoint it finds, and stretches position embeddings that do not fit.
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
+from mmkd_core.plugins.loaders import checkpoint
 from mmkd_core.plugins.loaders import folder as files
 from mmkd_core.plugins.loaders.preprocess import preprocess
 
@@ -39,6 +44,11 @@ class OpenClipTeacher:
         self.model: Any = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._tokenizer = tokenizer
         self._device = torch.device(device)
+
+    @property
+    def logit_scale(self) -> float:
+        """The learnt one, exponentiated."""
+        return float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """(3, size, size) float32 on the CPU."""
@@ -69,16 +79,24 @@ def load(spec: TeacherSpec, weights: Mapping[str, Path], device: str) -> OpenCli
         PluginError: the configuration asks for remote code, does not fit the spec, or the weights do not fit the model.
     """
     folder = weights["model"]
-    files.refuse_arch(spec)
-    files.require(spec, weights, folder, CONFIG)
-    config = files.read_config(spec, folder / CONFIG).get("model_cfg")
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
-        raise PluginError(f"{CONFIG} of teacher {spec.name} has no complete model_cfg", where=str(folder))
+    files.refuse_arch(spec, "model_cfg", "renames", "ignore")
+    config = _config(spec, weights)
     _check_config(spec, config)
     tokenizer = _tokenizer(spec, weights, config["text_cfg"])
     model = _build(spec, weights, config)
     _load_weights(spec, model, files.checkpoint(spec, folder, CHECKPOINT))
     return OpenClipTeacher(spec, model, tokenizer, device)
+
+
+def _config(spec: TeacherSpec, weights: Mapping[str, Path]) -> dict[str, Any]:
+    """The model's configuration, from the spec or else from the folder."""
+    config, where = spec.arch.get("model_cfg"), "arch"
+    if config is None:
+        files.require(spec, weights, weights["model"], CONFIG)
+        config, where = files.read_config(spec, weights["model"] / CONFIG).get("model_cfg"), CONFIG
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        raise PluginError(f"{where} of teacher {spec.name} has no complete model_cfg", where=str(weights["model"]))
+    return config
 
 
 def _check_config(spec: TeacherSpec, config: Mapping[str, Any]) -> None:
@@ -120,37 +138,24 @@ def _build(spec: TeacherSpec, weights: Mapping[str, Path], model_cfg: Mapping[st
 
 
 def _load_weights(spec: TeacherSpec, model: nn.Module, file: Path) -> None:
-    """Copy the checkpoint into the model; half precision becomes float32 on the way."""
+    """Copy the checkpoint into the model, all of it and nothing else."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
-    state = convert_state_dict(model, _read_state(spec, file))
+    state = checkpoint.renamed(checkpoint.read(spec, file), _listed(spec, "renames", dict))
+    state = convert_state_dict(model, state)
     own = model.state_dict()
     if "text.positional_embedding" in own or "text.proj.weight" in own:
         state = convert_to_custom_text_state_dict(state)
-    for scalar in ("logit_scale", "logit_bias"):  # stored with or without an axis of length one
-        if scalar in state and scalar in own:
-            state[scalar] = state[scalar].reshape(own[scalar].shape)
-    if "text.transformer.embeddings.position_ids" not in own:  # a buffer of older transformers
-        state.pop("text.transformer.embeddings.position_ids", None)
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).partition("\n")[2].split())[:500]
-        raise PluginError(f"weights of teacher {spec.name} do not fit {CONFIG}: {reason}", where=str(file)) from error
+    checkpoint.fit(spec, model, state, file, ignore=map(str, _listed(spec, "ignore", list)))
 
 
-def _read_state(spec: TeacherSpec, file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise PluginError(f"checkpoint of teacher {spec.name} is no table of tensors", where=str(file))
-    return {name.removeprefix("module."): value for name, value in state.items()}
+def _listed(spec: TeacherSpec, setting: str, kind: type) -> Any:
+    """A setting of ``arch`` that is a list or a mapping of names; empty if it is not there."""
+    value = spec.arch.get(setting, kind())
+    if not isinstance(value, kind):
+        raise PluginError(f"arch {setting} of teacher {spec.name} must be a {kind.__name__}")
+    return value
 
 
 def _tokenizer(spec: TeacherSpec, weights: Mapping[str, Path], text: Mapping[str, Any]) -> Callable[..., Tensor]:
@@ -175,10 +180,7 @@ def _tokenizer(spec: TeacherSpec, weights: Mapping[str, Path], text: Mapping[str
         )
     if not named and "tokenizer" not in weights:
         raise PluginError(f"teacher {spec.name}: the spec says tokenizer hf, {CONFIG} has no hf_tokenizer_name")
-    folder = files.folder_for("tokenizer", weights)
-    files.require(spec, weights, folder, "tokenizer.json")
-    files.refuse_undeclared(spec, weights, folder)
-    files.check_configs(spec, folder)
+    folder = files.tokenizer_folder(spec, weights)
     return HFTokenizer(  # type: ignore[no-any-return]
         str(folder),
         context_length=spec.text.context_length,

@@ -32,13 +32,7 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> Tensor:
     import numpy as np
     import torch
 
-    if image.mode.startswith(_DEEP_MODES):
-        raise DataError(
-            f"image has more than 8 bits per channel (mode {image.mode})",
-            next="Window it to 8 bits first: clipping would turn it white",
-        )
-    if not all(image.size):
-        raise DataError(f"image of {image.width} x {image.height} pixels is empty")
+    require_8_bits(image)
     if spec.convert == "before":
         image = image.convert("RGB")
     image = _resized(image, spec).convert("RGB")
@@ -47,19 +41,35 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> Tensor:
     return pixels.float().div(255).sub_(mean).div_(std)
 
 
+def require_8_bits(image: Image.Image) -> None:
+    """Raise DataError for an image that has no pixels, or more than 8 bits per channel."""
+    if image.mode.startswith(_DEEP_MODES):
+        raise DataError(
+            f"image has more than 8 bits per channel (mode {image.mode})",
+            next="Window it to 8 bits first: clipping would turn it white",
+        )
+    if not all(image.size):
+        raise DataError(f"image of {image.width} x {image.height} pixels is empty")
+
+
 def _resized(image: Image.Image, spec: ImageSpec) -> Image.Image:
     size = spec.size
     width, height = image.size
     if spec.resize == "squash":
         return _scale(image, size, size, spec)
     if spec.resize == "shortest":
-        short = min(width, height)
-        # Torchvision truncates here, open_clip's ResizeKeepRatio (below) rounds.
-        scaled = _scale(image, int(size * width / short), int(size * height / short), spec)
-        return _centre(scaled, size)
+        return short_side_and_crop(image, size, spec)
     ratio = max(width / size, height / size)
     scaled = _scale(image, max(1, round(width / ratio)), max(1, round(height / ratio)), spec)
     return _centre(_padded(scaled, size), size)
+
+
+def short_side_and_crop(image: Image.Image, side: int, spec: ImageSpec) -> Image.Image:
+    """The image with a short side of ``side`` pixels, and of that the middle ``spec.size`` x ``spec.size``."""
+    short = min(image.size)
+    # Torchvision truncates here, open_clip's ResizeKeepRatio (above) rounds.
+    scaled = _scale(image, int(side * image.width / short), int(side * image.height / short), spec)
+    return _centre(scaled, spec.size)
 
 
 def _scale(image: Image.Image, width: int, height: int, spec: ImageSpec) -> Image.Image:

@@ -1,9 +1,11 @@
 """Teachers of the family ``transformers``: CLIPModel, SiglipModel or VisionTextDualEncoderModel in a local folder.
 
-    config.json, model.safetensors, tokenizer.json, tokenizer_config.json
+    config.json, tokenizer_config.json
+    model.safetensors       or another single declared checkpoint, e.g. pytorch_model.bin
+    tokenizer.json          or vocab.txt, or vocab.json and merges.txt
 
-transformers fills weights that are missing with random numbers and only warns; here that is an error. Only
-safetensors are read, and no remote code is run.
+transformers fills weights that are missing with random numbers and only warns; here that is an error. No remote code
+is run, and the checkpoint is read here rather than there.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
+from mmkd_core.plugins.loaders import checkpoint, towers
 from mmkd_core.plugins.loaders import folder as files
 from mmkd_core.plugins.loaders.preprocess import preprocess
 
@@ -30,12 +33,17 @@ to read its padding; a BERT tower needs the mask."""
 class TransformersTeacher:
     """A ``Teacher`` around a transformers model with ``get_image_features`` and ``get_text_features``."""
 
-    def __init__(self, spec: TeacherSpec, model: Any, tokenizer: Any, masked: bool, device: str) -> None:
+    def __init__(self, spec: TeacherSpec, model: Any, tokens: towers.TextTokens, masked: bool, device: str) -> None:
         self.spec = spec
         self.model = model.eval().requires_grad_(False).to(device)
-        self._tokenizer = tokenizer
+        self._tokens = tokens
         self._masked = masked
         self._device = torch.device(device)
+
+    @property
+    def logit_scale(self) -> float:
+        """The learnt one, exponentiated."""
+        return float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """(3, size, size) float32 on the CPU."""
@@ -43,15 +51,7 @@ class TransformersTeacher:
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, context_length) int64 on the CPU."""
-        batch = self._tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.spec.text.context_length,
-            return_tensors="pt",
-        )
-        tokens: Tensor = batch["input_ids"]
-        return tokens
+        return self._tokens(texts)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -62,25 +62,31 @@ class TransformersTeacher:
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) to (B, D), not normalised."""
         tokens = tokens.to(self._device)
-        mask = (tokens != self._tokenizer.pad_token_id).long() if self._masked else None
+        mask = (tokens != self._tokens.pad).long() if self._masked else None
         return _embedding(self.model.get_text_features(input_ids=tokens, attention_mask=mask))
 
 
-def load(spec: TeacherSpec, weights: Mapping[str, Path], device: str) -> TransformersTeacher:
+def load(
+    spec: TeacherSpec, weights: Mapping[str, Path], device: str, tokens: towers.TextTokens | None = None
+) -> TransformersTeacher:
     """Build the teacher from its verified folders.
+
+    Args:
+        spec: whose model it is.
+        weights: its folders by role.
+        device: where it shall run.
+        tokens: its tokenizer; by default the one that transformers reads from the folder.
 
     Raises:
         PluginError: another model type, remote code, or weights that do not fit the configuration.
     """
     import transformers
 
-    folder, words = weights["model"], files.folder_for("tokenizer", weights)
+    folder = weights["model"]
     files.refuse_arch(spec)
-    files.require(spec, weights, folder, "config.json", CHECKPOINT)
-    files.require(spec, weights, words, "tokenizer.json")
-    for place in {folder, words}:
-        files.refuse_undeclared(spec, weights, place)
-        files.check_configs(spec, place)
+    files.require(spec, weights, folder, "config.json")
+    files.refuse_undeclared(spec, weights, folder)
+    files.check_configs(spec, folder)
     kind = files.read_config(spec, folder / "config.json").get("model_type")
     if kind not in MASKED:
         raise PluginError(
@@ -89,20 +95,11 @@ def load(spec: TeacherSpec, weights: Mapping[str, Path], device: str) -> Transfo
         )
     if spec.text.tokenizer != "hf":
         raise PluginError(f"teacher {spec.name}: family transformers needs tokenizer hf, the spec says open_clip")
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with torch.random.fork_rng(devices=[]):
-        model, report = transformers.AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-        )
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[problem]:
-            names = ", ".join(sorted(map(str, report[problem]))[:3])
-            raise PluginError(
-                f"weights of teacher {spec.name} do not fit config.json: {problem.replace('_', ' ')} {names}",
-                where=str(folder),
-            )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(words, **local)
-    return TransformersTeacher(spec, model, tokenizer, MASKED[kind], device)
+    tokens = tokens or towers.Tokens(spec, weights)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    file = files.checkpoint(spec, folder, CHECKPOINT)
+    model = towers.filled(spec, transformers.MODEL_MAPPING[type(config)], config, checkpoint.read(spec, file), file)
+    return TransformersTeacher(spec, model, tokens, MASKED[kind], device)
 
 
 def _embedding(output: Any) -> Tensor:

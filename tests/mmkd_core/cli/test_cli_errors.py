@@ -44,7 +44,9 @@ def failing(error):
         "store info",
         "store verify",
         "teachers add good",
+        "teachers pack good",
         "teachers remove good",
+        "teachers sync",
     ],
 )
 def test_outside_of_a_workspace(command, mmkd, tmp_path):

@@ -30,9 +30,14 @@ COMMANDS = [
     "store info",
     "store verify",
     "teachers add",
+    "teachers check",
     "teachers info",
     "teachers list",
+    "teachers new",
+    "teachers pack",
     "teachers remove",
+    "teachers search",
+    "teachers sync",
 ]
 
 

@@ -27,7 +27,14 @@ def test_plain_json():
     whole = plain({1: Pair(Path("a"), float("nan")), "m": model, "n": np.float32(0.5), "a": np.arange(2), "t": (None,)})
     assert whole == {
         "1": {"path": "a", "value": None},
-        "m": {"code": "MIT", "weights": "MIT", "commercial_use": True, "gated": False, "url": model.url},
+        "m": {
+            "code": "MIT",
+            "weights": "MIT",
+            "commercial_use": True,
+            "derivatives": True,
+            "gated": False,
+            "url": None,
+        },
         "n": 0.5,
         "a": [0, 1],
         "t": [None],

@@ -61,7 +61,7 @@ def test_the_fingerprint_is_the_hash_of_the_canonical_json_of_what_changes_numbe
         },
         "text": {"tokenizer": "hf", "context_length": 77, "template": "a slide of {}"},
         "embed_dim": 512,
-        "weights": [["model", COMMIT, {"w": A, "c.json": B}], ["tokenizer", "", {"tokenizer.json": B}]],
+        "weights": [["model", {"w": A, "c.json": B}], ["tokenizer", {"tokenizer.json": B}]],
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     assert spec().fingerprint == hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -76,7 +76,6 @@ def test_the_fingerprint_is_the_hash_of_the_canonical_json_of_what_changes_numbe
         {"image": FIELDS["image"] | {"resize": "squash"}},
         {"image": FIELDS["image"] | {"convert": "before"}},
         {"text": FIELDS["text"] | {"context_length": 64}},
-        {"weights": [FIELDS["weights"][0] | {"revision": "f" * 40}, FIELDS["weights"][1]]},
         {"weights": [FIELDS["weights"][0] | {"files": {"w": B, "c.json": B}}, FIELDS["weights"][1]]},
         {"weights": FIELDS["weights"][:1]},
     ],
@@ -94,6 +93,7 @@ def test_what_changes_numbers_changes_the_fingerprint(changes):
         {"domains": ["ct"], "trust": {}},
         {"provenance": {"paper": "P"}},
         {"weights": [FIELDS["weights"][0] | {"location": "mirror/quilt"}, FIELDS["weights"][1]]},
+        {"weights": [FIELDS["weights"][0] | {"revision": "f" * 40}, FIELDS["weights"][1]]},
     ],
 )
 def test_what_changes_no_numbers_keeps_the_fingerprint(changes):
@@ -140,12 +140,19 @@ def test_a_wrong_spec_is_refused_with_a_reason(changes, message):
     ("changes", "message"),
     [
         ({"revision": "main"}, "must be a commit of 40 hex digits, not a branch or a tag"),
-        ({"revision": None}, "must be a commit of 40 hex digits"),
         ({"location": "quilt"}, "must be 'org/repository' for kind hf"),
-        ({"kind": "path", "location": "/w"}, "revision belongs to kind hf only, not to path"),
+        ({"kind": "path", "location": "/w"}, "revision belongs to kind hf and hf-dataset only, not to path"),
         ({"kind": "path", "location": "w", "revision": None}, "must be an absolute folder"),
         ({"kind": "package", "location": "a:../b", "revision": None}, "must be 'package' or 'package:folder'"),
         ({"kind": "package", "location": "a b", "revision": None}, "must be 'package' or 'package:folder'"),
+        ({"kind": "hf-dataset", "location": "quilt"}, "must be 'org/repository' for kind hf-dataset"),
+        ({"kind": "url", "location": "http://x.org/a.zip", "revision": None}, "must begin with https:// for kind url"),
+        ({"kind": "manual", "location": "drive", "revision": None}, "must begin with https:// for kind manual"),
+        ({"kind": "url", "location": "https://x.org/a.pt", "revision": None}, "files must name exactly one"),
+        ({"kind": "path", "location": "/w", "revision": None, "files": {"w": None}}, "each needs its sha256"),
+        ({"kind": "path", "location": "/w", "revision": None, "optional": ["v"]}, "each needs its sha256"),
+        ({"optional": ["w"]}, "w cannot be both needed and optional"),
+        ({"optional": ["../w"]}, "must be relative, with forward slashes"),
         ({"files": {}}, "at least 1 item"),
         ({"files": {"w": "abc"}}, "String should match pattern"),
         ({"files": {"../w": A}}, "must be relative, with forward slashes"),
@@ -157,3 +164,50 @@ def test_a_wrong_spec_is_refused_with_a_reason(changes, message):
 def test_a_wrong_source_is_refused_with_a_reason(changes, message):
     with pytest.raises(ValidationError, match=message):
         source(**changes)
+
+
+OPEN = {"revision": None, "files": {"w": None, "c.json": B}, "optional": ["vocab.txt"]}
+MEASURED = {"revision": COMMIT, "files": {"w": A, "c.json": B}, "optional": []}
+
+
+def open_spec(**changes) -> TeacherSpec:
+    return spec(weights=[FIELDS["weights"][0] | OPEN | changes, FIELDS["weights"][1]])
+
+
+def test_what_was_measured_completes_a_spec_and_decides_its_fingerprint():
+    declared = open_spec()
+    assert not declared.pinned
+    tokenizer = declared.weights[1]
+    resolved = declared.resolved([tokenizer, source(**MEASURED)])
+    assert resolved.pinned
+    assert resolved == spec()
+    assert resolved.fingerprint == spec().fingerprint != declared.fingerprint
+    more = declared.resolved([source(**MEASURED | {"files": {"w": A, "c.json": B, "vocab.txt": A}}), tokenizer])
+    assert more.fingerprint != resolved.fingerprint
+    assert spec().resolved(spec().weights) == spec()
+
+
+def test_the_same_bytes_may_come_from_elsewhere():
+    mine = WeightSource(role="model", kind="path", location="/mine", files={"w": A, "c.json": B})
+    assert open_spec(revision=COMMIT).resolved([mine, spec().weights[1]]).fingerprint == spec().fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"w": A, "c.json": A}},
+        {"files": {"w": A}},
+        {"files": {"w": A, "c.json": B, "code.py": A}},
+        {"files": {"w": None, "c.json": B}},
+        {"optional": ["vocab.txt"]},
+        {"revision": "f" * 40},
+    ],
+)
+def test_what_contradicts_a_spec_does_not_complete_it(changes):
+    with pytest.raises(ValueError, match="its model weights are not those that the spec declares"):
+        open_spec(revision=COMMIT).resolved([source(**MEASURED | changes), spec().weights[1]])
+
+
+def test_other_roles_do_not_complete_a_spec():
+    with pytest.raises(ValueError, match="the roles of its weights are not those of the spec"):
+        open_spec().resolved([source(**MEASURED)])

@@ -11,7 +11,7 @@ from PIL import Image
 from feature_store import FeatureStore
 from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
 from mmkd_core.data.manifest import Corpus, image_id, text_id
-from mmkd_core.errors import PluginError
+from mmkd_core.errors import BatchError, PluginError
 from mmkd_core.extract import Job, extract, features
 from mmkd_core.progress import Silent
 
@@ -36,7 +36,7 @@ def spec_of(name: str, dim: int = 4) -> TeacherSpec:
     )
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for a kill."""
 
 
@@ -202,14 +202,18 @@ def test_values_that_are_not_finite(corpus, store, tower, bad):
         return out
 
     broken.fail = spoil
+    done = extract(corpus, TEXTS, [good.job, broken.job], store)
+    missing = {"image": IMAGES - 4, "text": 4 + IMAGES}[tower]
+    assert done.lost == {"broken": missing}
     with pytest.raises(PluginError) as caught:
-        extract(corpus, TEXTS, [good.job, broken.job], store)
+        done.require()
     assert str(caught.value) == (
-        f"broken gives {tower} features with NaN or infinity; nothing of this batch was stored. "
+        f"broken gives {tower} features with NaN or infinity; nothing of this batch was stored; "
+        f"{missing} features are missing. "
         "Run `mmkd teachers remove broken`, or mend its weights and add it again"
     )
     assert stored(store, broken, tower) == {"image": 4, "text": 3}[tower]  # the batch before, and no more
-    assert stored(store, good, "text") == 7
+    assert (stored(store, good, "text"), stored(store, good, "image")) == (7, IMAGES)
     assert store.verify() == []
 
 
@@ -226,10 +230,12 @@ def test_a_wrong_shape(corpus, store, tower, change, shape):
     teacher = FakeTeacher("crooked")
     teacher.fail = lambda which, out: change(out) if which == tower else out
     with pytest.raises(PluginError) as caught:
-        extract(corpus, TEXTS, [teacher.job], store)
+        extract(corpus, TEXTS, [teacher.job], store).require()
     n = {"image": 4, "text": 3}[tower]
+    missing = IMAGES if tower == "image" else 7 + IMAGES
     assert str(caught.value) == (
-        f"crooked answers {tower} features of shape {shape.format(n=n, less=n - 1)}, its spec says ({n}, 4). "
+        f"crooked answers {tower} features of shape {shape.format(n=n, less=n - 1)}, its spec says ({n}, 4); "
+        f"{missing} features are missing. "
         "Report it to the plugin's author, or run `mmkd teachers remove crooked`"
     )
     assert stored(store, teacher, tower) == 0
@@ -267,3 +273,62 @@ def test_nothing_to_do(corpus, store):
     done = extract(corpus.take([]), [], [FakeTeacher("a").job], store)
     assert (done.images, done.texts) == ({"a": 0}, {"a": 0})
     assert extract(corpus, TEXTS, [], store).images == {}
+
+
+def test_a_teacher_that_raises_does_not_stop_the_others(corpus, store):
+    good, broken = FakeTeacher("good"), FakeTeacher("broken")
+    broken.fail = lambda which, out: 1 / 0
+    done = extract(corpus, TEXTS, [broken.job, good.job], store)
+    assert (done.images, done.texts) == ({"broken": 0, "good": IMAGES}, {"broken": 0, "good": 7})
+    assert done.lost == {"broken": 7 + IMAGES}
+    with pytest.raises(PluginError) as caught:
+        done.require()
+    assert str(caught.value) == (
+        f"broken failed at a batch of texts: ZeroDivisionError: division by zero; {7 + IMAGES} features are missing. "
+        "Report it to the plugin's author, or run `mmkd teachers remove broken`"
+    )
+
+
+def test_a_teacher_that_cannot_be_loaded_does_not_stop_the_others(corpus, store):
+    def fail():
+        raise PluginError("broken cannot be loaded", where="here", next="Mend it")
+
+    good, broken = FakeTeacher("good"), FakeTeacher("broken")
+    done = extract(corpus, TEXTS, [Job(broken.spec, fail), good.job], store)
+    assert (stored(store, good, "image"), stored(store, broken, "image")) == (IMAGES, 0)
+    with pytest.raises(PluginError, match=r"broken cannot be loaded; 17 features are missing \(here\). Mend it"):
+        done.require()
+
+
+def test_a_lost_batch_costs_the_batch_and_a_later_run_fills_it(corpus, store):
+    shaky = FakeTeacher("shaky")
+    calls = []
+
+    def once(which, out):
+        calls.append(which)
+        if len(calls) == 2:
+            raise BatchError("shaky: its worker failed twice")
+        return out
+
+    shaky.fail = once
+    done = extract(corpus, TEXTS, [shaky.job], store)
+    assert (done.images, done.texts, done.lost) == ({"shaky": IMAGES}, {"shaky": 4}, {"shaky": 3})
+    again = extract(corpus, TEXTS, [shaky.job], store)
+    assert (again.texts, again.failed) == ({"shaky": 3}, {})
+
+
+def test_a_teacher_that_loses_batch_after_batch_is_left_alone(corpus, store, monkeypatch):
+    hopeless = FakeTeacher("hopeless")
+    calls = []
+
+    def always(which, out):
+        calls.append(which)
+        raise BatchError("its worker failed twice")
+
+    hopeless.fail = always
+    opened, real = [], Corpus.open
+    monkeypatch.setattr(Corpus, "open", lambda self, i: opened.append(i) or real(self, i))
+    done = extract(corpus, TEXTS, [hopeless.job], store)
+    assert len(calls) == features.PATIENCE
+    assert done.lost == {"hopeless": 7 + IMAGES}
+    assert opened == []  # nobody was left to look at them

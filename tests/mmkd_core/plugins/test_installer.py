@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import subprocess
 import sys
-import venv
-from pathlib import Path
 
 import pytest
 
@@ -53,14 +50,15 @@ def test_pip_of_this_interpreter_is_used_otherwise(commands):
 def test_nothing_is_resolved_if_all_requirements_are_met(commands):
     assert "--no-deps" in installer.install_command("x.whl", ["numpy>=1"])
     assert "--no-deps" in installer.install_command("x.whl", [])
-    for requires in (None, ["numpy>=999"], ["numpy; python_version < '3'"]):
+    for requires in (None, ["numpy>=999"], ["numpy[extra]"]):
         assert "--no-deps" not in installer.install_command("x.whl", requires)
 
 
-def test_mmkd_and_torch_are_pinned():
+def test_mmkd_and_torch_and_what_they_need_are_pinned():
     torch = f"torch=={importlib.metadata.version('torch')}"
     assert torch in installer.pins()
-    assert all(pin.split("==")[0] in ("mmkd", "torch") for pin in installer.pins())
+    assert {"mmkd", "numpy", "pydantic", "lmdb"} <= {pin.split("==")[0] for pin in installer.pins()}
+    assert not [pin for pin in installer.pins() if pin.startswith(("pytest", "hypothesis"))]
 
 
 def test_a_failure_shows_the_output_and_the_command(commands):
@@ -81,37 +79,10 @@ def test_neither_uv_nor_pip(commands):
 
 
 def test_uninstalling_protects_mmkd_and_names_what_is_not_there(commands):
-    for name in ("mmkd", "Torch"):
+    for name in ("mmkd", "Torch", "numpy"):
         with pytest.raises(PluginError, match=f"package {name} is not removed: mmkd needs it"):
             installer.uninstall(name)
     with pytest.raises(PluginError, match="package mmkd-nowhere is not installed"):
         installer.uninstall("mmkd-nowhere")
-    installer.uninstall("numpy")
-    assert commands[0][-1][-1] == "numpy"
-
-
-@pytest.mark.slow
-def test_a_wheel_goes_all_the_way_into_a_real_environment(wheel, tmp_path):
-    """Install, discover, verify, load and lock in an environment of its own, then remove; no network."""
-    home = tmp_path / "env"
-    venv.create(home, with_pip=False, symlinks=True)
-    site = next((home / "lib").glob("python*")) / "site-packages"
-    root = Path(__file__).parents[3]
-    (site / "parent.pth").write_text("".join(f"{p}\n" for p in [root, *sys.path] if os.path.isdir(p)))
-    code = """
-import sys
-from pathlib import Path
-from mmkd_core.plugins import read_lock, installer
-from mmkd_core.plugins.lifecycle import add
-(one, two), lock = add(sys.argv[1], Path("mmkd.lock")), read_lock(Path("mmkd.lock"))
-print(one.name, two.name, one.package, one.version, one.source, sorted(lock.teachers))
-installer.uninstall("mmkd-good")
-"""
-    environ = {**os.environ, "PYTHONPATH": "", "PIP_NO_INDEX": "1", "PATH": str(home / "bin")}
-    command = [str(home / "bin" / "python"), "-c", code, str(wheel("good"))]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[0] == (
-        "good good-small mmkd-good 1.0 mmkd_good-1.0-py3-none-any.whl ['good', 'good-small']"
-    )
-    assert not (site / "mmkd_good").exists()
+    installer.uninstall("pytest")
+    assert commands[0][-1][-1] == "pytest"

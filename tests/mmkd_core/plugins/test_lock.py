@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmkd_core.contract import LicenseInfo, WeightSource
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins import Lock, LockedTeacher, read_lock, require_locked, write_lock
+from mmkd_core.plugins import Lock, LockedTeacher, locked_spec, read_lock, require_locked, write_lock
 
 NAMES = st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}", fullmatch=True)
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -30,6 +30,7 @@ def locked(draw):
         plugin_api=1,
         weights=(WeightSource(role="model", kind="package", location="p:f", files=files),),
         license=LicenseInfo(code=draw(text), weights=draw(text), commercial_use=draw(st.booleans())),
+        logit_scale=draw(st.none() | st.floats(min_value=0.1, max_value=200)),
     )
 
 
@@ -134,3 +135,53 @@ def test_require_locked(installed):
         require_locked(Lock().having(stale), SPEC)
     fresh = stale.model_copy(update={"fingerprint": SPEC.fingerprint})
     assert require_locked(Lock().having(fresh), SPEC) == fresh
+
+
+HASH, OTHER = "a" * 64, "b" * 64
+COMMIT = "0123456789" * 4
+
+
+def open_spec(spec, **files):
+    """The spec as if its author knew neither commit nor hashes."""
+    source = WeightSource(role="model", kind="hf", location="org/repo", files=files, optional=("more",))
+    return spec.model_copy(update={"weights": (source,)})
+
+
+def entry(spec, **changes):
+    source = WeightSource(role="model", kind="hf", location="org/repo", revision=COMMIT, files={"w": HASH})
+    resolved = spec.model_copy(update={"weights": (source,)})
+    return ONE.model_copy(update={"name": "good", "weights": (source,), "fingerprint": resolved.fingerprint, **changes})
+
+
+def test_the_lock_completes_an_open_spec(installed):
+    installed("good")
+    from mmkd_good import SPEC
+
+    declared, locked = open_spec(SPEC, w=None), entry(SPEC)
+    found = locked_spec(Lock().having(locked), declared)
+    assert found.pinned
+    assert found.weights == locked.weights
+    assert found.fingerprint == locked.fingerprint
+    assert found.logit_scale == SPEC.logit_scale
+    scaled = locked_spec(Lock().having(entry(SPEC, logit_scale=33.0)), declared)
+    assert (scaled.logit_scale, scaled.fingerprint) == (33.0, locked.fingerprint)
+
+
+@pytest.mark.parametrize("files", [{"w": OTHER}, {"w": None, "new": None}, {"v": None}])
+def test_a_plugin_that_now_declares_other_files_has_changed(installed, files):
+    installed("good")
+    from mmkd_good import SPEC
+
+    with pytest.raises(PluginError, match="teacher good changed since it was locked"):
+        locked_spec(Lock().having(entry(SPEC)), open_spec(SPEC, **files))
+
+
+def test_a_lock_without_a_hash_is_damaged(tmp_path, installed):
+    installed("good")
+    from mmkd_good import SPEC
+
+    write_lock(tmp_path / "mmkd.lock", Lock().having(entry(SPEC)))
+    text = (tmp_path / "mmkd.lock").read_text()
+    (tmp_path / "mmkd.lock").write_text(text.replace(f'"{HASH}"', "null"))
+    with pytest.raises(PluginError, match=r"the lock is damaged: teachers.good.weights: .*a locked file has no sha256"):
+        read_lock(tmp_path / "mmkd.lock")

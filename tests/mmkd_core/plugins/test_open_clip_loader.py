@@ -197,7 +197,7 @@ def test_a_pickle_of_tensors_is_read_and_a_pickle_of_code_is_not(copy):
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, copy / "weights.pt")
     assert torch.equal(load(spec_of(copy)).model.state_dict()["visual.proj"], state["visual.proj"])
     torch.save({"x": Path("/")}, copy / "weights.pt")
-    with pytest.raises(PluginError, match=r"teacher tiny cannot be loaded: UnpicklingError: Weights only load failed"):
+    with pytest.raises(PluginError, match=r"checkpoint of teacher tiny holds code \(pathlib\.\w+\) beside"):
         load(spec_of(copy))
 
 
@@ -213,12 +213,12 @@ def test_weights_are_strict(copy):
     file = copy / "open_clip_model.safetensors"
     state = load_file(file)
     save_file({k: v for k, v in state.items() if k != "visual.proj"}, file)
-    with pytest.raises(PluginError, match=r"do not fit open_clip_config.json: Missing key\(s\).*visual.proj"):
+    with pytest.raises(PluginError, match=r"do not fit its model: 1 missing \(visual.proj\)"):
         load(spec_of(copy))
     # 3 x 3 patches: open_clip would stretch them
     grid = torch.cat([state["visual.positional_embedding"], torch.zeros(5, 16)])
     save_file({**state, "visual.positional_embedding": grid}, file)
-    with pytest.raises(PluginError, match=r"size mismatch for visual.positional_embedding"):
+    with pytest.raises(PluginError, match=r"1 of another shape \(visual.positional_embedding\)"):
         load(spec_of(copy))
 
 

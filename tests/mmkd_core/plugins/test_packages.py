@@ -12,7 +12,7 @@ DATA = Path(__file__).parents[2] / "data" / "plugins"
 
 def test_a_folder(tmp_path):
     package = read_package(DATA / "good")
-    assert (package.name, package.target, package.requires) == ("mmkd-good", str(DATA / "good"), None)
+    assert (package.name, package.target, package.requires) == ("mmkd-good", str(DATA / "good"), ())
 
 
 def test_a_wheel(wheel):

@@ -114,10 +114,10 @@ def test_missing_weights_are_an_error_not_random_numbers(folder):
     file = folder / "model.safetensors"
     state = load_file(file)
     save_file({k: v for k, v in state.items() if k != "visual_projection.weight"}, file, metadata={"format": "pt"})
-    with pytest.raises(PluginError, match=r"do not fit config.json: missing keys visual_projection.weight"):
+    with pytest.raises(PluginError, match=r"do not fit its model: 1 missing \(visual_projection.weight\)"):
         load(spec_of(folder))
     save_file({**state, "extra.weight": torch.zeros(1)}, file, metadata={"format": "pt"})
-    with pytest.raises(PluginError, match=r"do not fit config.json: unexpected keys extra.weight"):
+    with pytest.raises(PluginError, match=r"do not fit its model: 1 unexpected \(extra.weight\)"):
         load(spec_of(folder))
 
 
@@ -135,7 +135,29 @@ def test_remote_code_and_other_models_are_refused(folder, file, changes, message
         load(spec_of(folder))
 
 
-def test_a_pickle_is_not_even_looked_at(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(PluginError, match=r"teacher tiny needs model.safetensors, which its weights do not declare"):
+def test_a_pickle_of_tensors_is_read_and_a_pickle_of_code_is_not(folder):
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    ids = {f"{tower}.embeddings.position_ids": torch.arange(5)[None] for tower in ("text_model", "vision_model")}
+    torch.save({**state, **ids}, folder / "pytorch_model.bin")
+    found = load(spec_of(folder)).model.state_dict()
+    assert set(found) == set(state)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    torch.save({**state, "x": Path("/")}, folder / "pytorch_model.bin")
+    with pytest.raises(PluginError, match=r"checkpoint of teacher tiny holds code \(pathlib\.\w+\) beside its tensors"):
         load(spec_of(folder))
+
+
+def test_a_vocabulary_is_a_tokenizer_too(folder):
+    import transformers
+
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    with pytest.raises(PluginError, match=r"needs a tokenizer, and its weights declare neither tokenizer.json nor"):
+        load(spec_of(folder))
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "chest", "scan"]))
+    tokens = load(spec_of(folder)).tokenize(TEXTS)
+    upstream = transformers.AutoTokenizer.from_pretrained(folder)
+    expected = upstream(TEXTS, padding="max_length", truncation=True, max_length=8, return_tensors="pt")["input_ids"]
+    assert torch.equal(tokens, expected)
+    assert tokens[0].tolist() == [2, 5, 6, 7, 3, 0, 0, 0]

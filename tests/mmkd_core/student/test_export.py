@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmkd_core.contract import TeacherSpec, TrustClaim, golden_image, measure_golden
+from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim, golden_image, measure_golden
 from mmkd_core.errors import ReleaseError
 from mmkd_core.plugins.loaders.open_clip import load
 from mmkd_core.student.export import export_open_clip, export_teacher, write_teacher
@@ -189,8 +189,18 @@ def test_export_open_clip_refuses_a_folder_with_other_files(built, tmp_path):
     with pytest.raises(ReleaseError, match=r"^the folder is not empty \(.*\)\. Choose another folder\.?$"):
         export_open_clip(built, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    folder = export_open_clip(built, tmp_path / "new")
+    folder = export_open_clip(built, tmp_path / "new", "# A card\n")
     assert Student.load(folder).pixels == 32
+    assert (folder / "README.md").read_text() == "# A card\n"
+
+
+def test_the_readme_of_a_teacher_names_its_licence_and_where_it_comes_from(built, tmp_path):
+    bound = LicenseInfo(code="MIT", weights="CC-BY-NC-4.0", commercial_use=False)
+    export_teacher(built, tmp_path, "bound", {"quilt": bound}, license=bound, **FACTS)
+    text = (tmp_path / "mmkd-bound" / "README.md").read_text()
+    assert "The weights are under CC-BY-NC-4.0. It does not allow commercial use." in text
+    assert "| quilt | CC-BY-NC-4.0 (no commercial use) |" in text
+    assert "    mmkd teachers add bound\n" in text
 
 
 def test_the_wheel_is_compressed_and_readable_by_all(exported):

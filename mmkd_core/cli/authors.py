@@ -1,0 +1,96 @@
+"""`mmkd teachers check` and `mmkd teachers new`: what the author of a teacher needs."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.output import Output, size
+
+if TYPE_CHECKING:
+    from mmkd_core.plugins.card import Card
+
+app = typer.Typer()
+
+LOCK = "mmkd.lock"  # as in cli.teachers
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the teacher.")]
+
+
+@app.command(epilog="Example:  mmkd teachers check phantom-sono --full")
+def check(
+    name: Name,
+    full: Annotated[bool, typer.Option("--full", help="Read and hash every file of its weights again.")] = False,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Examine a teacher and print its card; exit 0 if all passed, 1 if a check failed, 2 if it cannot be checked."""
+    from mmkd_core.plugins import read_lock
+    from mmkd_core.plugins.card import check as check_teacher
+
+    out = Output(json, root)
+    card = check_teacher(name, root / LOCK, full=full)
+    out.table(("field", "value"), _card_lines(card))
+    out.say()
+    out.table(("check", "result", "reason"), [(c.name, c.status, c.reason) for c in card.checks])
+    failed = [c.name for c in card.checks if c.status == "failed"]
+    verdict = f"{name} failed {len(failed)} of {len(card.checks)} checks: {', '.join(failed)}"
+    out.say(verdict if failed else f"{name} passed every check that applies")
+    passed = "mmkd extract" if name in read_lock(root / LOCK).teachers else f"mmkd teachers add {name}"
+    next_step = f"Mend the plugin, then run `mmkd teachers check {name}`" if failed else passed
+    out.finish({**card.model_dump(mode="json"), "passed": card.passed}, next=next_step)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:
+    from mmkd_core.plugins.licences import forbids
+
+    spec = card.spec
+    yield "teacher", f"{spec.name}: {spec.title}"
+    yield "family", spec.family
+    yield "image", f"{spec.image.size} pixels, {spec.image.resize}, {spec.image.interpolation}"
+    yield "text", f"{spec.text.context_length} tokens ({spec.text.tokenizer})"
+    yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.4g}"
+    yield "domains", ", ".join(spec.domains)
+    forbidden = forbids(spec.license)
+    use = f"no {', no '.join(forbidden)}" if forbidden else "commercial use and derivatives allowed"
+    yield "licence", f"weights {spec.license.weights}, code {spec.license.code}, {use}"
+    yield "weights", "not on disk" if card.weights_bytes is None else size(card.weights_bytes)
+    if card.seconds_per_image is not None and card.seconds_per_text is not None:
+        threads = f"{card.threads} thread{'s' if card.threads > 1 else ''}"
+        yield (
+            "speed here",
+            f"{card.seconds_per_image:.2g} s per image, {card.seconds_per_text:.2g} s per text ({threads})",
+        )
+    yield "fingerprint", card.fingerprint
+
+
+@app.command(epilog="Example:  mmkd teachers new my-clip --family transformers")
+def new(
+    name: Name,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to write; mmkd-NAME if left out.")] = None,
+    family: Annotated[str, typer.Option(help="Of the model: open_clip or transformers.")] = "open_clip",
+    license: Annotated[str, typer.Option(help="Of the package's code: Apache-2.0 or MIT.")] = "Apache-2.0",
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a plugin package that passes its own tests, with tiny random weights, and show what to fill in."""
+    from mmkd_core.testing.scaffold import new_plugin
+
+    out = Output(json)  # the package belongs to no workspace
+    target = new_plugin(name, folder, family=family, license=license)
+    module = next((target / "src").glob("*/__init__.py"))
+    marked = [
+        (n, line.strip()) for n, line in enumerate(module.read_text("utf-8").splitlines(), 1) if "# CHANGE" in line
+    ]
+    out.say(f"to fill in, in {module}:")
+    for number, line in marked:
+        out.say(f"  line {number}: {line}")
+    facts = {"teacher": name, "folder": target, "module": module, "lines": [number for number, _ in marked]}
+    out.finish(facts, wrote=[target], next=f"cd {shlex.quote(str(target))} && pytest")

@@ -1,0 +1,64 @@
+"""What ``add`` and ``sync`` ask a fresh interpreter (``isolated``): it sees what was just installed, and may crash."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmkd_core.contract import TeacherSpec
+from mmkd_core.errors import PluginError
+from mmkd_core.plugins import weights
+from mmkd_core.plugins.host import PluginHost
+from mmkd_core.plugins.lock import LockedTeacher, as_locked
+from mmkd_core.plugins.names import canonical
+from mmkd_core.plugins.opening import open_teacher
+from mmkd_core.plugins.smoke import smoke
+from mmkd_core.plugins.sources import source_of
+
+
+def describe(request: dict[str, str]) -> dict[str, Any]:
+    """What the package ``request["package"]`` offers, its version, and where it came from."""
+    package = request["package"]
+    host = PluginHost.discover(environ={})
+    records = [record for record in host.records() if canonical(record.distribution) == canonical(package)]
+    for record in records:
+        if record.status != "loaded":
+            raise PluginError(f"plugin {record.provider} is {record.status}: {record.error}")
+    if not records:
+        raise PluginError(f"package {package} was installed but offers no plugin")
+    offered = {name for record in records for name in record.teachers}
+    specs = [spec.model_dump(mode="json") for spec in host.specs() if spec.name in offered]
+    found = records[0]
+    source = source_of(found.distribution, request["listed"])
+    return {"specs": specs, "package": found.distribution, "version": found.version, "source": source}
+
+
+def verify(specs: list[dict[str, Any]]) -> None:
+    """Find and hash the files of teachers: specs as they are or will be locked."""
+    for spec in specs:
+        weights.resolve(TeacherSpec.model_validate(spec))
+
+
+def smoke_all(request: dict[str, Any]) -> dict[str, float | None]:
+    """Open and check teachers: entries as they will be locked, and the folder of the lock.
+
+    Returns:
+        By name what ``check`` does.
+    """
+    host = PluginHost.discover(environ={})
+    entries = [LockedTeacher.model_validate(entry) for entry in request["teachers"]]
+    return {entry.name: check(host, entry, Path(request["root"])) for entry in entries}
+
+
+def check(host: PluginHost, locked: LockedTeacher, root: Path) -> float | None:
+    """Open one teacher as its lock entry says, and run the smoke check on it.
+
+    Returns:
+        The model's own logit scale where it is not the declared one; else None.
+    """
+    spec = host.teacher(locked.name)
+    teacher = smoke(as_locked(spec, locked), partial(open_teacher, host, spec, locked, root))
+    learnt: float | None = getattr(teacher, "logit_scale", None)
+    return None if learnt is None or math.isclose(learnt, spec.logit_scale, rel_tol=1e-3) else float(learnt)

@@ -1,0 +1,95 @@
+"""A new plugin package, rendered from templates: it passes its own tests at once, and says what to fill in.
+
+mmkd-NAME/
+  pyproject.toml  README.md  LICENSE
+  src/mmkd_NAME/__init__.py     the spec: at most 30 lines, no loading code
+  src/mmkd_NAME/weights/        tiny random weights, to be replaced
+  tests/test_conformance.py     every check of mmkd, by one decorator
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import get_args
+
+from mmkd_core.contract import NAME_PATTERN
+from mmkd_core.errors import PluginError
+from mmkd_core.testing import tiny
+
+FILES = {
+    "pyproject.toml": "pyproject.toml.tmpl",
+    "README.md": "README.md.tmpl",
+    "src/{package}/__init__.py": "module.py.tmpl",
+    "tests/test_conformance.py": "test_conformance.py.tmpl",
+}
+LICENSES = ("Apache-2.0", "MIT")
+
+
+def new_plugin(
+    name: str, folder: Path | None = None, *, family: str = "open_clip", license: str = "Apache-2.0"
+) -> Path:
+    """Write a plugin package; returns its folder.
+
+    Args:
+        name: of the teacher, e.g. ``my-clip``.
+        folder: where to write; ``mmkd-NAME`` in the current folder if left out. It must not exist, or be empty.
+        family: ``open_clip`` or ``transformers``.
+        license: of the package's code, one of ``LICENSES``.
+
+    Raises:
+        PluginError: the name cannot be one, the folder holds something, or family or licence is unknown.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > 64:
+        raise PluginError(
+            f"{name!r} cannot be the name of a teacher", next="Use small letters, digits and single hyphens: my-clip"
+        )
+    for what, value, known in (("family", family, get_args(tiny.Family)), ("licence", license, LICENSES)):
+        if value not in known:
+            raise PluginError(f"{what} {value!r} is none of {', '.join(known)}", next="Choose one of them")
+    target = folder or Path(f"mmkd-{name}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise PluginError("the folder is not empty", where=str(target), next="Choose another folder")
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.absolute().parent, prefix=f".{target.name}.", suffix=".tmp"))
+    try:
+        _write(partial, name, family, license)
+        partial.chmod(0o755)  # mkdtemp makes it private
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _write(root: Path, name: str, family: str, license: str) -> None:
+    package = f"mmkd_{name.replace('-', '_')}"
+    weights = root / "src" / package / "weights"
+    names = tiny.write_tiny_weights("open_clip" if family == "open_clip" else "transformers", weights)
+    hashes = {file: hashlib.sha256((weights / file).read_bytes()).hexdigest() for file in names}
+    words = {
+        "name": name,
+        "package": package,
+        "function": package.removeprefix("mmkd_"),
+        "title": name.replace("-", " ").title(),
+        "family": family,
+        "license": license,
+        "files": "\n".join(f'        "{file}": "{digest}",' for file, digest in hashes.items()),
+        "size": str(tiny.SIZE),
+        "context": str(tiny.CONTEXT),
+        "dim": str(tiny.DIM),
+        "logit_scale": str(tiny.LOGIT_SCALE),
+        "year": str(datetime.date.today().year),
+    }
+    for path, template in {**FILES, "LICENSE": f"{license}.tmpl"}.items():
+        target = root / path.format(package=package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = files("mmkd_core.testing").joinpath("templates", template).read_text("utf-8")
+        target.write_text(Template(text).substitute(words), encoding="utf-8")

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmkd_core.cli.releases import _licence
+from mmkd_core.contract import LicenseInfo
+from mmkd_core.integrate.releases import Release, licences
+from mmkd_core.student.card import model_card
+
+FREE = LicenseInfo(code="MIT", weights="MIT", commercial_use=True)
+NC = LicenseInfo(code="MIT", weights="CC-BY-NC-4.0", commercial_use=False)
+ND = LicenseInfo(code="MIT", weights="CC-BY-NC-ND-4.0", commercial_use=False, derivatives=False)
+
+
+def test_a_release_has_the_licence_of_its_most_restrictive_teacher():
+    facts = licences(None, {"plip": FREE, "quilt": NC})
+    assert facts["license"]["weights"] == "CC-BY-NC-4.0"
+    assert {name: terms["weights"] for name, terms in facts["licenses"].items()} == {
+        "plip": "MIT",
+        "quilt": "CC-BY-NC-4.0",
+    }
+    assert _licence(facts) == "CC-BY-NC-4.0 (from quilt; no commercial use)"
+
+
+def test_what_was_learnt_earlier_still_binds():
+    parent = Release("0001", Path("0001"), licences(None, {"conch": ND}))
+    facts = licences(parent, {"plip": FREE})
+    assert list(facts["licenses"]) == ["conch", "plip"]
+    assert _licence(facts) == "CC-BY-NC-ND-4.0 (from conch; no commercial use, no derivatives)"
+
+
+def test_the_model_card_names_it():
+    card = model_card("Student 0002", "Distilled", NC, {"plip": FREE, "quilt": NC}, "load it so")
+    assert card.startswith("---\nlicense: cc-by-nc-4.0\nlibrary_name: open_clip\n---\n\n# Student 0002\n")
+    assert "The weights are under CC-BY-NC-4.0. It does not allow commercial use." in card
+    assert "| plip | MIT |\n| quilt | CC-BY-NC-4.0 (no commercial use) |\n" in card
+    assert "\n    load it so\n" in card
+
+
+def test_a_student_without_teachers_has_a_card_too():
+    card = model_card("S", "Trained here.", LicenseInfo(code="MIT", weights="LicenseRef-Own", commercial_use=True), {})
+    assert card.startswith("---\nlicense: other\n")
+    assert "The weights are under LicenseRef-Own. It allows commercial use and derivatives." in card
+    assert "teacher" not in card
