@@ -6,7 +6,8 @@
 ``real-images``  stage 1 alone, the 90 % rule, the rule by gain and everyone admitted, side by side; needs
                  MMKD_SHARED_DATA (the folder that holds ``biomed/manifest.csv``) and about half an hour a seed
 
-MMKD_RESULTS names a folder that keeps the workspaces, so that every figure can be looked into.
+MMKD_RESULTS names a folder that keeps the workspaces, so that every figure can be looked into; ``phantom`` and
+``real-images`` then also write the tables of docs/results there (``phantom.md``, ``real-images.md``).
 The specialists of ``real-images`` are installed where it runs: use an environment that can be thrown away.
 """
 
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +31,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate.measuring import run_audit, zero_shot_of
 from mmkd_core.integrate.profiles import profile
 from mmkd_core.integrate.quickstart import quickstart
@@ -42,9 +43,21 @@ from mmkd_core.progress import Silent
 from mmkd_core.student.model import Student
 
 Figure = dict[str, Any]
+Auc = dict[str, float]
+"""Domain to AUC as a fraction."""
 R = TypeVar("R")
 SEEDS = (0, 1, 2)
 RULES = ("90", "gain", "none")
+MADE_BY_RULE = ("releases", "trust", "audits", "distil-*", "integrate-*", "summary.json")
+ALONE = "stage 1 alone, same steps"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed: what a sceptic asks of it, in points of AUC, and the AUC of each model in each domain."""
+
+    facts: dict[str, float]
+    auc: dict[str, Auc]
 
 
 def side_by_side(work: Callable[[int], R]) -> list[R]:
@@ -56,7 +69,9 @@ def side_by_side(work: Callable[[int], R]) -> list[R]:
 
 def phantom() -> list[Figure]:
     """Three quickstarts, each beside its own stage-1-only student."""
-    rows = side_by_side(phantom_of)
+    runs = side_by_side(phantom_of)
+    keep_table("phantom", [run.auc for run in runs])
+    rows = [run.facts for run in runs]
     return [
         figure("phantom-distillation", rows, "gain", "stage 1 alone, same steps"),
         figure("phantom-against-teachers", rows, "over_best", "best single teacher, mean over domains"),
@@ -67,14 +82,17 @@ def phantom() -> list[Figure]:
     ]
 
 
-def phantom_of(seed: int) -> dict[str, float]:
+def phantom_of(seed: int) -> Run:
     """One quickstart on phantom, in a folder of its own."""
     with kept(f"phantom-seed{seed}") as root:
         config, images = profile(smoke=False, real=False, seed=seed)
         summary = quickstart(root, config, images, None, Silent())
-        row = facts(summary, stage_one_alone(Workspace.open(root)))
-    _say(f"phantom seed {seed}: {row}")
-    return row
+        alone = stage_one_alone(Workspace.open(root))
+    teachers = {name: teacher["auc"] for name, teacher in summary["teachers"].items()}
+    students = {f"release {name}": release["auc"] for name, release in summary["releases"].items()}
+    run = Run(facts(summary, alone), teachers | {ALONE: alone} | students)
+    _say(f"phantom seed {seed}: {run.facts}")
+    return run
 
 
 def quick() -> list[Figure]:
@@ -97,7 +115,7 @@ def quick() -> list[Figure]:
     return figures
 
 
-def facts(summary: dict[str, Any], alone: float) -> dict[str, float]:
+def facts(summary: dict[str, Any], alone: Auc) -> dict[str, float]:
     """What a sceptic asks of one run, in points of AUC."""
     first, teachers = summary["releases"]["0001"], summary["teachers"]
     old = {name: teacher for name, teacher in teachers.items() if not teacher["added"]}
@@ -105,7 +123,7 @@ def facts(summary: dict[str, Any], alone: float) -> dict[str, float]:
     forgetting = summary["integration"]["forgetting"]
     best = {domain: max(teacher["auc"][domain] for teacher in old.values()) for domain in first["auc"]}
     return {
-        "gain": 100 * (first["mean_auc"] - alone),
+        "gain": 100 * (first["mean_auc"] - float(np.mean(list(alone.values())))),
         "over_best": 100 * (first["mean_auc"] - max(teacher["mean_auc"] for teacher in old.values())),
         "worst": 100 * min(first["auc"][domain] - auc for domain, auc in best.items()),
         "new": 100 * min(summary["integration"]["gain"].values()),
@@ -114,17 +132,15 @@ def facts(summary: dict[str, Any], alone: float) -> dict[str, float]:
     }
 
 
-def stage_one_alone(workspace: Workspace) -> float:
-    """Mean test AUC of the same student after stage 1 alone, for the steps of both stages together."""
+def stage_one_alone(workspace: Workspace) -> Auc:
+    """Test AUC of the same student after stage 1 alone, for the steps of both stages together."""
     config = workspace.config
     longer = config.pretrain.model_copy(update={"steps": config.pretrain.steps + config.distill.steps})
     folder, _ = run_pretrain(workspace, longer, workspace.state / "alone" / "student")
     corpus = workspace.corpus()
     predictions = predict(Student.load(folder), corpus, pixels_of(workspace, corpus))
     predictions.save(workspace.evaluations / "stage-1-alone.parquet")
-    mean = summarise(predictions, resamples=200).mean
-    assert mean is not None
-    return mean.estimate
+    return {domain: auc for domain, auc in predictions.auc().items() if auc is not None}
 
 
 def real_images() -> list[Figure]:
@@ -133,8 +149,9 @@ def real_images() -> list[Figure]:
         _say("real-images: set MMKD_SHARED_DATA to the folder that holds biomed/manifest.csv; skipped")
         return []
     seeds = side_by_side(real_images_of)
+    keep_table("real-images", [{name: auc for run in runs.values() for name, auc in run.auc.items()} for runs in seeds])
     return [
-        figure(f"real-{rule}-{key}", [rows[rule] for rows in seeds], key, against)
+        figure(f"real-{rule}-{key}", [runs[rule].facts for runs in seeds], key, against)
         for rule in RULES
         for key, against in {
             "gain": "stage 1 alone, same steps",
@@ -147,9 +164,9 @@ def real_images() -> list[Figure]:
     ]
 
 
-def real_images_of(seed: int) -> dict[str, dict[str, float]]:
+def real_images_of(seed: int) -> dict[str, Run]:
     """All rules for one seed; its specialists bear the seed in their names, because all seeds share an environment."""
-    rows = {}
+    runs = {}
     with kept(f"real-seed{seed}") as folder:
         base = folder / "90"
         config, _ = profile(smoke=False, real=True, seed=seed, name=f"biomed-{seed}")
@@ -158,9 +175,11 @@ def real_images_of(seed: int) -> dict[str, dict[str, float]]:
         for rule in RULES:
             workspace = Workspace.open(base) if rule == "90" else with_rule(base, folder / rule, rule)
             summary = summarise_workspace(workspace)
-            rows[rule] = facts(summary, alone) | {"mean": 100 * summary["releases"]["0001"]["mean_auc"]}
-            _say(f"real-images seed {seed} rule {rule}: {rows[rule]}")
-    return rows
+            teachers = {name.replace(f"-{seed}-", "-"): found["auc"] for name, found in summary["teachers"].items()}
+            students = {f"{name}, {rule}": release["auc"] for name, release in summary["releases"].items()}
+            runs[rule] = Run(facts(summary, alone), teachers | {ALONE: alone} | students)
+            _say(f"real-images seed {seed} rule {rule}: {runs[rule].facts}")
+    return runs
 
 
 @contextmanager
@@ -173,10 +192,25 @@ def kept(name: str) -> Iterator[Path]:
             yield Path(folder, name)
 
 
+def keep_table(name: str, seeds: list[dict[str, Auc]]) -> None:
+    """Write a table of models and domains, mean over seeds in points, beside the workspaces that are kept."""
+    if not os.environ.get("MMKD_RESULTS"):
+        return
+    domains = sorted(seeds[0][ALONE])
+    rows = [["model", "mean", *domains], ["---"] * (2 + len(domains))]
+    for model in seeds[0]:
+        values = 100 * np.array([[seed[model][domain] for domain in domains] for seed in seeds]).mean(axis=0)
+        rows.append([model, *(f"{value:.1f}" for value in (values.mean(), *values))])
+    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    Path(os.environ["MMKD_RESULTS"], f"{name}.md").write_text(text)
+
+
 def with_rule(base: Path, root: Path, rule: str) -> Workspace:
     """Both integrations again under another trust rule, on the same features, specialists and stage-1 student."""
+    if (root / "summary.json").exists():
+        return Workspace.open(root)  # finished by an earlier run
     shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(base, root, ignore=shutil.ignore_patterns("releases", "trust", "audits", "distil-*", "integrate-*"))
+    shutil.copytree(base, root, ignore=shutil.ignore_patterns(*MADE_BY_RULE))
     config = read_config(root / "mmkd.yaml")
     changed = config.model_copy(update={"trust": type(config.trust)(rule=rule, seed=config.trust.seed)})  # type: ignore[arg-type]
     (root / "mmkd.yaml").write_text(changed.dump())

@@ -17,7 +17,7 @@ SMOKE: Settings = {"pretrain": _TINY, "distill": _TINY, "incremental": _TINY, "s
 # On phantom the time is the limit, on real images the number of images is: the student sees them more often.
 PHANTOM: Settings = {
     "pretrain": {"steps": 120, "crop": 0.9},
-    "distill": {"steps": 850, "lr": 8e-3, "crop": 0.9},
+    "distill": {"steps": 1000, "lr": 8e-3, "crop": 0.9},
     "incremental": {"steps": 250, "lr": 1e-3, "crop": 0.9},
     "specialist": {"steps": 700},
 }

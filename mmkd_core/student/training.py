@@ -106,14 +106,15 @@ def fit(
             optimizer.step()
             if after_step:
                 after_step()
-            if step % LOG_EVERY == 0 or step == config.steps - 1:
-                row = {"step": float(step), "loss": total.item()} | {name: part.item() for name, part in parts.items()}
+            done = step + 1  # the log and its readers count finished steps
+            if step == 0 or done % LOG_EVERY == 0 or done == config.steps:
+                row = {"step": float(done), "loss": total.item()} | {name: part.item() for name, part in parts.items()}
                 log.append(row)
                 lines.write(json.dumps(row) + "\n")
             advance(1, f"loss {total.item():.3f}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 lines.flush()
-                _save(checkpoint, identity, step + 1, modules, optimizer)
+                _save(checkpoint, identity, done, modules, optimizer)
                 saved = time.monotonic()
     modules.eval()
     _save(checkpoint, identity, config.steps, modules, optimizer)  # a kill before the result is kept costs nothing
@@ -143,7 +144,7 @@ def _resume(
         return 0, []
     modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
-    log = [row for row in read_log(log_file) if row["step"] < state["step"]]
+    log = [row for row in read_log(log_file) if row["step"] <= state["step"]]
     log_file.write_text("".join(json.dumps(row) + "\n" for row in log))
     return int(state["step"]), log
 

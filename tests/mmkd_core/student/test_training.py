@@ -110,7 +110,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     assert watch.resumed_at == kept
     assert_same(state_of(whole), state_of(resumed))
     assert again == log
-    assert [row["step"] for row in log] == [0, 10, 11]
+    assert [row["step"] for row in log] == [1, 10, 12]
     assert (tmp_path / "broken/log.jsonl").read_bytes() == (tmp_path / "whole/log.jsonl").read_bytes()
 
 
@@ -141,8 +141,8 @@ def test_rows_of_the_log_beyond_the_checkpoint_are_done_again(tmp_path, monkeypa
     with pytest.raises(KilledError):
         linear_run(tmp_path / "broken", dies)
     file = tmp_path / "broken/log.jsonl"
-    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [0, 1, 2, 3]
-    file.write_text(file.read_text() + '{"step": 4.0, "lo')
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
+    file.write_text(file.read_text() + '{"step": 5.0, "lo')
     resumed, again = linear_run(tmp_path / "broken", square)
     assert again == log
     assert read_log(file) == log
@@ -185,7 +185,7 @@ def test_the_log_holds_each_loss_and_their_sum(tmp_path):
         return parts | {"half": parts["square"] / 2}
 
     _, log = linear_run(tmp_path, two)
-    assert [row["step"] for row in log] == [0, 5]
+    assert [row["step"] for row in log] == [1, 6]
     for row in log:
         assert row.keys() == {"step", "loss", "square", "half"}
         assert row["loss"] == pytest.approx(1.5 * row["square"], rel=1e-6)
