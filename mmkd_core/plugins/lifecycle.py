@@ -34,7 +34,7 @@ from mmkd_core.plugins.licences import forbids
 from mmkd_core.plugins.lock import Lock, LockedRuntime, LockedTeacher, change_lock, read_lock
 from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.registry import Registry, RegistryEntry, load_registry
-from mmkd_core.plugins.sources import CORE, Found, find, is_editable, near, source_of
+from mmkd_core.plugins.sources import CORE, Found, find, is_editable, portable, source_of
 from mmkd_core.plugins.undo import undone_on_failure
 from mmkd_core.progress import Progress, Silent
 
@@ -115,7 +115,7 @@ def add(
                 consent.ask(offers.of_weights(target, spec, sources, runtime, root, registry))
             pinned = [_pinned(spec, sources, progress) for spec, sources, _ in found]
             _verify_weights(pinned, arrival.host)
-        locked = [_locked(spec, arrival, run, root) for spec, (*_, run) in zip(pinned, found, strict=True)]
+        locked = [_locked(spec, arrival, run, root, registry) for spec, (*_, run) in zip(pinned, found, strict=True)]
         progress.say(f"{names}: weights verified")
         with _step("environment", target):
             _environments(locked, root, undo, progress)
@@ -217,7 +217,7 @@ def _bring(
         specs = tuple(spec for spec in specs if not wanted or spec.name in wanted)
         if not specs:
             raise PluginError(f"package {found.package.name} offers no teacher called {' or '.join(wanted) or target}")
-    return _Arrival(specs, told["package"], told["version"], near(told["source"], root), None, sources)
+    return _Arrival(specs, told["package"], told["version"], told["source"], None, sources)
 
 
 def _install(found: Found, wheels: Path | None) -> None:
@@ -257,13 +257,15 @@ def _pinned(spec: TeacherSpec, sources: list[WeightSource], progress: Progress) 
     return weights.pin(spec, sources)
 
 
-def _locked(spec: TeacherSpec, arrival: _Arrival, runtime: LockedRuntime | None, root: Path) -> LockedTeacher:
+def _locked(
+    spec: TeacherSpec, arrival: _Arrival, runtime: LockedRuntime | None, root: Path, registry: Registry
+) -> LockedTeacher:
     """The entry that will be written if all goes well."""
     return LockedTeacher(
         name=spec.name,
         package=arrival.package,
         version=arrival.version,
-        source=near(arrival.source, root),
+        source=portable(arrival.source, arrival.package, root, registry.teachers.get(spec.name)),
         fingerprint=spec.fingerprint,
         plugin_api=PLUGIN_API,
         weights=spec.weights,

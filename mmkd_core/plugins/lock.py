@@ -44,7 +44,8 @@ class LockedTeacher(BaseModel):
     package: str = Field(description="The distribution that provides it.")
     version: str = Field(description="Version of that distribution.")
     source: str = Field(
-        description="Where it came from: bundled, installed, index, git+URL@COMMIT, wheel+URL#sha256=... or folder+URL."
+        description="Where it came from: bundled, registry (a folder beside it), index, installed, git+URL@COMMIT, "
+        "wheel+URL#sha256=... or folder+URL."
     )
     fingerprint: str = Field(description="Fingerprint of its spec: features are stored under it.")
     plugin_api: int = Field(description="Plugin API that it was loaded with.")

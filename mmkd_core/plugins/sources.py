@@ -33,6 +33,8 @@ _GIT = re.compile(
     r"^git\+(?P<url>(https|ssh|file)://[^@#]*(?:@[^@#/]+/[^@#]*)?)(@(?P<ref>[^#]+))?(#subdirectory=(?P<inside>.+))?$"
 )
 CORE = "mmkd"
+REGISTRY = "registry"
+"""The lock's word for a folder beside the registry: every machine's mmkd has one, each at another place."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,33 @@ def is_editable(package: str) -> bool:
     return bool(note.get("dir_info", {}).get("editable"))
 
 
-def near(source: str, folder: Path) -> str:
-    """A source whose file lies in ``folder`` (the lock's), written relative to it, so that both can be moved."""
+def portable(source: str, package: str, folder: Path, entry: RegistryEntry | None) -> str:
+    """A source as the lock keeps it: so that it means the same on another machine, where that can be.
+
+    Args:
+        source: what ``source_of`` says.
+        package: the distribution.
+        folder: the lock's; what lies in it is written relative to it, so that both can be moved.
+        entry: the teacher's stanza in the registry.
+    """
+    beside = entry is not None and isinstance(entry.source, PathSource) and not is_editable(package)
+    if beside and source == f"folder+{registry_folder(entry).resolve().as_uri()}":
+        return REGISTRY
     return source.replace(f"+{folder.resolve().as_uri()}/", "+./", 1)
+
+
+def registry_folder(entry: RegistryEntry | None) -> Path:
+    """The folder that a stanza names.
+
+    Raises:
+        PluginError: there is no such stanza, or its package comes from elsewhere.
+    """
+    if entry is None or not isinstance(entry.source, PathSource):
+        raise PluginError(
+            "it came from a folder beside the registry, and the registry here names none",
+            next="Name the other registry with MMKD_REGISTRY, or add the teacher again",
+        )
+    return Path(entry.source.path)
 
 
 def local_path(source: str, folder: Path) -> Path | None:
