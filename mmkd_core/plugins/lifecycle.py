@@ -114,8 +114,9 @@ def add(
             for spec, sources, runtime in found:
                 consent.ask(offers.of_weights(target, spec, sources, runtime, root, registry))
             pinned = [_pinned(spec, sources, progress) for spec, sources, _ in found]
-            _verify_weights(pinned, arrival.host)
-        locked = [_locked(spec, arrival, run, root, registry) for spec, (*_, run) in zip(pinned, found, strict=True)]
+            naming_code = _verify_weights(pinned, arrival.host)
+            runs = [_with_code(run, target, naming_code[spec.name], consent) for spec, _, run in found]
+        locked = [_locked(spec, arrival, run, root, registry) for spec, run in zip(pinned, runs, strict=True)]
         progress.say(f"{names}: weights verified")
         with _step("environment", target):
             _environments(locked, root, undo, progress)
@@ -275,13 +276,24 @@ def _locked(
     )
 
 
-def _verify_weights(pinned: list[TeacherSpec], host: PluginHost | None) -> None:
+def _verify_weights(pinned: list[TeacherSpec], host: PluginHost | None) -> dict[str, list[str]]:
+    """Hash every file; returns by teacher the configurations that name code."""
     for spec in pinned:
         weights.fetch(spec)  # here, because the fresh interpreter has no network
-        if host is not None:
-            weights.resolve(spec)
-    if host is None:
-        _freshly("verify", [spec.model_dump(mode="json") for spec in pinned])
+    if host is not None:
+        return {spec.name: fresh.verified(spec) for spec in pinned}
+    told: dict[str, list[str]] = _freshly("verify", [spec.model_dump(mode="json") for spec in pinned])
+    return told
+
+
+def _with_code(
+    runtime: LockedRuntime | None, target: str, naming_code: list[str], consent: Consent
+) -> LockedRuntime | None:
+    """Ask before an isolated teacher may run code that its files name; a shared one is refused when it is loaded."""
+    if runtime is None or not naming_code:
+        return runtime
+    consent.ask(offers.of_remote_code(target, naming_code))
+    return runtime.model_copy(update={"remote_code": True})
 
 
 def _environments(locked: list[LockedTeacher], root: Path, undo: ExitStack, progress: Progress) -> None:

@@ -33,6 +33,9 @@ class LockedRuntime(BaseModel):
 
     python: str | None = Field(default=None, description="A ready interpreter; empty if mmkd makes the environment.")
     requires: tuple[str, ...] = Field(default=(), description="What mmkd installs into it.")
+    remote_code: bool = Field(
+        default=False, description="Whether a configuration among its files names code, and the user agreed to run it."
+    )
 
 
 class LockedTeacher(BaseModel):

@@ -50,7 +50,7 @@ def test_the_packaged_copy_is_the_last_resort(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     package = tmp_path / "site" / "mmkd_core"
     monkeypatch.setattr("mmkd_core.__file__", str(package / "__init__.py"))
-    with pytest.raises(PluginError, match="there is no registry.yaml"):
+    with pytest.raises(PluginError, match=r"there is no registry\.yaml"):
         find_registry(environ={})
     packaged = package / "first_party" / "registry.yaml"
     packaged.parent.mkdir(parents=True)
