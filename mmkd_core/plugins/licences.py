@@ -46,6 +46,12 @@ def forbids(terms: Terms) -> tuple[str, ...]:
     return tuple([*found, "derivatives"] if derivatives or unlicensed else found)
 
 
+def in_words(terms: Terms) -> str:
+    """What the terms allow, for people."""
+    forbidden = forbids(terms)
+    return f"no {', no '.join(forbidden)}" if forbidden else "commercial use and derivatives allowed"
+
+
 def most_restrictive(licences: Iterable[LicenseInfo]) -> LicenseInfo:
     """The licence that binds a student of teachers under all of these.
 
