@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long it takes to draw examples depends on what else the machine does, and says nothing about mmkd.
+settings.register_profile("mmkd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mmkd")
 
 # Before any test imports torch, matplotlib or huggingface_hub: they read these once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

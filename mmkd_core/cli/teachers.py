@@ -11,8 +11,10 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root
 from mmkd_core.cli.output import Output, on_terminal, size
 
 if TYPE_CHECKING:
+    from mmkd_core.contract import LicenseInfo
     from mmkd_core.plugins import TeacherInfo
     from mmkd_core.plugins.consent import Agree, Offer
+    from mmkd_core.plugins.registry import RegistryLicense
 
 app = typer.Typer(help="Find, add, pack and remove teachers.", no_args_is_help=True)
 
@@ -80,10 +82,11 @@ def add(
         bool, typer.Option("--accept-license", help="Agree to weights that forbid commercial use or derivatives.")
     ] = False,
     weights: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Weights that are on this machine already.")
+        Path | None, typer.Option(metavar="PATH", exists=True, help="Weights that are on this machine already.")
     ] = None,
     python: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A ready interpreter for a teacher that runs isolated.")
+        Path | None,
+        typer.Option(metavar="PATH", exists=True, help="A ready interpreter for a teacher that runs isolated."),
     ] = None,
     root: Root = HERE,
     json: Json = False,
@@ -119,7 +122,9 @@ def remove(
     workspace = Workspace.open(root)
     with workspace.writing():
         removed = remove_teacher(name, workspace.lock_file, uninstall=uninstall)
-    Output(json, root).finish({"removed": removed}, wrote=[workspace.lock_file], next="mmkd teachers list")
+    out = Output(json, root)
+    out.say(f"not in use any more: {removed.name}")
+    out.finish({"removed": removed}, wrote=[workspace.lock_file], next="mmkd teachers list")
 
 
 @app.command(epilog="Example:  mmkd teachers sync")
@@ -218,8 +223,15 @@ def _fingerprint(known: "TeacherInfo") -> str | None:
     return known.spec.fingerprint if known.spec and known.spec.pinned else None
 
 
+def _conditions(terms: "LicenseInfo | RegistryLicense") -> Iterator[tuple[str, str]]:
+    if terms.gated:
+        yield "gated", "an account that accepted the terms is needed"
+    if terms.url:
+        yield "terms", terms.url
+
+
 def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
-    from mmkd_core.plugins.licences import forbids
+    from mmkd_core.plugins.licences import in_words
 
     spec = known.spec
     if spec:
@@ -232,19 +244,27 @@ def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
         yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.1f}"
         for domain, claim in spec.trust.items():
             yield f"claim {domain}", f"{100 * claim.score:.1f} {claim.metric} on {claim.dataset} (n={claim.n})"
-        forbidden = forbids(spec.license)
-        use = f"no {', no '.join(forbidden)}" if forbidden else "commercial use and derivatives allowed"
-        yield "licence", f"weights {spec.license.weights}, code {spec.license.code}, {use}"
+        yield "licence", f"weights {spec.license.weights}, code {spec.license.code}, {in_words(spec.license)}"
+        yield from _conditions(spec.license)
         if spec.isolation:
             yield "runtime", f"isolated, with {', '.join(spec.isolation.requires) or 'nothing installed'}"
         yield "weights", "; ".join(f"{source.kind} {source.location}" for source in spec.weights)
         yield "training data", spec.provenance.training_data or "-"
+        yield from ((what, said) for what in ("paper", "homepage") if (said := getattr(spec.provenance, what)))
         yield "fingerprint", _fingerprint(known) or "known when it is added: some of its files have no sha256 yet"
     elif known.entry:
         yield "summary", known.entry.summary
         yield "domains", ", ".join(known.entry.domains)
-        yield "package", f"{known.entry.package} (not installed)"
+        yield "licence", f"weights {known.entry.license.weights}, {in_words(known.entry.license)}"
+        yield from _conditions(known.entry.license)
+        if known.entry.download:
+            yield "download", size(known.entry.download)
+        yield "package", f"{known.entry.package} (not installed; {known.entry.source.kind} source)"
+        yield "status", f"{known.entry.status}, maintained by {', '.join(known.entry.maintainers)}"
     if known.plugin:
         yield "plugin", f"{known.plugin.provider}: {known.plugin.status} {known.plugin.error}".strip()
     locked = known.locked
+    yield from (
+        ("withdrawn", f"{version}: {why}") for version, why in (known.entry.yanked if known.entry else {}).items()
+    )
     yield "in use", f"yes, locked with {locked.package} {locked.version} ({locked.source})" if locked else "no"

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins import weights
+from mmkd_core.plugins import remote_code, weights
 from mmkd_core.plugins.host import PluginHost
 from mmkd_core.plugins.lock import LockedTeacher, as_locked
 from mmkd_core.plugins.names import canonical
@@ -35,10 +35,18 @@ def describe(request: dict[str, str]) -> dict[str, Any]:
     return {"specs": specs, "package": found.distribution, "version": found.version, "source": source}
 
 
-def verify(specs: list[dict[str, Any]]) -> None:
-    """Find and hash the files of teachers: specs as they are or will be locked."""
-    for spec in specs:
-        weights.resolve(TeacherSpec.model_validate(spec))
+def verify(specs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Find and hash the files of teachers: specs as they are or will be locked.
+
+    Returns:
+        By name, the configurations that ask for code to be run.
+    """
+    return {spec.name: verified(spec) for spec in map(TeacherSpec.model_validate, specs)}
+
+
+def verified(spec: TeacherSpec) -> list[str]:
+    """``verify`` for one teacher."""
+    return [f"{path.name} ({key})" for path, key in remote_code.named(spec, weights.resolve(spec))]
 
 
 def smoke_all(request: dict[str, Any]) -> dict[str, float | None]:

@@ -18,7 +18,7 @@ import pluggy
 
 from mmkd_core.contract import PLUGIN_API, Teacher, TeacherSpec, hookspecs
 from mmkd_core.errors import MmkdError, PluginError
-from mmkd_core.plugins import loaders, weights
+from mmkd_core.plugins import loaders, remote_code, weights
 from mmkd_core.plugins.names import did_you_mean
 from mmkd_core.plugins.observe import watching, within
 from mmkd_core.plugins.record import Candidate, Given, PluginRecord, describe, installed_points, once, wanted
@@ -120,7 +120,8 @@ class PluginHost:
         plugin declared (an earlier student, for example) goes to the built-in loaders alone.
 
         Raises:
-            PluginError: files missing or changed, no loader for the family, or the loader failed.
+            PluginError: files missing or changed, a configuration that names code, no loader for the family, or the
+                loader failed.
         """
         if spec.runtime == "isolated":
             raise PluginError(
@@ -128,6 +129,7 @@ class PluginHost:
                 next="In Python, load it with mmkd_core.plugins.opening.open_teacher",
             )
         folders = weights.resolve(spec)
+        remote_code.refuse(spec, folders)
         owner = self._owner[spec.name].name if self._declares(spec) else None
         call = self._manager.subset_hook_caller("mmkd_load_teacher", self._strangers_to(owner, _BUILT_IN))
         try:

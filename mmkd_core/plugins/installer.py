@@ -220,6 +220,6 @@ def _run(command: list[str], doing: str) -> None:
     if done.returncode != 0:
         shown = " ".join(part for part in command if part != "--constraint" and not part.endswith("constraints.txt"))
         raise PluginError(
-            f"{doing} failed:\n{(done.stdout + done.stderr).strip()[-4000:]}\n",
+            f"{doing} failed:\n{(done.stdout + done.stderr).strip()[-4000:].rstrip('.')}",
             next=f"The command was `{shown}`",
         )

@@ -46,6 +46,18 @@ def forbids(terms: Terms) -> tuple[str, ...]:
     return tuple([*found, "derivatives"] if derivatives or unlicensed else found)
 
 
+def beyond_its_name(license: LicenseInfo) -> tuple[str, ...]:
+    """What the terms forbid and the licence's name alone does not: of a student, what its other teachers forbid."""
+    by_name = forbids(license.model_copy(update={"commercial_use": True, "derivatives": True}))
+    return tuple(what for what in forbids(license) if what not in by_name)
+
+
+def in_words(terms: Terms) -> str:
+    """What the terms allow, for people."""
+    forbidden = forbids(terms)
+    return f"no {', no '.join(forbidden)}" if forbidden else "commercial use and derivatives allowed"
+
+
 def most_restrictive(licences: Iterable[LicenseInfo]) -> LicenseInfo:
     """The licence that binds a student of teachers under all of these.
 

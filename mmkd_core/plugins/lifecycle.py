@@ -34,7 +34,7 @@ from mmkd_core.plugins.licences import forbids
 from mmkd_core.plugins.lock import Lock, LockedRuntime, LockedTeacher, change_lock, read_lock
 from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.registry import Registry, RegistryEntry, load_registry
-from mmkd_core.plugins.sources import CORE, Found, find, is_editable, near, source_of
+from mmkd_core.plugins.sources import CORE, Found, find, is_editable, portable, source_of
 from mmkd_core.plugins.undo import undone_on_failure
 from mmkd_core.progress import Progress, Silent
 
@@ -114,8 +114,9 @@ def add(
             for spec, sources, runtime in found:
                 consent.ask(offers.of_weights(target, spec, sources, runtime, root, registry))
             pinned = [_pinned(spec, sources, progress) for spec, sources, _ in found]
-            _verify_weights(pinned, arrival.host)
-        locked = [_locked(spec, arrival, run, root) for spec, (*_, run) in zip(pinned, found, strict=True)]
+            naming_code = _verify_weights(pinned, arrival.host)
+            runs = [_with_code(run, target, naming_code[spec.name], consent) for spec, _, run in found]
+        locked = [_locked(spec, arrival, run, root, registry) for spec, run in zip(pinned, runs, strict=True)]
         progress.say(f"{names}: weights verified")
         with _step("environment", target):
             _environments(locked, root, undo, progress)
@@ -217,7 +218,7 @@ def _bring(
         specs = tuple(spec for spec in specs if not wanted or spec.name in wanted)
         if not specs:
             raise PluginError(f"package {found.package.name} offers no teacher called {' or '.join(wanted) or target}")
-    return _Arrival(specs, told["package"], told["version"], near(told["source"], root), None, sources)
+    return _Arrival(specs, told["package"], told["version"], told["source"], None, sources)
 
 
 def _install(found: Found, wheels: Path | None) -> None:
@@ -257,13 +258,15 @@ def _pinned(spec: TeacherSpec, sources: list[WeightSource], progress: Progress) 
     return weights.pin(spec, sources)
 
 
-def _locked(spec: TeacherSpec, arrival: _Arrival, runtime: LockedRuntime | None, root: Path) -> LockedTeacher:
+def _locked(
+    spec: TeacherSpec, arrival: _Arrival, runtime: LockedRuntime | None, root: Path, registry: Registry
+) -> LockedTeacher:
     """The entry that will be written if all goes well."""
     return LockedTeacher(
         name=spec.name,
         package=arrival.package,
         version=arrival.version,
-        source=near(arrival.source, root),
+        source=portable(arrival.source, arrival.package, root, registry.teachers.get(spec.name)),
         fingerprint=spec.fingerprint,
         plugin_api=PLUGIN_API,
         weights=spec.weights,
@@ -273,13 +276,24 @@ def _locked(spec: TeacherSpec, arrival: _Arrival, runtime: LockedRuntime | None,
     )
 
 
-def _verify_weights(pinned: list[TeacherSpec], host: PluginHost | None) -> None:
+def _verify_weights(pinned: list[TeacherSpec], host: PluginHost | None) -> dict[str, list[str]]:
+    """Hash every file; returns by teacher the configurations that name code."""
     for spec in pinned:
         weights.fetch(spec)  # here, because the fresh interpreter has no network
-        if host is not None:
-            weights.resolve(spec)
-    if host is None:
-        _freshly("verify", [spec.model_dump(mode="json") for spec in pinned])
+    if host is not None:
+        return {spec.name: fresh.verified(spec) for spec in pinned}
+    told: dict[str, list[str]] = _freshly("verify", [spec.model_dump(mode="json") for spec in pinned])
+    return told
+
+
+def _with_code(
+    runtime: LockedRuntime | None, target: str, naming_code: list[str], consent: Consent
+) -> LockedRuntime | None:
+    """Ask before an isolated teacher may run code that its files name; a shared one is refused when it is loaded."""
+    if runtime is None or not naming_code:
+        return runtime
+    consent.ask(offers.of_remote_code(target, naming_code))
+    return runtime.model_copy(update={"remote_code": True})
 
 
 def _environments(locked: list[LockedTeacher], root: Path, undo: ExitStack, progress: Progress) -> None:

@@ -33,6 +33,9 @@ class LockedRuntime(BaseModel):
 
     python: str | None = Field(default=None, description="A ready interpreter; empty if mmkd makes the environment.")
     requires: tuple[str, ...] = Field(default=(), description="What mmkd installs into it.")
+    remote_code: bool = Field(
+        default=False, description="Whether a configuration among its files names code, and the user agreed to run it."
+    )
 
 
 class LockedTeacher(BaseModel):
@@ -44,7 +47,8 @@ class LockedTeacher(BaseModel):
     package: str = Field(description="The distribution that provides it.")
     version: str = Field(description="Version of that distribution.")
     source: str = Field(
-        description="Where it came from: bundled, installed, index, git+URL@COMMIT, wheel+URL#sha256=... or folder+URL."
+        description="Where it came from: bundled, registry (a folder beside it), index, installed, git+URL@COMMIT, "
+        "wheel+URL#sha256=... or folder+URL."
     )
     fingerprint: str = Field(description="Fingerprint of its spec: features are stored under it.")
     plugin_api: int = Field(description="Plugin API that it was loaded with.")

@@ -63,6 +63,13 @@ def of_weights(
     return Offer(target, tuple(facts), tuple(needs))
 
 
+def of_remote_code(target: str, configurations: Sequence[str]) -> Offer:
+    """Code that an isolated teacher's files name, for its libraries to run."""
+    named = ", ".join(configurations)
+    needs = (f"may run code that its files name, in its own environment: {named}",) if configurations else ()
+    return Offer(target, tuple(("remote code", one) for one in configurations), needs)
+
+
 def _terms(terms: Terms) -> str:
     forbidden = forbids(terms)
     return f"{terms.weights} (no {', no '.join(forbidden)})" if forbidden else terms.weights

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmkd_core.contract import Teacher, TeacherSpec
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins import runtimes, weights
+from mmkd_core.plugins import remote_code, runtimes, weights
 from mmkd_core.plugins.host import PluginHost
 from mmkd_core.plugins.isolation import IsolatedTeacher, Limits
 from mmkd_core.plugins.lock import LockedTeacher, as_locked
@@ -29,8 +29,8 @@ def open_teacher(
         bounds: what the worker of an isolated teacher may use.
 
     Raises:
-        PluginError: it changed since it was locked, files are missing or changed, its environment is not there, or it
-            cannot be loaded.
+        PluginError: it changed since it was locked, files are missing or changed, a configuration names code to which
+            nobody agreed, its environment is not there, or it cannot be loaded.
     """
     spec = as_locked(spec, locked)
     if spec.runtime == "shared":
@@ -40,9 +40,12 @@ def open_teacher(
             f"teacher {spec.name} asks for an environment of its own, but none is locked",
             next=f"Run `mmkd teachers add {spec.name}`",
         )
+    folders = weights.resolve(spec)
+    if not locked.runtime.remote_code:
+        remote_code.refuse(spec, folders)
     return IsolatedTeacher(
         spec,
-        weights.resolve(spec),
+        folders,
         runtimes.interpreter(root, spec.name, locked.runtime),
         runtimes.log_of(root, spec.name),
         device,

@@ -119,14 +119,19 @@ class Registry(_Frozen):
 def find_registry(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
     """The registry file in force: ``path``, else ``MMKD_REGISTRY``, else ``./registry.yaml``, else the packaged copy.
 
-    The packaged copy lies beside ``mmkd_core`` inside it, or one directory up in an editable install.
+    The packaged copy lies in ``mmkd_core/first_party``, beside our own plugins; in an editable install both lie one
+    directory up.
     """
     environ = os.environ if environ is None else environ
     named = path or (Path(environ["MMKD_REGISTRY"]) if environ.get("MMKD_REGISTRY") else None)
     if named is not None:
         return named
     package = Path(mmkd_core.__file__).parent
-    for candidate in (Path("registry.yaml"), package / "registry.yaml", package.parent / "registry.yaml"):
+    for candidate in (
+        Path("registry.yaml"),
+        package / "first_party" / "registry.yaml",
+        package.parent / "registry.yaml",
+    ):
         if candidate.is_file():
             return candidate
     raise PluginError("there is no registry.yaml", next="Name one with MMKD_REGISTRY")

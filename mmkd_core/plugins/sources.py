@@ -3,7 +3,8 @@
     NAME                    a stanza of registry.yaml
     folder                  with a pyproject.toml
     FILE.whl                a wheel; FILE.mmkd is a pack (``packs``)
-    git+https://...@REF     a repository (also git+file:///...), pinned to the commit that REF means now
+    git+https://...@REF     a repository, pinned to the commit that REF means now; also https://..., git+/folder@REF,
+                            and a folder that is a bare repository
     mmkd-NAME, pypi:NAME    a distribution of the package index, with or without a version (mmkd-x==1.2)
 
 Does not: install anything. A repository is fetched to be looked at, because what it holds is shown first.
@@ -33,6 +34,8 @@ _GIT = re.compile(
     r"^git\+(?P<url>(https|ssh|file)://[^@#]*(?:@[^@#/]+/[^@#]*)?)(@(?P<ref>[^#]+))?(#subdirectory=(?P<inside>.+))?$"
 )
 CORE = "mmkd"
+REGISTRY = "registry"
+"""The lock's word for a folder beside the registry: every machine's mmkd has one, each at another place."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ def find(target: str, registry: Registry, host: PluginHost, scratch: Path) -> Fo
         PluginError: nothing of that name (with the nearest names), withdrawn, for another plugin API, or damaged.
     """
     path = Path(target)
-    if target.startswith("git+"):
+    if target.startswith(("https://", "http://")) and target.endswith(".whl"):
+        raise PluginError("a wheel is not fetched from an address", where=target, next="Download it, then add the file")
+    if target.startswith(("git+", "https://")):
         return _in_git(target, scratch)
+    if (path / "HEAD").is_file() and not (path / "pyproject.toml").exists():
+        return _in_git(f"git+{path.resolve()}", scratch)
     if target.endswith(".whl") or path.is_dir():
         if not path.exists():
             raise PluginError("there is no such wheel file", where=target)
@@ -73,6 +80,8 @@ def find(target: str, registry: Registry, host: PluginHost, scratch: Path) -> Fo
         wanted = target.removeprefix("pypi:")
         name = Requirement(wanted).name
         return Found(Package(name, wanted, None), f"{wanted} of the package index", code=True)
+    if "/" in target:
+        raise PluginError("there is no such folder", where=target)
     host.teacher(target, registry)  # raises: it says why nobody offers it, and which names are near
     raise AssertionError(target)
 
@@ -115,9 +124,33 @@ def is_editable(package: str) -> bool:
     return bool(note.get("dir_info", {}).get("editable"))
 
 
-def near(source: str, folder: Path) -> str:
-    """A source whose file lies in ``folder`` (the lock's), written relative to it, so that both can be moved."""
+def portable(source: str, package: str, folder: Path, entry: RegistryEntry | None) -> str:
+    """A source as the lock keeps it: so that it means the same on another machine, where that can be.
+
+    Args:
+        source: what ``source_of`` says.
+        package: the distribution.
+        folder: the lock's; what lies in it is written relative to it, so that both can be moved.
+        entry: the teacher's stanza in the registry.
+    """
+    beside = entry is not None and isinstance(entry.source, PathSource) and not is_editable(package)
+    if beside and source == f"folder+{registry_folder(entry).resolve().as_uri()}":
+        return REGISTRY
     return source.replace(f"+{folder.resolve().as_uri()}/", "+./", 1)
+
+
+def registry_folder(entry: RegistryEntry | None) -> Path:
+    """The folder that a stanza names.
+
+    Raises:
+        PluginError: there is no such stanza, or its package comes from elsewhere.
+    """
+    if entry is None or not isinstance(entry.source, PathSource):
+        raise PluginError(
+            "it came from a folder beside the registry, and the registry here names none",
+            next="Name the other registry with MMKD_REGISTRY, or add the teacher again",
+        )
+    return Path(entry.source.path)
 
 
 def local_path(source: str, folder: Path) -> Path | None:
@@ -163,9 +196,14 @@ def _in_registry(name: str, entry: RegistryEntry, host: PluginHost, scratch: Pat
 
 def _in_git(target: str, scratch: Path) -> Found:
     """Fetch, look inside, and name the commit: what was looked at is what will be installed."""
-    match = _GIT.match(target)
+    address = target.removeprefix("git+")
+    match = _GIT.match(f"git+file://{address}" if address.startswith("/") else f"git+{address}")
     if match is None:
-        raise PluginError("this is no address of a repository", where=target, next="Write git+https://host/name@commit")
+        raise PluginError(
+            "this is no address of a repository",
+            where=target,
+            next="Write git+https://host/name@commit, or git+/folder@commit",
+        )
     inside = match["inside"] or ""
     commit = installer.checkout(match["url"], match["ref"] or "", scratch / "repository")
     folder = (scratch / "repository" / inside).resolve()

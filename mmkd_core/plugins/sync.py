@@ -20,7 +20,8 @@ from mmkd_core.plugins.host import PluginHost
 from mmkd_core.plugins.lock import Lock, LockedTeacher, as_locked, is_as_locked, read_lock
 from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.packages import read_package
-from mmkd_core.plugins.sources import CORE, local_path
+from mmkd_core.plugins.registry import load_registry
+from mmkd_core.plugins.sources import CORE, REGISTRY, local_path, registry_folder
 from mmkd_core.plugins.undo import undone_on_failure
 from mmkd_core.progress import Progress, Silent
 
@@ -104,8 +105,8 @@ def _bring_back(teachers: Sequence[LockedTeacher], root: Path) -> None:
             f"teacher {first.name} comes with mmkd {first.version} as the lock has it, and not with this one",
             next=f"Install mmkd=={first.version}, or run `mmkd teachers add {first.name}` to use this one",
         )
-    target, requires, wheels, folder = _target(first, root)
     try:
+        target, requires, wheels, folder = _target(first, root)
         with undone_on_failure(first.package):
             if _version(first.package):
                 installer.uninstall(first.package)
@@ -122,17 +123,20 @@ def _bring_back(teachers: Sequence[LockedTeacher], root: Path) -> None:
 def _target(locked: LockedTeacher, root: Path) -> tuple[str, tuple[str, ...] | None, Path | None, Path | None]:
     """What the installer is given for a locked package: target, requirements, folder of wheels, source folder."""
     kind, _, rest = locked.source.partition("+")
-    path = local_path(locked.source, root)
+    if locked.source == REGISTRY:
+        path: Path | None = registry_folder(load_registry().teachers.get(locked.name))
+    else:
+        path = local_path(locked.source, root)
     if path is not None:
         if not path.exists():
             raise PluginError(
-                f"package {locked.package} {locked.version} came from a file that is not there any more",
+                "it came from a file that is not there any more",
                 where=str(path),
                 next="Put it back, or add the teacher from where it is now",
             )
         sha256 = rest.partition("#sha256=")[2]
         if sha256 and sha256_of(path) != sha256:
-            raise PluginError(f"the file of package {locked.package} is not the locked one", where=str(path))
+            raise PluginError("its file is not the locked one", where=str(path))
         package = read_package(path)
         inside = path.parent == packs.packages_of(root)
         return package.target, package.requires, path.parent if inside else None, package.folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmkd_core.contract import LicenseInfo
-from mmkd_core.plugins.licences import forbids
+from mmkd_core.plugins.licences import beyond_its_name, forbids
 
 
 def model_card(title: str, summary: str, license: LicenseInfo, taught: Mapping[str, LicenseInfo], use: str = "") -> str:
@@ -44,4 +44,5 @@ def _short(license: LicenseInfo) -> str:
 
 def _on_hub(license: LicenseInfo) -> str:
     """Hubs know SPDX identifiers in small letters, and ``other`` for the rest."""
-    return "other" if license.weights.startswith("LicenseRef-") else license.weights.lower()
+    own_terms = license.weights.startswith("LicenseRef-") or beyond_its_name(license)
+    return "other" if own_terms else license.weights.lower()

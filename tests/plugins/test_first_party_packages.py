@@ -104,6 +104,14 @@ def test_a_declaration_is_short(name):
     assert functions == ["mmkd_teachers"]
 
 
+def test_they_come_with_the_wheel():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    home = "mmkd_core/first_party"
+    folders = {f"plugins/mmkd-{name}": f"{home}/plugins/mmkd-{name}" for name in NAMES}
+    assert taken == {"registry.yaml": f"{home}/registry.yaml"} | folders
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_licence_is_assumed(name, plugin):
     license = plugin(name).SPEC.license

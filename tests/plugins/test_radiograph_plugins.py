@@ -118,7 +118,13 @@ def test_cxr_clip_in_its_published_size_is_swin_tiny(plugin):
 
 
 BIO_BERT = BERT | {"max_position_embeddings": 512}
-BIO = {"resnet": {"layers": [1, 1, 1, 1], "width_per_group": 4}, "channels": 8, "resize": 72, "bert": BIO_BERT}
+BIO = {
+    "resnet": {"layers": [1, 1, 1, 1], "width_per_group": 4},
+    "channels": 8,
+    "resize": 72,
+    "lower_case": True,
+    "bert": BIO_BERT,
+}
 BIO_IMAGE, BIO_TEXT = "biovil_t_image_model_proj_size_128.pt", "model.safetensors"
 
 
@@ -167,16 +173,16 @@ def bio(plugin, open_hashes):
 
 @pytest.fixture
 def publish_bio(kit, write_bert):
-    """Call with a spec, both states, the tokenizer's settings: published beside remote code; gives the vocabulary."""
+    """Call with a spec and both states: published beside remote code; gives the vocabulary."""
 
-    def publish(spec, image_state, state, **settings):
+    def publish(spec, image_state, state):
         def write(folder):
             write_bert(tokenizer_config=False, **BIO_BERT)(folder)
             torch.save(image_state, folder / BIO_IMAGE)
             save_file({name: value.contiguous() for name, value in state.items()}, folder / BIO_TEXT)
             remote = {"auto_map": {"AutoTokenizer": ["configuration_cxrbert.CXRBertTokenizer", None]}}
-            tokenizer = {"do_lower_case": True, "tokenizer_class": "CXRBertTokenizer"} | remote | settings
-            (folder / "tokenizer_config.json").write_text(json.dumps(settings.get("instead", tokenizer)))
+            tokenizer = {"do_lower_case": True, "tokenizer_class": "CXRBertTokenizer"} | remote
+            (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
             config = {"model_type": "cxr-bert", "auto_map": {"AutoModel": "modeling_cxrbert.CXRBertModel"}}
             (folder / "config.json").write_text(json.dumps(config))
             (folder / "modeling_cxrbert.py").write_text("raise SystemExit('this must not run')")
@@ -232,17 +238,11 @@ def test_bio_vil_t_stretches_gray_values_but_not_a_single_one(kit, bio, publish_
     torch.testing.assert_close(flat, torch.full((3, 64, 64), 0.2))
 
 
-def test_settings_of_a_tokenizer_that_are_none(kit, bio, publish_bio):
+def test_bio_vil_t_makes_texts_lower_case_if_its_spec_says_so(kit, bio, publish_bio):
     module, spec, states, _ = bio
-    publish_bio(spec, *states, instead=[])
-    with pytest.raises(PluginError, match=r"tokenizer_config.json of teacher bio-vil-t cannot be read"):
-        kit.teacher(module, spec)
-
-
-def test_bio_vil_t_reads_whether_texts_become_lower_case(kit, bio, publish_bio):
-    module, spec, states, _ = bio
-    vocabulary = publish_bio(spec, *states, do_lower_case=False)
-    teacher = kit.teacher(module, spec)
+    vocabulary = publish_bio(spec, *states)
+    assert spec.arch["lower_case"] is True
+    teacher = kit.teacher(module, spec.model_copy(update={"arch": spec.arch | {"lower_case": False}}))
     tokens = teacher.tokenize(["path", "PATH"])
     assert (tokens[0, 1], tokens[1, 1]) == (vocabulary["path"], vocabulary["[UNK]"])
 

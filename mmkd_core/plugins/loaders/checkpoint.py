@@ -1,6 +1,7 @@
 """Published checkpoints, in whatever container they come, made to fit a model that a maintained library builds.
 
-    read      safetensors, or a torch file: bare, under ``state_dict`` or ``model``, with ``module.`` before each name
+    read      safetensors, or a torch file: bare, under ``state_dict`` or ``model``, with ``module.`` before each name;
+              or the index (``*.index.json``) of a checkpoint that was split into several of either
     renamed   the names of a fork turned into those of the library
     fit       copied into the model: every name must be there, and nothing may be left over
 
@@ -12,6 +13,7 @@ Does not: guess. A key that is missing or unexpected is an error unless the call
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
@@ -43,8 +45,11 @@ def read(spec: TeacherSpec, file: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name.
 
     Raises:
-        PluginError: the file is damaged, holds code, or is no table of tensors.
+        PluginError: the file is damaged, holds code, or is no table of tensors; or a part that its index names is not
+            declared, or holds other tensors than the index says.
     """
+    if file.name.endswith(".index.json"):
+        return _read_split(spec, file)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -140,6 +145,24 @@ def complain(spec: TeacherSpec, file: Path, **problems: Iterable[str]) -> None:
     ]
     if found:
         raise PluginError(f"weights of teacher {spec.name} do not fit its model: {'; '.join(found)}", where=str(file))
+
+
+def _read_split(spec: TeacherSpec, index: Path) -> dict[str, Tensor]:
+    try:
+        places: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        parts = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PluginError(
+            f"{index.name} of teacher {spec.name} is no index of a checkpoint", where=str(index)
+        ) from error
+    declared = {name for source in spec.weights if source.role == "model" for name in source.files}
+    complain(spec, index, undeclared=set(parts) - declared)
+    state: dict[str, Tensor] = {}
+    for part_name in parts:
+        state |= read(spec, index.parent / part_name)
+    named = {name.removeprefix("module.") for name in places}
+    complain(spec, index, missing=named - set(state), unexpected=set(state) - named)
+    return state
 
 
 def _read_torch(spec: TeacherSpec, file: Path) -> Any:

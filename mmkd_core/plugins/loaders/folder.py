@@ -1,18 +1,19 @@
 """A teacher's verified folder, seen with suspicion: only declared files are read, and none may ask for remote code.
 
-open_clip and transformers both execute code that a model's configuration names (``trust_remote_code``, ``auto_map``).
-Their configurations are therefore read here first and refused if they do.
+Configurations are read here before open_clip or transformers read them, and refused if they name code
+(``remote_code``): also those that lie in a folder without being declared.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
+from mmkd_core.plugins import remote_code
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -25,7 +26,6 @@ TOKENIZER_FILES = (
     "config.json",
 )
 _TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-_REMOTE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_object_supply")
 _CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -89,12 +89,8 @@ def read_config(spec: TeacherSpec, file: Path) -> dict[str, Any]:
         raise PluginError(f"{file.name} of teacher {spec.name} cannot be read: {error}", where=str(file)) from error
     if not isinstance(config, dict):
         raise PluginError(f"{file.name} of teacher {spec.name} is no JSON object", where=str(file))
-    for key in _remote_keys(config):
-        raise PluginError(
-            f"{file.name} of teacher {spec.name} asks for remote code with {key!r}, which is refused",
-            where=str(file),
-            next="Write the loading code into the plugin's mmkd_load_teacher instead",
-        )
+    for key in remote_code.keys(config):
+        raise remote_code.refusal(spec, file, key)
     return config
 
 
@@ -105,16 +101,20 @@ def check_configs(spec: TeacherSpec, folder: Path) -> None:
 
 
 def checkpoint(spec: TeacherSpec, folder: Path, preferred: str) -> Path:
-    """The declared file with the weights: ``preferred``, else the only safetensors, else the only pickle."""
+    """The declared file with the weights: ``preferred``, else the index of a split one, else the only safetensors, else
+    the only pickle."""
     files = next(source.files for source in spec.weights if source.role == "model")
     if preferred in files:
         return folder / preferred
-    for suffixes in (_CHECKPOINT_SUFFIXES[:1], _CHECKPOINT_SUFFIXES[1:]):
+    for suffixes in ((".index.json",), _CHECKPOINT_SUFFIXES[:1], _CHECKPOINT_SUFFIXES[1:]):
         found = sorted(name for name in files if name.endswith(suffixes))
         if len(found) == 1:
             return folder / found[0]
         if found:
-            raise PluginError(f"teacher {spec.name} declares several checkpoints: {', '.join(found)}; keep one")
+            raise PluginError(
+                f"teacher {spec.name} declares several checkpoints: {', '.join(found)}; keep one",
+                next="If they are parts of one, declare their *.index.json as well",
+            )
     raise PluginError(f"teacher {spec.name} declares no checkpoint", next=f"Add {preferred} to the spec's files")
 
 
@@ -130,14 +130,3 @@ def refuse_arch(spec: TeacherSpec, *known: str) -> None:
 
 def _declared(spec: TeacherSpec, weights: Mapping[str, Path], folder: Path) -> set[str]:
     return {name for source in spec.weights if weights[source.role] == folder for name in source.files}
-
-
-def _remote_keys(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in _REMOTE_KEYS and inner:
-                yield key
-            yield from _remote_keys(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _remote_keys(inner)

@@ -10,7 +10,6 @@ Does not: fetch anything, or let transformers read a checkpoint.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,27 +72,6 @@ def bert_config(spec: TeacherSpec, weights: Mapping[str, Path]) -> Any:
     if kind != "bert":
         raise PluginError(f"the text tower of teacher {spec.name} is of type {kind!r}, not 'bert'", where=str(folder))
     return transformers.BertConfig.from_pretrained(folder, local_files_only=True)
-
-
-def bert_tokenizer(spec: TeacherSpec, vocabulary: Path, settings: Path) -> Any:
-    """A plain BERT tokenizer, where the published settings name code that must not run.
-
-    Args:
-        spec: whose it is, for messages.
-        vocabulary: the verified ``vocab.txt``.
-        settings: the verified ``tokenizer_config.json``, of which only ``do_lower_case`` is read.
-
-    Raises:
-        PluginError: the settings are no JSON object.
-    """
-    from transformers import BertTokenizer
-
-    try:
-        lower = bool(json.loads(settings.read_text("utf-8")).get("do_lower_case", True))
-    except (OSError, ValueError, AttributeError) as error:
-        where = str(settings)
-        raise PluginError(f"{settings.name} of teacher {spec.name} cannot be read: {error}", where=where) from error
-    return BertTokenizer(vocab=str(vocabulary), do_lower_case=lower)
 
 
 def mean_of_states(bert: Any, tokens: Tensor, pad: int, layers: Sequence[int]) -> Tensor:

@@ -33,6 +33,28 @@ def test_search_without_a_hit_says_so(mmkd):
     )
 
 
+def test_info_says_the_terms_before_anything_is_installed(mmkd):
+    lines = {" ".join(line.split()) for line in mmkd("teachers", "info", "conch").stdout.splitlines()}
+    assert lines >= {
+        "licence weights CC-BY-NC-ND-4.0, no commercial use, no derivatives",
+        "gated an account that accepted the terms is needed",
+        "terms https://huggingface.co/MahmoodLab/CONCH",
+        "package mmkd-conch (not installed; path source)",
+        "status community, maintained by mmkd",
+    }
+    free = mmkd("teachers", "info", "quilt-net").stdout
+    assert "weights MIT, commercial use and derivatives allowed" in free
+    assert "gated" not in free
+
+
+@pytest.mark.parametrize("option", ["--weights", "--python"])
+def test_a_path_that_is_not_there_stops_add_before_anything_is_installed(mmkd, workspace, option):
+    done = mmkd("teachers", "add", "quilt-net", "--yes", option, "nowhere", "-w", workspace)
+    assert done.exit_code == 2
+    assert "'nowhere' does not exist" in " ".join(done.stderr.split())
+    assert done.stdout == ""
+
+
 def test_sync_of_an_empty_lock(mmkd, workspace):
     done = mmkd("teachers", "sync", "-w", workspace)
     assert (done.exit_code, done.stdout) == (0, "nothing is missing\nnext: mmkd extract -w ws\n")

@@ -37,6 +37,22 @@ def test_the_model_card_names_it():
     assert "\n    load it so\n" in card
 
 
+def test_two_licences_that_forbid_different_things_bind_together():
+    no_changes = LicenseInfo(code="MIT", weights="CC-BY-ND-4.0", commercial_use=True, derivatives=False)
+    facts = licences(None, {"free": FREE, "quilt": NC, "still": no_changes})
+    assert _licence(facts) == "CC-BY-ND-4.0 (from quilt, still; no commercial use, no derivatives)"
+    taught = {name: LicenseInfo(**terms) for name, terms in facts["licenses"].items()}
+    card = model_card("S", "Distilled.", LicenseInfo(**facts["license"]), taught)
+    assert card.startswith("---\nlicense: other\n"), "a tag that allows commercial use would be wrong"
+    assert "It does not allow commercial use or derivatives." in card
+
+
+def test_an_unknown_licence_allows_nothing():
+    unknown = LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=False)
+    facts = licences(None, {"conch": ND, "plip": unknown})
+    assert _licence(facts) == "LicenseRef-unknown (from plip; no commercial use, no derivatives)"
+
+
 def test_a_student_without_teachers_has_a_card_too():
     card = model_card("S", "Trained here.", LicenseInfo(code="MIT", weights="LicenseRef-Own", commercial_use=True), {})
     assert card.startswith("---\nlicense: other\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins.loaders import checkpoint
+from mmkd_core.plugins.loaders import checkpoint, folder
 
 SPEC = TeacherSpec.model_validate(
     {
@@ -81,6 +82,49 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path, name, message, data
     with pytest.raises(PluginError, match=rf"checkpoint of teacher tiny {message}") as caught:
         checkpoint.read(SPEC, tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def write_split(folder, parts: dict[str, dict[str, torch.Tensor]], **weight_map: str) -> TeacherSpec:
+    """A checkpoint in parts and its index, as transformers and accelerate write them; the spec that declares them."""
+    for name, tensors in parts.items():
+        save_file(tensors, folder / name) if name.endswith(".safetensors") else torch.save(tensors, folder / name)
+    places = {key: name for name, tensors in parts.items() for key in tensors} | weight_map
+    (folder / "w.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    source = SPEC.weights[0].model_copy(update={"files": dict.fromkeys(["w.index.json", *parts])})
+    return SPEC.model_copy(update={"weights": (source,)})
+
+
+@pytest.mark.parametrize("names", [("w-1.safetensors", "w-2.safetensors"), ("w-1.bin", "w-2.bin")])
+def test_a_split_checkpoint_is_one(tmp_path, names):
+    tensors = state()
+    first = {"tower.weight": tensors["tower.weight"]}
+    spec = write_split(tmp_path, {names[0]: first, names[1]: {k: v for k, v in tensors.items() if k not in first}})
+    file = folder.checkpoint(spec, tmp_path, "w.safetensors")
+    found = checkpoint.read(spec, file)
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    checkpoint.fit(spec, Model(), found, file)
+
+
+def test_parts_are_declared_and_hold_what_the_index_says(tmp_path):
+    parts = {"w-1.bin": {"tower.weight": torch.ones(2, 3)}, "w-2.bin": {"tower.bias": torch.ones(2)}}
+    spec = write_split(tmp_path, parts, logit_scale="w-2.bin")
+    with pytest.raises(PluginError, match=r"1 missing \(logit_scale\)"):
+        checkpoint.read(spec, tmp_path / "w.index.json")
+    torch.save({"tower.bias": torch.ones(2), "extra": torch.ones(1)}, tmp_path / "w-2.bin")
+    write_split(tmp_path, {"w-1.bin": parts["w-1.bin"]}, **{"tower.bias": "w-2.bin"})
+    with pytest.raises(PluginError, match=r"1 unexpected \(extra\)"):
+        checkpoint.read(spec, tmp_path / "w.index.json")
+    write_split(tmp_path, parts, logit_scale="../elsewhere.bin")
+    with pytest.raises(PluginError, match=r"1 undeclared \(\.\./elsewhere\.bin\)"):
+        checkpoint.read(spec, tmp_path / "w.index.json")
+    for text in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": [1]}}'):
+        (tmp_path / "w.index.json").write_text(text)
+        with pytest.raises(PluginError, match=r"w\.index\.json of teacher tiny is no index of a checkpoint"):
+            checkpoint.read(spec, tmp_path / "w.index.json")
+    source = spec.weights[0].model_copy(update={"files": dict.fromkeys(parts)})
+    with pytest.raises(PluginError, match=r"several checkpoints: w-1\.bin, w-2\.bin; .* declare their \*\.index\.json"):
+        folder.checkpoint(spec.model_copy(update={"weights": (source,)}), tmp_path, "w.safetensors")
 
 
 def test_a_single_tensor(tmp_path):

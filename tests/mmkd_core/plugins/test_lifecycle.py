@@ -330,8 +330,10 @@ def test_what_needs_agreement_is_shown_and_asked(lock, answer, message):
     [
         (
             "git+http://x/y@1",
-            "this is no address of a repository (git+http://x/y@1). Write git+https://host/name@commit",
+            "this is no address of a repository (git+http://x/y@1). Write git+https://host/name@commit, or git+/folder",
         ),
+        ("./not-there", "there is no such folder (./not-there)"),
+        ("https://x/y-1-py3-none-any.whl", "a wheel is not fetched from an address (https://x/y-1-py3-none-any.whl)"),
         ("git+file:///x/--upload-pack=evil@-x", "'-x' is no address and no reference of a repository"),
         ("gone.mmkd", "there is no such pack (gone.mmkd)"),
         ("surely-not-there", "no teacher is called 'surely-not-there'"),

@@ -84,16 +84,19 @@ def good_files(**changes: str) -> dict[str, str]:
 
 
 class Machine:
-    """One environment and one workspace in it."""
+    """One environment and one workspace in it, with mmkd from this checkout or from a wheel."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, wheel: Path | None = None) -> None:
         self.env, self.root = home / "env", home / "ws"
         venv.create(self.env, with_pip=False, symlinks=True)
         self.site = next((self.env / "lib").glob("python*")) / "site-packages"
         installed = [path for path in sys.path if path.endswith("site-packages")]
-        paths = [ROOT, ROOT / "plugins" / "mmkd-phantom" / "src", *installed]
-        (self.site / "parent.pth").write_text("".join(f"{path}\n" for path in paths))
+        checkout = [] if wheel else [ROOT, ROOT / "plugins" / "mmkd-phantom" / "src"]
+        (self.site / "parent.pth").write_text("".join(f"{path}\n" for path in [*checkout, *installed]))
         self.python = self.env / "bin" / "python"
+        if wheel:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(self.site)
         assert self.run("init", self.root).returncode == 0
 
     def run(self, *arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -358,3 +361,33 @@ def test_an_isolated_teacher_pins_another_version_than_mmkds_environment_and_can
     assert there.lock == lock
     found = next((there.root / ".mmkd" / "runtimes" / "apart").rglob("versioned_lib/__init__.py"))
     assert found.read_text() == "VERSION = 2.0"
+
+
+def test_a_first_party_teacher_of_an_installed_wheel_is_locked_for_every_machine(tmp_path):
+    """No checkout anywhere: mmkd is installed from its wheel, and another machine has it at another place."""
+    import open_clip
+    import torch
+
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT]
+    subprocess.run(build, check=True, env={**os.environ, "PIP_NO_INDEX": "1"})
+    here, there = (Machine(tmp_path / name, next(tmp_path.glob("mmkd-*.whl"))) for name in ("here", "there"))
+    vision = {"image_size": 224, "layers": 1, "width": 16, "head_width": 8, "patch_size": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
+    config = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    torch.save(open_clip.CLIP(**config).state_dict(), weights / "open_clip_pytorch_model.bin")
+    here.teachers("add", "quilt-net", "--weights", weights)
+    assert here.locked["quilt-net"]["source"] == "registry"
+    (there.root / "mmkd.lock").write_bytes(here.lock)
+    assert "package mmkd-quilt-net 0.1.0 from registry, for quilt-net" in there.teachers("sync")
+    assert there.lock == here.lock
+    assert there.teachers("sync").startswith("nothing is missing")
+    there.teachers("pack", "quilt-net", "-o", tmp_path / "quilt-net.mmkd")
+    there.teachers("remove", "quilt-net", "--uninstall")
+    (tmp_path / "registry.yaml").write_text("schema_version: 1\n")
+    (there.root / "mmkd.lock").write_bytes(here.lock)
+    elsewhere = there.mmkd("teachers", "sync", MMKD_REGISTRY=str(tmp_path / "registry.yaml"))
+    assert elsewhere.returncode == 2
+    assert "it came from a folder beside the registry, and the registry here names none" in elsewhere.stderr

@@ -46,6 +46,18 @@ def test_it_is_looked_up_in_order(tmp_path, monkeypatch):
     assert find_registry(Path("p.yaml"), {"MMKD_REGISTRY": "e.yaml"}) == Path("p.yaml")
 
 
+def test_the_packaged_copy_is_the_last_resort(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "site" / "mmkd_core"
+    monkeypatch.setattr("mmkd_core.__file__", str(package / "__init__.py"))
+    with pytest.raises(PluginError, match=r"there is no registry\.yaml"):
+        find_registry(environ={})
+    packaged = package / "first_party" / "registry.yaml"
+    packaged.parent.mkdir(parents=True)
+    packaged.write_text("")
+    assert find_registry(environ={}) == packaged
+
+
 def test_paths_are_relative_to_the_file(tmp_path):
     entry = load_registry(write(tmp_path / "r.yaml", {"a": STANZA})).lookup("a")
     assert entry.source.path == str(tmp_path / "plugins" / "a")

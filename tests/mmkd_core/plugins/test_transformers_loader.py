@@ -104,6 +104,21 @@ def test_it_equals_the_model_called_directly(folder):
     assert not teacher.encode_text(tokens).requires_grad
 
 
+def test_a_split_checkpoint_equals_the_whole_one(folder):
+    import transformers
+
+    whole = load(spec_of(folder)).encode_image(torch.ones(1, 3, 16, 16))
+    (folder / "model.safetensors").unlink()
+    build("clip").save_pretrained(folder, max_shard_size="10KB")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+    found = load(spec_of(folder)).encode_image(torch.ones(1, 3, 16, 16))
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
+    upstream = transformers.CLIPModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = upstream.get_image_features(torch.ones(1, 3, 16, 16)).pooler_output
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def test_half_precision_becomes_float32(folder):
     file = folder / "model.safetensors"
     save_file({k: v.half() for k, v in load_file(file).items()}, file, metadata={"format": "pt"})

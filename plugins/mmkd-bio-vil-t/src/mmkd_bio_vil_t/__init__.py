@@ -2,7 +2,7 @@
 
 A sample here is one radiograph, so the earlier one is missing, for which the model has a learnt vector. Its repository
 holds code for transformers to run; here none of it runs, and its configurations, which name that code, are not read:
-what they say of the text tower stands in ``arch``.
+what they say of text tower and tokenizer stands in ``arch``.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pathlib import Path
 from mmkd_core import contract as mmkd
 
 IMAGE, TEXT = "biovil_t_image_model_proj_size_128.pt", "model.safetensors"
-VOCABULARY, TOKENIZER = "vocab.txt", "tokenizer_config.json"
+VOCABULARY = "vocab.txt"
 
 SPEC = mmkd.TeacherSpec(
     name="bio-vil-t",
@@ -22,6 +22,7 @@ SPEC = mmkd.TeacherSpec(
         "resnet": {"layers": [3, 4, 6, 3], "width_per_group": 64},
         "channels": 256,
         "resize": 512,  # the short side, before the crop
+        "lower_case": True,
         "bert": {
             "vocab_size": 30522,
             "hidden_size": 768,
@@ -38,7 +39,6 @@ SPEC = mmkd.TeacherSpec(
             IMAGE,
             TEXT,
             VOCABULARY,
-            TOKENIZER,
             revision="692f09e9be1bfe5fdd5f3efdd0e1eca7d2c10b23",
             sha256={
                 IMAGE: "b2399d73dc2a68b9f3a1950e864ae0ecd24093fb07aa459d7e65807ebdc0fb77",

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmkd_bio_vil_t import IMAGE, TEXT, TOKENIZER, VOCABULARY
+from mmkd_bio_vil_t import IMAGE, TEXT, VOCABULARY
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.plugins.loaders import checkpoint, folder, towers
 from mmkd_core.plugins.loaders.preprocess import preprocess, require_8_bits, short_side_and_crop
@@ -94,10 +94,10 @@ class Towers(nn.Module):
 def load(spec: TeacherSpec, weights: Mapping[str, Path], device: str) -> towers.Pair:
     """Build both towers and fill them with the published files, all of it but what one image does not need."""
     files = weights["model"]
-    folder.require(spec, weights, files, IMAGE, TEXT, VOCABULARY, TOKENIZER)
+    folder.require(spec, weights, files, IMAGE, TEXT, VOCABULARY)
     vision = _vision(spec, files / IMAGE)
     text, head = _text(spec, files / TEXT)
-    tokens = towers.Tokens(spec, weights, towers.bert_tokenizer(spec, files / VOCABULARY, files / TOKENIZER))
+    tokens = towers.Tokens(spec, weights, _tokenizer(spec, files / VOCABULARY))
     model = Towers(vision, text, head, tokens.pad)
     return towers.Pair(spec, model, partial(_prepared, spec=spec), tokens, spec.logit_scale, device)
 
@@ -124,6 +124,12 @@ def _text(spec: TeacherSpec, file: Path) -> tuple[Any, nn.Module]:
     rest = {name: value for name, value in state.items() if not name.startswith(BERT)}
     checkpoint.fit(spec, nn.ModuleDict({HEAD.rstrip("."): head}), rest, file)
     return bert, head
+
+
+def _tokenizer(spec: TeacherSpec, vocabulary: Path) -> Any:
+    from transformers import BertTokenizer
+
+    return BertTokenizer(vocab=str(vocabulary), do_lower_case=spec.arch["lower_case"])
 
 
 def _without(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
