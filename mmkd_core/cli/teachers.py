@@ -117,7 +117,7 @@ def remove(
 ) -> None:
     """Take a teacher out of use; its features stay, and its package unless --uninstall."""
     from mmkd_core.integrate.workspace import Workspace
-    from mmkd_core.plugins.lifecycle import remove as remove_teacher
+    from mmkd_core.plugins.removal import remove as remove_teacher
 
     workspace = Workspace.open(root)
     with workspace.writing():

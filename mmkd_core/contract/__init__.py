@@ -23,6 +23,7 @@ from mmkd_core.contract.hookspecs import (
     mmkd_load_teacher,
     mmkd_teachers,
 )
+from mmkd_core.contract.sources import WeightSource, hub
 from mmkd_core.contract.spec import (
     CLIP_MEAN,
     CLIP_STD,
@@ -34,8 +35,6 @@ from mmkd_core.contract.spec import (
     TeacherSpec,
     TextSpec,
     TrustClaim,
-    WeightSource,
-    hub,
 )
 from mmkd_core.contract.teacher import Teacher
 

@@ -1,4 +1,4 @@
-"""A teacher's way in and out: resolve, agree, install, discover, validate, verify weights, smoke check, lock.
+"""A teacher's way in: resolve, agree, install, discover, validate, verify weights, smoke check, lock.
 
 The lock is written last, so any failure leaves it as it was, and what was installed on the way is taken out again; the
 message names the step, the teacher and the next command. What was just installed is examined in a fresh interpreter,
@@ -31,7 +31,7 @@ from mmkd_core.plugins import (
 from mmkd_core.plugins.consent import Agree, Consent, require_accepted
 from mmkd_core.plugins.host import PluginHost
 from mmkd_core.plugins.licences import forbids
-from mmkd_core.plugins.lock import Lock, LockedRuntime, LockedTeacher, change_lock, read_lock
+from mmkd_core.plugins.lock import LockedRuntime, LockedTeacher, change_lock, read_lock
 from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.registry import Registry, RegistryEntry, load_registry
 from mmkd_core.plugins.sources import CORE, Found, find, is_editable, portable, source_of
@@ -127,39 +127,6 @@ def add(
         with _step("lock", target):
             change_lock(lock_path, lambda lock: lock.having(*locked))
     return sorted(locked, key=lambda entry: entry.name)
-
-
-def remove(name: str, lock_path: Path, *, uninstall: bool = False) -> LockedTeacher:
-    """Take one teacher out of the lock; its features stay, and its package unless ``uninstall``.
-
-    Raises:
-        PluginError: it is not in, or its package is needed: by mmkd or by another teacher in use.
-    """
-    removed: list[LockedTeacher] = []
-
-    def change(lock: Lock) -> Lock:
-        remaining = lock.without(name)
-        if uninstall:
-            _require_unused(lock.teachers[name], remaining)
-        removed.append(lock.teachers[name])
-        return remaining
-
-    change_lock(lock_path, change)
-    if uninstall:
-        with installer.alone():
-            installer.uninstall(removed[0].package)
-        runtimes.discard(lock_path.absolute().parent, name)
-    return removed[0]
-
-
-def _require_unused(locked: LockedTeacher, rest: Lock) -> None:
-    others = [name for name, other in rest.teachers.items() if canonical(other.package) == canonical(locked.package)]
-    if canonical(locked.package) == CORE or others:
-        by = f"teachers in use need it: {', '.join(others)}" if others else "it is mmkd itself"
-        raise PluginError(
-            f"package {locked.package} is not removed: {by}",
-            next=f"Run `mmkd teachers remove {locked.name}` without --uninstall",
-        )
 
 
 def _installed(target: str, host: PluginHost | None, registry: Registry) -> _Arrival | None:

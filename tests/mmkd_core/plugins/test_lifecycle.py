@@ -9,8 +9,9 @@ import pytest
 
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import PluginHost, Registry, installer, lifecycle, read_lock
-from mmkd_core.plugins.lifecycle import Choices, add, remove
+from mmkd_core.plugins.lifecycle import Choices, add
 from mmkd_core.plugins.lock import Lock
+from mmkd_core.plugins.removal import remove
 
 DATA = Path(__file__).parents[2] / "data" / "plugins"
 EMPTY = Registry(schema_version=1)

@@ -257,7 +257,8 @@ def test_two_at_once_both_arrive(machine, wheel, tmp_path):
 import sys
 from pathlib import Path
 from mmkd_core.plugins import PluginHost, Registry
-from mmkd_core.plugins.lifecycle import add, remove
+from mmkd_core.plugins.lifecycle import add
+from mmkd_core.plugins.removal import remove
 host = PluginHost.discover()
 for _ in range(15):
     add(sys.argv[1], Path("mmkd.lock"), registry=Registry(schema_version=1), host=host)
