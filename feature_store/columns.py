@@ -193,29 +193,33 @@ class Columns:
         slots = self._index.slots(rows)
         blocks = slots // self._environment.block_rows
         places = self._places(slots, blocks, state)
-        if places.min(initial=0) >= 0:
+        if places.min(initial=0) == 0:
             return Found(places, _NO_ROWS, self._tail[:0], _NO_ROWS)
         lost = np.flatnonzero(places < 0)
-        sealed = lost[(slots[lost] >= 0) & (blocks[lost] < state.sealed)]
-        aside = [block for block in np.unique(blocks[sealed]).tolist() if not self._locate(txn, state, block)]
-        if len(sealed):
+        unknown = (slots[lost] >= 0) & (blocks[lost] < state.sealed)
+        aside: list[int] = []
+        if unknown.any():  # blocks that were not asked for before
+            numbers = np.unique(blocks[lost[unknown]]).tolist()
+            aside = [number for number in numbers if not self._locate(txn, state, number)]
             places = self._places(slots, blocks, state)
             lost = np.flatnonzero(places < 0)
-        where = lost[slots[lost] >= 0]
-        features = self._tail[slots[where] % self._environment.block_rows] if len(where) else self._tail[:0]
-        for block in aside:
-            inside = blocks[where] == block
-            offsets = slots[where[inside]] - block * self._environment.block_rows
-            features[inside] = self._read_block(txn, state, block)[offsets]
-        absent = lost[slots[lost] < 0]
+        where, absent = lost, _NO_ROWS
+        if slots[lost].min(initial=0) < 0:
+            where, absent = lost[slots[lost] >= 0], lost[slots[lost] < 0]
+        features = self._tail.take(slots[where] - state.sealed * self._environment.block_rows, 0, mode="clip")
+        for number in aside:
+            inside = blocks[where] == number
+            offsets = slots[where[inside]] - number * self._environment.block_rows
+            features[inside] = self._read_block(txn, state, number)[offsets]
         if len(lost) == len(places):
             return Found(places[:0], where, features, absent)
-        places[lost] = places.max()
+        places[lost] = places.max()  # somewhere, so that all rows can be copied at once
         return Found(places, where, features, absent)
 
     def _places(self, slots: Any, blocks: Any, state: TableState) -> NDArray[np.int64]:
         places: NDArray[np.int64] = self._origins.take(blocks)
-        places += np.multiply(slots, state.row_bytes // self.step, dtype=np.int64)
+        units = state.row_bytes // self.step
+        places += slots if units == 1 else np.multiply(slots, units, dtype=np.int64)
         return places
 
     def _locate(self, txn: Any, state: TableState, number: int) -> bool:
@@ -264,8 +268,8 @@ class Columns:
             out[found.elsewhere] = decode(found.features, state.dtype, state.dim)
         return out
 
-    def blocks_of(self, txn: Any, rows: Rows) -> NDArray[np.int64]:
-        """Extents (k, 2) in the file, start and length in bytes, of the blocks that hold these rows."""
+    def extents(self, txn: Any, rows: Rows) -> NDArray[np.int64]:
+        """Where the blocks that hold these rows lie in the file: (k, 2), start and length in bytes."""
         state = self.state
         if state is None:
             return np.empty((0, 2), np.int64)

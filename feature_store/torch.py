@@ -23,6 +23,7 @@ from feature_store.store import FeatureStore
 from feature_store.writing import as_rows
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_NONE: NDArray[np.intp] = np.empty(0, np.intp)
 _CHUNK = 1024
 """Rows converted at a time."""
 
@@ -106,7 +107,7 @@ def _copied(
     kept: Tensor | None,
 ) -> Tensor:
     """Features (n, d); zeros where they are not allowed."""
-    count, refused = len(allowed), np.flatnonzero(~allowed)
+    count, refused = len(allowed), _NONE if allowed.all() else np.flatnonzero(~allowed)
     state = columns.require()
     natural = torch.float32 if state.dtype == "int8" else _TYPES[state.dtype]
     out = _buffer(kept, count, state.dim, dtype or natural)
@@ -117,8 +118,9 @@ def _copied(
             found.places[refused] = found.places[allowed.argmax()]  # already in the cache when its turn comes
         _copy(columns, torch.from_numpy(found.places), out)
     if len(found.elsewhere):
-        loose = torch.from_numpy(np.ascontiguousarray(found.features)).view(_TYPES[state.dtype])
-        out[torch.from_numpy(found.elsewhere)] = _decoded(loose, state.dtype, state.dim).to(out.dtype)
+        loose = torch.from_numpy(found.features).view(_TYPES[state.dtype])
+        features = _decoded(loose, state.dtype, state.dim).to(out.dtype)
+        out.index_copy_(0, torch.from_numpy(found.elsewhere), features)
     if len(refused):
         out.index_fill_(0, torch.from_numpy(refused), 0)
     return out
@@ -126,7 +128,7 @@ def _copied(
 
 def _buffer(kept: Tensor | None, count: int, dim: int, dtype: torch.dtype) -> Tensor:
     if kept is not None and kept.dtype == dtype and kept.shape[1] == dim and len(kept) >= count:
-        return kept[:count]
+        return kept if len(kept) == count else kept[:count]
     return torch.empty(count, dim, dtype=dtype, pin_memory=_has_gpu())
 
 
