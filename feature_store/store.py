@@ -88,6 +88,7 @@ class FeatureStore:
         self._closed = True
         if self._environment is not None:
             self._finalizer()
+            self._files = FileMap(self._environment.data_file)  # lets go of the map
         self._environment = None
         self._columns.clear()
 

@@ -87,6 +87,7 @@ def test_rows_that_are_put_again_are_read_anew(store: FeatureStore) -> None:
 def test_a_closed_store_is_refused_and_its_batches_stay(store: FeatureStore) -> None:
     reader = FeatureStore.open(store.path)
     batch = gather(reader, ["t"], range(350))
+    assert str(store.path / "data.mdb") in Path("/proc/self/maps").read_text()
     reader.close()
     with pytest.raises(StoreError, match="the store is closed"):
         gather(reader, ["t"], [0], out=batch)
