@@ -116,23 +116,24 @@ def _cosine_loss(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.f
 
     |a| |b| - a.b = (|e|^2 - (|b| - |a|)^2) / 2 and |b| - |a| = e.(a + b) / (|a| + |b|), with e = b - a.
     """
-    error = b - a
-    squares, products, lengths = (
-        np.einsum("ij,ij->i", left, right).astype(np.float64)
-        for left, right in ((error, error), (error, a + b), (a, a))
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are computed again below
+        error = b - a
+        squares, products, lengths = (
+            np.einsum("ij,ij->i", left, right).astype(np.float64)
+            for left, right in ((error, error), (error, a + b), (a, a))
+        )
     norm_a = np.sqrt(lengths)
-    norm_b = np.sqrt(np.maximum(lengths + products, 0.0))
-    short = (lengths < 1e-20) | (lengths > 1e30)  # squares of float32 underflow or overflow
-    if short.any():
-        return np.where(short, _exact_loss(a, b), _ratio(squares, products, norm_a, norm_b))
-    return _ratio(squares, products, norm_a, norm_b)
+    with np.errstate(invalid="ignore"):
+        norm_b = np.sqrt(np.maximum(lengths + products, 0.0))
+        loss = _ratio(squares, products, norm_a, norm_b)
+    beyond = (lengths < 1e-20) | (lengths > 1e30)  # squares of float32 underflow or overflow
+    return np.where(beyond, _exact_loss(a, b), loss) if beyond.any() else loss
 
 
 def _ratio(
     squares: NDArray[np.float64], products: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         loss = (squares - (products / (a + b)) ** 2) / (2 * a * b)
     return np.clip(np.where(b > 0, loss, 1.0), 0.0, 2.0)
 

@@ -77,7 +77,9 @@ def test_the_loss_is_that_of_exact_arithmetic(exact: np.ndarray, dtype: str) -> 
     back = decode(stored, dtype, exact.shape[1])
     for a, b, found in zip(exact, back, rounding_loss(exact, stored, dtype), strict=True):
         expected = cosine_loss(a, b) if a.any() and b.any() else float(bool(a.any()))
-        assert found == pytest.approx(expected, rel=1e-4, abs=3e-15)
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        moved = ((x - y) ** 2).sum() / max((x**2).sum(), 1e-300)  # float32 knows the part across x to 1e-6 of this
+        assert found == pytest.approx(expected, rel=1e-4, abs=3e-15 + 1e-6 * moved)
 
 
 @pytest.mark.parametrize(("dtype", "mean", "worst"), [("float16", 5e-8, 2e-7), ("bfloat16", 3e-6, 1e-5)])
