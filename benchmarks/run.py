@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import quality
 import store
+import store_disk
 
 Figure = dict[str, Any]
-FIGURES: dict[str, Callable[[], list[Figure]]] = {**store.FIGURES, **quality.FIGURES}
+FIGURES: dict[str, Callable[[], list[Figure]]] = {**store.FIGURES, **store_disk.FIGURES, **quality.FIGURES}
 
 
 def main() -> int:

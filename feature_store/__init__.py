@@ -5,6 +5,6 @@
 
 from feature_store.errors import StoreError
 from feature_store.facts import Damage, StoreInfo, TableInfo
-from feature_store.store import FeatureStore
+from feature_store.store import VIEWS, FeatureStore
 
-__all__ = ["Damage", "FeatureStore", "StoreError", "StoreInfo", "TableInfo"]
+__all__ = ["VIEWS", "Damage", "FeatureStore", "StoreError", "StoreInfo", "TableInfo"]

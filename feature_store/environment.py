@@ -173,7 +173,7 @@ class Environment:
             if txn.stat()["entries"]:
                 return
             databases = [self._lmdb.open_db(name.encode(), txn=txn, create=True) for name in DATABASES]
-            facts = {"format": FORMAT, "uuid": uuid4().hex, "block_rows": block_rows, "digest": "blake2b-128"}
+            facts = {"format": FORMAT, "uuid": uuid4().hex, "block_rows": block_rows, "digest": "xxh3-128"}
             txn.put(b"store", json.dumps(facts, sort_keys=True).encode(), db=databases[0])
 
     def _read_description(self, raw: bytes | None) -> None:
