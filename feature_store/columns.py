@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_store.checks import decode_removed
 from feature_store.environment import Environment
 from feature_store.errors import StoreError
 from feature_store.index import RowIndex
@@ -102,7 +103,8 @@ class Columns:
         if raw == self._raw:
             return
         state = None if raw is None else TableState.from_bytes(raw)
-        if state is None or (self.state is not None and state.id != self.state.id):
+        known = self.state
+        if state is None or (known is not None and (state.id, state.repairs) != (known.id, known.repairs)):
             self._forget()
         if state is None:
             return
@@ -122,8 +124,11 @@ class Columns:
             raw = txn.get(key, db=database)
             runs = None if raw is None else decode_runs(key, bytes(raw))
             if runs is None:
-                raise self.damaged(f"index {number}")
-            if len(runs) == 1:
+                removed = None if raw is None else decode_removed(key, bytes(raw))
+                if removed is None:
+                    raise self.damaged(f"index {number}")
+                self._index.remove(removed)
+            elif len(runs) == 1:
                 self._index.assign(int(runs[0, 0]), int(runs[0, 1]), number * size)
             else:
                 self._index.assign_rows(expand_runs(runs), number * size)

@@ -45,6 +45,12 @@ class RowIndex:
         else:
             self._array(int(rows.max()) + 1)[rows] = np.arange(slot, slot + len(rows), dtype=np.int32)
 
+    def remove(self, rows: Rows) -> None:
+        """These rows (n,) have no features any more."""
+        if len(rows) and (self._dense is not None or self._count):
+            known = self._array(0)
+            known[rows[rows < len(known)]] = -1
+
     def _array(self, end: int) -> NDArray[np.int32]:
         """The array, for rows below ``end`` at least."""
         known = self._dense

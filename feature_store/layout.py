@@ -3,10 +3,12 @@
 Five named databases in one environment:
 
     meta    "store" -> JSON (format, uuid, block_rows); "count/TOWER", "tables" -> how many there are (u64);
-            "table/TOWER/NAME" -> TableState; "facts/NAME" -> JSON
-    ids     tower byte + utf-8 id -> row (u32)
+            "table/TOWER/NAME" -> TableState; "facts/NAME" -> JSON; "sealed" -> the last generation;
+            "digest" -> digest of all these (``checks``)
+    ids     tower byte + utf-8 id -> row (u32), CRC-32 (``checks``)
     blocks  (table u32, block u64) -> 4080 bytes of header, then ``block_rows`` rows of features
-    index   (table u32, block u64) -> digest, then runs (first row u32, length u32): which rows the block holds
+    index   (table u32, block u64) -> digest, then runs (first row u32, length u32): which rows the block holds; of a
+            block that ``repair`` dropped: which rows it took away
     tail    (table u32, sequence u64) -> 64 bytes of header, row numbers (u32), rows of features
 
 LMDB puts a value above half a page on pages of its own, 16 bytes into the first, so a header of 4080 bytes starts the
@@ -74,6 +76,7 @@ class TableState:
     loss_rows: int = 0
     loss_units: int = 0
     loss_worst: float = 0.0
+    repairs: int = 0
 
     @cached_property
     def row_bytes(self) -> int:

@@ -30,16 +30,21 @@ class FileMap:
     """The map grows with the file. Old maps live on while a view of them does."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._file = path, (0, 0)
         self._map: mmap.mmap | None = None
         self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._views: dict[Any, Any] = {}
 
     def upto(self, end: int) -> NDArray[np.uint8] | None:
-        """Map of at least ``end`` bytes; None if the file is shorter."""
+        """Map of at least ``end`` bytes; None if the file is shorter, or was replaced since the first map."""
         if end > len(self._bytes):
             try:
                 with open(self._path, "rb") as file:
+                    status = os.fstat(file.fileno())
+                    found = (status.st_dev, status.st_ino)
+                    if self._map is not None and found != self._file:
+                        return None
+                    self._file = found
                     size = file.seek(0, 2)
                     if end > size:
                         return None

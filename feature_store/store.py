@@ -22,9 +22,11 @@ from feature_store.columns import Columns
 from feature_store.environment import Environment, acquire, release
 from feature_store.errors import StoreError
 from feature_store.facts import Damage, Json, StoreInfo, TableInfo
-from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, TableState
+from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, TableState, split_tower
+from feature_store.listing import read_states
 from feature_store.maps import FileMap
-from feature_store.verification import verify_table
+from feature_store.sealing import verify_sealed
+from feature_store.verification import verify_file
 
 Mode = Literal["r", "w"]
 
@@ -56,6 +58,7 @@ class FeatureStore:
         self._columns: dict[tuple[str, str, int], Columns] = {}
         self._environment = environment
         if environment is not None:
+            self._epoch = environment.epoch
             self._files = FileMap(environment.data_file)
             self._finalizer = weakref.finalize(self, release, environment, self.mode == "w")
 
@@ -146,7 +149,8 @@ class FeatureStore:
         with environment.read() as txn:
             names = environment.database("ids")
             found = [txn.get(key, db=names) for key in keys]
-            return np.array([-1 if raw is None else struct.unpack("<I", raw)[0] for raw in found], np.int64)
+            paired = zip(keys, found, strict=True)
+            return np.array([-1 if raw is None else writing.row_of(key, raw) for key, raw in paired], np.int64)
 
     def put(
         self,
@@ -246,7 +250,7 @@ class FeatureStore:
         """Every table and tower that has features, sorted by name and tower."""
         environment = self._ready()
         with environment.read() as txn:
-            found = _states(environment, txn)
+            found = read_states(environment, txn)
             return [_table_info(environment, txn, table, tower, state) for table, tower, state in found]
 
     def info(self) -> StoreInfo:
@@ -267,18 +271,53 @@ class FeatureStore:
             tables=tables,
         )
 
-    def verify(self) -> list[Damage]:
-        """Read everything, compare it with its digests, and name each damaged part. An empty list is a sound store."""
+    def verify(self, root: str = "") -> list[Damage]:
+        """Read everything, compare it with its digests, and name each damaged part. An empty list is a sound store.
+
+        The file is read without LMDB, page by page, because a damaged page can make LMDB crash. Holds one transaction.
+
+        Args:
+            root: of a sealed generation: the checksum that it was sealed with, noted elsewhere.
+        """
         environment = self._ready()
+        if environment.sealed:
+            return verify_sealed(self.path, root)
         with environment.read() as txn:
-            found = _states(environment, txn)
-        return [damage for table, tower, state in found for damage in verify_table(environment, table, tower, state)]
+            return verify_file(environment.data_file, txn.id()).damages
+
+    def present(self, table: str, tower: str) -> Rows:
+        """Rows that have features in this table (n,), ascending."""
+        base, _ = split_tower(tower)
+        return np.flatnonzero(~self.missing(table, tower, np.arange(self.info().ids[writing.check_tower(base)])))
+
+    def ids(self, tower: str) -> NDArray[np.object_]:
+        """Id of each row of the tower (n,), as strings. Reads all of them."""
+        environment, code = self._ready(), bytes((TOWERS.index(writing.check_tower(tower)),))
+        names = np.empty(self.info().ids[tower], object)
+        with environment.read() as txn:
+            cursor = txn.cursor(db=environment.database("ids"))
+            for key, raw in cursor if cursor.set_range(code) else ():
+                if bytes(key[:1]) != code:
+                    break
+                row = writing.row_of(bytes(key), raw)
+                if row < len(names):  # else it was added after we had counted
+                    names[row] = bytes(key[1:]).decode("utf-8", "replace")
+        return names
+
+    @contextmanager
+    def maintaining(self, write: bool = True) -> Iterator[Environment]:
+        """For ``feature_store.keeping``: the environment, with the other calls of this handle kept out."""
+        with self._lock:
+            yield self._writable() if write else self._ready()
 
     def _column(self, table: str, tower: str, view: int) -> Columns:
-        key = (table, tower, view)
+        key, environment = (table, tower, view), self._ready()
+        if self._epoch != environment.epoch:  # another file is in place: what is known of the old one says nothing
+            self._epoch, self._files = environment.epoch, FileMap(environment.data_file)
+            self._columns.clear()
         if key not in self._columns:
             name = writing.check_view(tower, view)
-            self._columns[key] = Columns(self._ready(), self._files, writing.check_name(table), name)
+            self._columns[key] = Columns(environment, self._files, writing.check_name(table), name)
         return self._columns[key]
 
     @contextmanager
@@ -290,18 +329,6 @@ class FeatureStore:
             for one in found:
                 one.refresh(txn)
             yield txn, found
-
-
-def _states(environment: Environment, txn: Any) -> list[tuple[str, str, TableState]]:
-    found = []
-    cursor = txn.cursor(db=environment.database("meta"))
-    if cursor.set_range(b"table/"):
-        for key, raw in cursor:
-            parts = bytes(key).decode().split("/", 2)
-            if parts[0] != "table":
-                break
-            found.append((parts[2], parts[1], TableState.from_bytes(raw)))
-    return sorted(found, key=lambda entry: entry[:2])
 
 
 def _table_info(environment: Environment, txn: Any, table: str, tower: str, state: TableState) -> TableInfo:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from feature_store.checks import decode_id, encode_id
 from feature_store.columns import Columns
 from feature_store.environment import Environment
 from feature_store.errors import StoreError
@@ -77,6 +78,19 @@ def id_key(tower: str, name: str) -> bytes:
     return bytes((TOWERS.index(tower),)) + name.encode()
 
 
+def row_of(key: bytes, raw: Any) -> int:
+    """Row that ``ids`` holds for a key.
+
+    Raises:
+        StoreError: the entry is damaged.
+    """
+    row = decode_id(key, raw)
+    if row is None:
+        where = f"tower {TOWERS[key[0]]}, id {key[1:].decode()!r}"
+        raise StoreError("an id is damaged", where=where, next="Run verify() for the list of damaged parts")
+    return row
+
+
 def add_ids(environment: Environment, tower: str, ids: Sequence[str]) -> Rows:
     """Number ids that are new; return the row of each."""
     keys = [id_key(tower, name) for name in ids]
@@ -88,9 +102,9 @@ def add_ids(environment: Environment, tower: str, ids: Sequence[str]) -> Rows:
         rows = []
         for key in keys:
             known = txn.get(key, db=names)
-            rows.append(count if known is None else struct.unpack("<I", known)[0])
+            rows.append(count if known is None else row_of(key, known))
             if known is None:
-                txn.put(key, struct.pack("<I", count), db=names)
+                txn.put(key, encode_id(key, count), db=names)
                 count += 1
         if count != before:
             txn.put(count_key, struct.pack("<Q", count), db=meta)
