@@ -102,6 +102,4 @@ def _duplicates(info: TableInfo, prints: NDArray[np.uint64]) -> Iterator[Finding
         return
     severity: Severity = "error" if most > len(prints) / 2 else "warning"
     what = f"{most} of {len(prints)} rows have the same vector"
-    yield Finding(
-        severity, what, _place(info), "Different inputs must differ: look at the teacher's preprocessing"
-    )
+    yield Finding(severity, what, _place(info), "Different inputs must differ: look at the teacher's preprocessing")

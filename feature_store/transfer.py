@@ -57,6 +57,13 @@ class Transfer:
     examples: list[tuple[str, str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
 
+    def add(self, other: Transfer) -> None:
+        """Count another transfer into the same store as part of this one."""
+        self.added, self.same = self.added + other.added, self.same + other.same
+        self.conflicts += other.conflicts
+        self.examples = [*self.examples, *other.examples][:_NAMED]
+        self.facts += [fact for fact in other.facts if fact not in self.facts]
+
 
 def export(store: FeatureStore, folder: Path, kind: Kind = "safetensors") -> dict[str, Any]:
     """Write all features to files that other programs read, and return the contents of ``export.json``.
