@@ -261,7 +261,12 @@ class Environment:
 
     def copy(self, folder: Path, txn: Any) -> None:
         """Write what ``txn`` sees to ``folder/data.mdb``, without free pages."""
-        self._lmdb.copy(str(folder), compact=True, txn=txn)
+        try:
+            self._lmdb.copy(str(folder), compact=True, txn=txn)
+        except lmdb.Error as problem:
+            # A full disk cuts a write of LMDB's copy short; going on from there is what its direct I/O calls invalid.
+            short = "Invalid argument" in str(problem)
+            raise self.write_error(lmdb.DiskError(str(problem)) if short else problem) from problem
 
     def put_in_place(self, file: Path) -> None:
         """Make ``file`` the store's data file, in one rename, and open it.

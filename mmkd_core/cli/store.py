@@ -184,10 +184,7 @@ def import_(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put exported features, or (mmkd-clip) those that the paper's authors publish, into the store.
-
-    Exit code 1 if rows were there already with other features, which they keep.
-    """
+    """Put exported features, or those that the paper's authors publish, into the store; exit code 1 on conflicts."""
     from feature_store import FeatureStore
     from feature_store.transfer import import_folder
 
@@ -207,10 +204,7 @@ def merge(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put the features of stores made elsewhere into this one, matched by image and text.
-
-    Exit code 1 if rows were there already with other features, which they keep.
-    """
+    """Put features of stores made elsewhere into this one, matched by image and text; exit code 1 on conflicts."""
     from feature_store import FeatureStore
     from feature_store.transfer import Transfer
     from feature_store.transfer import merge as merge_store

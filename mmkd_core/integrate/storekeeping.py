@@ -111,7 +111,7 @@ def _samples(workspace: Workspace, store: FeatureStore) -> list[Finding]:
 def run_import_published(
     workspace: Workspace, folder: Path, progress: Progress | None = None
 ) -> tuple[Published, Path]:
-    """What the authors of MMKD-CLIP publish: features into the workspace's store, trusted sets into a file beside it."""
+    """What the authors of MMKD-CLIP publish: features into the store, trusted sets into a file beside it."""
     with FeatureStore.open(workspace.store, "w") as store:
         done = import_published(folder, store, progress)
     path = workspace.state / f"{SOURCE}-trusted.json"
