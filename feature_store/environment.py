@@ -26,6 +26,7 @@ import lmdb
 from feature_store.checks import DIGEST_KEY, meta_digest, sign_meta
 from feature_store.errors import StoreError
 from feature_store.files import no_swap, sync_file
+from feature_store.gate import Gate
 from feature_store.layout import DATABASES, FORMAT
 from feature_store.opening import (
     already_written,
@@ -53,33 +54,6 @@ _guards: dict[int, threading.RLock] = {}
 def _guard() -> threading.RLock:
     """Lock of this process: one that was held while the process forked would stay held in the child."""
     return _guards.setdefault(os.getpid(), threading.RLock())
-
-
-class Gate:
-    """Many inside at a time, or one that has it alone: LMDB's map must not move under a transaction."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._inside = 0
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Enter beside others."""
-        with self._condition:
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody is inside, and let nobody in."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._inside)
-            yield
 
 
 class Environment:
