@@ -83,7 +83,7 @@ def check(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
-    found = look(Workspace.open(root).corpus(), progress=watch())
+    found = look(Workspace.open(root).corpus(whole=True), progress=watch())
     for kind, issues in (("problem", found.problems), ("warning", found.warnings)):
         for issue in issues:
             out.say(f"{kind}: {issue}")

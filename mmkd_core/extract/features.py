@@ -117,23 +117,31 @@ class Work:
     text_rows: Rows
 
     @classmethod
-    def of(cls, corpus: Corpus, texts: Sequence[str], store: FeatureStore) -> Work:
+    def of(cls, corpus: Corpus, texts: Sequence[str], store: FeatureStore | None) -> Work:
         """Find the distinct ones and number them in a store that is open for writing; else only look them up."""
         names = [str(name) for name in corpus.image_id]
         first = dict(zip(reversed(names), reversed(range(len(names))), strict=True))
         index = np.sort(np.fromiter(first.values(), np.int64, len(first)))
         known = dict(zip(corpus.caption, corpus.text_id, strict=True))  # saves hashing them
         unique = list(dict.fromkeys(texts))
-        rows = store.add_ids if store.mode == "w" else store.rows
-        image_rows = rows("image", [names[i] for i in index])
-        return cls(corpus, index, image_rows, unique, rows("text", [known.get(t) or text_id(t) for t in unique]))
+        ids = {"image": [names[i] for i in index], "text": [known.get(text) or text_id(text) for text in unique]}
+        if store is None:
+            rows = {tower: np.full(len(wanted), -1, np.int64) for tower, wanted in ids.items()}
+        else:
+            number = store.add_ids if store.mode == "w" else store.rows
+            rows = {tower: number(tower, wanted) for tower, wanted in ids.items()}
+        return cls(corpus, index, rows["image"], unique, rows["text"])
 
-    def missing(self, store: FeatureStore, table: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def missing(self, store: FeatureStore | None, table: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Masks over images and texts: True where the table has no features."""
-        return tuple(  # type: ignore[return-value]
-            np.where(rows < 0, True, store.missing(table, tower, np.maximum(rows, 0)))
-            for tower, rows in (("image", self.image_rows), ("text", self.text_rows))
-        )
+        return self._missing(store, table, "image"), self._missing(store, table, "text")
+
+    def _missing(self, store: FeatureStore | None, table: str, tower: str) -> NDArray[np.bool_]:
+        rows = self.image_rows if tower == "image" else self.text_rows
+        lacks = rows < 0
+        if store is not None:
+            lacks[~lacks] = store.missing(table, tower, rows[~lacks])
+        return lacks
 
 
 def recorded(store: FeatureStore, job: Job) -> dict[str, Precision]:
@@ -238,9 +246,7 @@ class _Run:
         if not len(places):
             return
         inputs: Any = places if one.out else batch.inputs(one.spec.image, places)
-        self.done.images[one.spec.name] += self._ask(
-            one, "image", self.work.image_rows[part[places]], inputs, writer
-        )
+        self.done.images[one.spec.name] += self._ask(one, "image", self.work.image_rows[part[places]], inputs, writer)
 
     def _ask(self, one: Asked, tower: str, rows: Rows, inputs: Any, writer: Writer) -> int:
         """Ask for one batch and have it stored; returns the number of rows: all, or none after a failure."""
