@@ -48,7 +48,10 @@ def phantom(
 
 @app.command("import", epilog="Example:  mmkd data import images/manifest.csv")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A csv, jsonl or parquet manifest, MedMNIST files, or their folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A csv, jsonl or parquet manifest, webdataset shards, MedMNIST files, or their folder."),
+    ],
     max_bad: Annotated[int, typer.Option(min=0, help="Unreadable images that may be left out.")] = 0,
     root: Root = HERE,
     json: Json = False,
@@ -69,7 +72,8 @@ def import_(
             mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
             raise DataError("the workspace has its data already", where=str(target), next=mend)
         seed = workspace.config.seed
-        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch())
+        salt = workspace.salt()
+        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch(), salt=salt)
     for line in (*report.skipped, *report.warnings):
         out.say(f"note: {line}")
     _answer(out, corpus, {"report": report})

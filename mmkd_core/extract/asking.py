@@ -70,6 +70,16 @@ class Asked:
         """Whether it computes somewhere else than our decoding threads."""
         return self._job.device != "cpu"
 
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong since the last ``take_failure``."""
+        return self.failure is not None
+
+    def take_failure(self) -> MmkdError | None:
+        """The first failure since this was last called."""
+        failure, self.failure = self.failure, None
+        return failure
+
     def prepares_as_we_do(self) -> bool:
         """Whether its pixels are what our own pipeline makes of its spec, which may then run in any thread.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from mmkd_core.contract import ImageSpec
-from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Open = Callable[[int], Image]
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,22 @@ def cores() -> int:
 
 
 def decoded(
-    corpus: Corpus, wanted: Sequence[Callable[[], Wanted]], *, ahead: int = 0, pinned: bool = False
+    open_: Open, wanted: Iterable[Callable[[], Wanted]], *, ahead: int = 0, pinned: bool = False, threads: int = 0
 ) -> Iterator[Batch]:
     """Yield one batch for each of ``wanted``, which are called when their batch is begun.
 
     Args:
-        corpus: where the images lie.
+        open_: decodes the image of a sample, or raises DataError.
         wanted: what each batch needs; asked late, because a teacher may fail meanwhile.
         ahead: batches that are decoded while the caller works on one.
         pinned: put pixels into page-locked memory, for a GPU.
+        threads: how many decode; by default as many as there are cores.
     """
     pending: deque[tuple[Batch, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
     try:
         for ask in wanted:
-            pending.append(_begun(corpus, ask(), pool, pinned))
+            pending.append(_begun(open_, ask(), pool, pinned))
             if len(pending) > ahead:
                 yield _finished(*pending.popleft())
         while pending:
@@ -96,7 +98,7 @@ def decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _begun(corpus: Corpus, want: Wanted, pool: ThreadPoolExecutor, pinned: bool) -> tuple[Batch, list[Future[None]]]:
+def _begun(open_: Open, want: Wanted, pool: ThreadPoolExecutor, pinned: bool) -> tuple[Batch, list[Future[None]]]:
     import torch
 
     n = len(want.index)
@@ -106,7 +108,7 @@ def _begun(corpus: Corpus, want: Wanted, pool: ThreadPoolExecutor, pinned: bool)
     batch = Batch(want.index, [None] * n, pixels)
     if not want.images and not want.specs:
         return batch, []
-    return batch, [pool.submit(_decode, corpus, want, batch, k) for k in range(n)]
+    return batch, [pool.submit(_decode, open_, want, batch, k) for k in range(n)]
 
 
 def _finished(batch: Batch, work: list[Future[None]]) -> Batch:
@@ -115,11 +117,11 @@ def _finished(batch: Batch, work: list[Future[None]]) -> Batch:
     return batch
 
 
-def _decode(corpus: Corpus, want: Wanted, batch: Batch, k: int) -> None:
+def _decode(open_: Open, want: Wanted, batch: Batch, k: int) -> None:
     from mmkd_core.plugins.loaders.preprocess import preprocess
 
     try:
-        image = corpus.open(int(want.index[k]))
+        image = open_(int(want.index[k]))
         for spec in want.specs:
             # Written by numpy, which uses one thread: torch would start its own in each of ours.
             batch.pixels[spec].numpy()[k] = preprocess(image, spec).numpy()

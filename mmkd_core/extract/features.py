@@ -222,7 +222,9 @@ class _Run:
         wanted = [partial(self._wanted, part, askers, ours) for part in parts]
         gpu = any(one.on_gpu for one in askers)
         with self.watch.task(f"{', '.join(missing)}: images", len(todo), "images") as advance:
-            for part, batch in zip(parts, decoded(self.work.corpus, wanted, ahead=2 * gpu, pinned=gpu), strict=True):
+            for part, batch in zip(
+                parts, decoded(self.work.corpus.open, wanted, ahead=2 * gpu, pinned=gpu), strict=True
+            ):
                 good = self._readable(part, batch)
                 for one in askers:
                     self._image_batch(one, part, good, batch, writer)

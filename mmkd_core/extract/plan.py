@@ -125,7 +125,7 @@ def _image_pace(corpus: Corpus, asked: Asked, wanted: list[Wanted]) -> float:
     spent = 0.0
     for want in wanted:
         start = time.perf_counter()
-        for batch in decoded(corpus, [lambda want=want: want]):  # type: ignore[misc]
+        for batch in decoded(corpus.open, [lambda want=want: want]):  # type: ignore[misc]
             good = np.array([k for k in range(len(want.index)) if k not in batch.bad], np.int64)
             if len(good) and not asked.out:
                 asked.answer("image", batch.inputs(asked.spec.image, good))

@@ -13,6 +13,7 @@ from feature_store import FeatureStore
 from mmkd_core.contract import Teacher
 from mmkd_core.errors import PluginError
 from mmkd_core.extract import ExtractConfig, Extraction, Job, extract
+from mmkd_core.extract.on_ray import cluster, extract_on_ray
 from mmkd_core.extract.plan import Plan, plan
 from mmkd_core.integrate.features import corpus_texts, locked_specs
 from mmkd_core.integrate.workspace import Workspace, write_json
@@ -38,20 +39,22 @@ def run_extract(
         DataError: too many images cannot be read.
         PluginError: no teacher is in use, or Ray is not installed.
     """
-    jobs = locked_jobs(workspace)
-    corpus = workspace.corpus(whole=True)
-    run = extract
+    corpus, config = workspace.corpus(whole=True), config or workspace.config.extract
     if engine == "ray":
-        from mmkd_core.extract.on_ray import extract_on_ray as run
-    with FeatureStore.open(workspace.store, "w") as store:
-        done = run(corpus, corpus_texts(corpus), jobs, store, progress, config or workspace.config.extract)
+        with cluster() as machines, FeatureStore.open(workspace.store, "w") as store:
+            jobs = locked_jobs(workspace, machines.device)
+            done = extract_on_ray(machines, corpus, corpus_texts(corpus), jobs, store, progress, config)
+    else:
+        jobs = locked_jobs(workspace, device())
+        with FeatureStore.open(workspace.store, "w") as store:
+            done = extract(corpus, corpus_texts(corpus), jobs, store, progress, config)
     _note_skipped(workspace, done)
     return done
 
 
 def plan_extract(workspace: Workspace) -> Plan:
     """What ``run_extract`` would do; nothing is written."""
-    jobs, corpus = locked_jobs(workspace), workspace.corpus(whole=True)
+    jobs, corpus = locked_jobs(workspace, device()), workspace.corpus(whole=True)
     if not workspace.store.exists():
         return plan(corpus, corpus_texts(corpus), jobs, None, workspace.config.extract)
     with FeatureStore.open(workspace.store) as store:
@@ -65,7 +68,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def locked_jobs(workspace: Workspace) -> list[Job]:
+def locked_jobs(workspace: Workspace, device: str) -> list[Job]:
     """One job for each locked teacher, each of which can be sent to another process.
 
     Raises:
@@ -75,7 +78,7 @@ def locked_jobs(workspace: Workspace) -> list[Job]:
     if not specs:
         raise PluginError("no teacher is in use", where=str(workspace.lock_file), next="Run `mmkd teachers add NAME`")
     root = workspace.root.absolute()
-    return [Job(spec, partial(load_locked, root, name, device()), device()) for name, spec in specs.items()]
+    return [Job(spec, partial(load_locked, root, name, device), device) for name, spec in specs.items()]
 
 
 def load_locked(root: Path, name: str, device: str) -> Teacher:

@@ -133,6 +133,15 @@ class Workspace:
         """Images that extraction could not read, by id: path and reason."""
         return read_json(self.skipped_file) or {}
 
+    def salt(self) -> bytes:
+        """A secret of this workspace: patients' names are hashed with it. Who has both can trace them back."""
+        path = self.state / "salt"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(os.urandom(32))
+        return path.read_bytes()
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the workspace: one process changes it at a time. The kernel drops the hold of a process that dies.
