@@ -3,7 +3,7 @@
 Shards are the batches that ``extract`` asks for, so the features are the same. Teacher after teacher has all machines:
 a pool of actors, each with the teacher loaded, takes shards, decodes and encodes them and sends the features back to
 this process, which alone writes the store. Each shard is one commit. A worker that dies is started again and its shard
-asked once more; a shard that kills its worker ``TRIES`` times is lost and the others go on, as with ``BatchError``.
+asked again; a shard that kills its worker ``TRIES`` times is lost and the others go on, as with ``BatchError``.
 
 Does not: decode an image once for all teachers, as ``extract`` does (every teacher has the whole cluster in turn), or
 bring data to the machines: all see the workspace and the images under the same paths.
@@ -36,7 +36,8 @@ from mmkd_core.extract.precision import Precision
 from mmkd_core.extract.writing import Writer
 from mmkd_core.progress import Progress, Silent
 
-TRIES = 2
+TRIES = 3
+"""A shard that waits for an actor to come back may count that as one."""
 CPUS_PER_ACTOR = 4
 """On machines without a GPU: more threads than this serve one model badly."""
 
