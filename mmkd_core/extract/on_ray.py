@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -106,8 +106,7 @@ def extract_on_ray(
     with Writer(store) as writer:
         for job in jobs:
             run = _Run(machines, job, _shards(work, store, job), done, skipped)
-            known = recorded(store, job)
-            if run.shards and not run.failed_at(lambda run=run, known=known: run.settle(config.precision, known)):  # type: ignore[misc]
+            if run.shards and run.settle(config.precision, recorded(store, job)):
                 store.describe(job.spec.fingerprint, teacher=job.spec.name, **run.facts())
                 run.work(writer, watch)
             run.close()
@@ -155,34 +154,32 @@ class _Run:
         self._in_a_row = 0
         done.images[self._name] = done.texts[self._name] = 0
 
-    def settle(self, setting: Setting, known: dict[str, Precision]) -> None:
-        """Choose the precision of each tower once, on a worker: every actor then keeps to it."""
+    def settle(self, setting: Setting, known: dict[str, Precision]) -> bool:
+        """Choose the precision of each tower once, on a worker: every actor then keeps to it.
+
+        Returns whether that went well; if not, the teacher cannot be asked.
+        """
         import ray
 
         self._known = dict(known)
-        for tower in {shard.tower for shard in self.shards} - set(known):
-            if setting == "fp32":
-                self._known[tower] = Precision()
-                continue
-            first = next(shard for shard in self.shards if shard.tower == tower)
-            ask = ray.remote(_probe).options(**self._machines.resources, max_retries=TRIES - 1)
-            answer = ray.get(ask.remote(self._job, setting, self._machines.cpus, first.item(0)))
-            if isinstance(answer, Precision):
-                self._known[tower] = answer
-            else:
-                raise _error(answer)
-
-    def failed_at(self, work: Callable[[], None]) -> bool:
-        """Do it; note a failure of the teacher or of the worker that tried it, and say whether there was one."""
-        import ray
-
         try:
-            work()
+            for tower in {shard.tower for shard in self.shards} - set(known):
+                self._known[tower] = Precision() if setting == "fp32" else self._probed(tower, setting)
         except PluginError as error:
             self._failure = error
         except ray.exceptions.RayError as error:
-            self._failure = BatchError(f"{self._name}: its worker died {TRIES} times: {type(error).__name__}")
-        return self._failure is not None
+            self._failure = BatchError(f"{self._name}: its worker failed {TRIES} times: {type(error).__name__}")
+        return self._failure is None
+
+    def _probed(self, tower: str, setting: Setting) -> Precision:
+        import ray
+
+        first = next(shard for shard in self.shards if shard.tower == tower)
+        ask = ray.remote(_probe).options(**self._machines.resources, max_retries=TRIES - 1)
+        answer = ray.get(ask.remote(self._job, setting, self._machines.cpus, first.item(0)))
+        if isinstance(answer, Precision):
+            return answer
+        raise _error(answer)
 
     def facts(self) -> Json:
         """Precisions, as kept in the store."""
