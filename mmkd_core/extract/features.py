@@ -119,12 +119,15 @@ class Work:
     @classmethod
     def of(cls, corpus: Corpus, texts: Sequence[str], store: FeatureStore | None) -> Work:
         """Find the distinct ones and number them in a store that is open for writing; else only look them up."""
-        names = [str(name) for name in corpus.image_id]
-        first = dict(zip(reversed(names), reversed(range(len(names))), strict=True))
-        index = np.sort(np.fromiter(first.values(), np.int64, len(first)))
-        known = dict(zip(corpus.caption, corpus.text_id, strict=True))  # saves hashing them
+        names = corpus.image_id.tolist()
+        images = list(dict.fromkeys(names))
+        index = np.arange(len(names))
+        if len(images) < len(names):
+            first = dict(zip(reversed(names), reversed(range(len(names))), strict=True))
+            index = np.fromiter((first[name] for name in images), np.int64, len(images))
+        known = dict(zip(corpus.caption.tolist(), corpus.text_id.tolist(), strict=True))  # saves hashing them
         unique = list(dict.fromkeys(texts))
-        ids = {"image": [names[i] for i in index], "text": [known.get(text) or text_id(text) for text in unique]}
+        ids = {"image": images, "text": [known.get(text) or text_id(text) for text in unique]}
         if store is None:
             rows = {tower: np.full(len(wanted), -1, np.int64) for tower, wanted in ids.items()}
         else:
