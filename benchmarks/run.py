@@ -15,11 +15,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import extract
 import quality
 import store
+import store_disk
 
 Figure = dict[str, Any]
-FIGURES: dict[str, Callable[[], list[Figure]]] = {**store.FIGURES, **quality.FIGURES}
+FIGURES: dict[str, Callable[[], list[Figure]]] = {
+    **store.FIGURES,
+    **store_disk.FIGURES,
+    **extract.FIGURES,
+    **quality.FIGURES,
+}
 
 
 def main() -> int:

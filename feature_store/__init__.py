@@ -4,7 +4,7 @@
 """
 
 from feature_store.errors import StoreError
-from feature_store.facts import Damage, StoreInfo, TableInfo
-from feature_store.store import FeatureStore
+from feature_store.facts import Damage, Repair, StoreInfo, TableInfo
+from feature_store.store import VIEWS, FeatureStore
 
-__all__ = ["Damage", "FeatureStore", "StoreError", "StoreInfo", "TableInfo"]
+__all__ = ["VIEWS", "Damage", "FeatureStore", "Repair", "StoreError", "StoreInfo", "TableInfo"]

@@ -1,10 +1,10 @@
 """Reading one table and tower: which row lies where, and gathering rows from the memory map.
 
 LMDB's ``get`` touches every page of a value, so that asking it for the blocks of a random batch reads the whole table
-each time. A block never moves once it is written, so its place in the file is looked up once, from the node that LMDB
-keeps beside the key, without touching the block. The place is believed only if the block's own header is found there;
-else the block is read with ``get``, slower and always right. Rows are then copied out of a map of the file that Python
-owns: it stays valid as long as anyone looks at it, unlike LMDB's own, which must not be used outside a transaction.
+each time. A block never moves once it is written, so its place in the file is looked up once, when a row of it is first
+asked for, from the node that LMDB keeps beside the key, without touching the block. The place is believed only if the
+block's own header is found there; else the block is read with ``get``, slower and always right. Rows are then copied
+out of a map of the file that Python owns (``feature_store.maps``), all rows of the file seen as one array.
 
 Rows in the tail are few (less than one block) and are kept in memory.
 """
@@ -12,49 +12,54 @@ Rows in the tail are few (less than one block) and are kept in memory.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import struct
 from math import gcd
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_store.checks import decode_removed
 from feature_store.environment import Environment
 from feature_store.errors import StoreError
+from feature_store.index import RowIndex
 from feature_store.layout import (
     HEADER,
-    Features,
     Rows,
     TableState,
-    decode_index,
+    decode_runs,
     decode_tail,
+    expand_runs,
     header_fields,
     part_key,
+    state_key,
 )
+from feature_store.maps import FileMap
+from feature_store.precision import Stored, decode, storage_type
 
 _CHUNK = 256
 """Rows converted at a time: they stay in the processor's cache between the copy and the conversion."""
 _PAGE = 4096
+_NOWHERE = -(1 << 62)
+"""Place of a block that is not known to lie in the map: no row in it gets to 0 from there."""
+_NO_ROWS: NDArray[np.intp] = np.empty(0, np.intp)
 
 
-class FileMap:
-    """A read-only map of the store's file that grows with it. Old maps live on while a view of them does."""
+class Found(NamedTuple):
+    """Where the rows of a batch lie.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
+    Attributes:
+        places: (n,) steps from the start of the file; empty if no row lies in the map. Where a row does not lie in the
+            map, the place of some other row that does.
+        elsewhere: (k,) positions in the batch whose features are in ``features`` instead.
+        features: (k, width) as stored.
+        absent: (m,) positions in the batch without features.
+    """
 
-    def upto(self, end: int) -> NDArray[np.uint8] | None:
-        """Map of at least ``end`` bytes; None if the file is shorter."""
-        if end > len(self._bytes):
-            with open(self._path, "rb") as file:
-                size = file.seek(0, 2)
-                if end > size:
-                    return None
-                self._bytes = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
-        return self._bytes
+    places: NDArray[np.int64]
+    elsewhere: NDArray[np.intp]
+    features: Stored
+    absent: NDArray[np.intp]
 
 
 def find_block(txn: Any, database: Any, key: bytes) -> int:
@@ -76,46 +81,60 @@ def find_block(txn: Any, database: Any, key: bytes) -> int:
 
 
 class Columns:
-    """Index of one table and tower in memory: 4 bytes for each row number up to the last. Not thread-safe."""
+    """Index of one table and tower in memory (``feature_store.index``). Not thread-safe."""
 
     def __init__(self, environment: Environment, files: FileMap, table: str, tower: str) -> None:
-        self._environment, self._files = environment, files
+        self._environment, self.files = environment, files
         self.table, self.tower = table, tower
+        self._key = state_key(table, tower)
         self._forget()
 
     def _forget(self) -> None:
+        self._raw = b""
         self.state: TableState | None = None
-        self._slots: NDArray[np.int32] = np.empty(0, np.int32)
-        self._bases: NDArray[np.int64] = np.empty(0, np.int64)
+        self._index = RowIndex()
+        self._origins: NDArray[np.int64] = np.full(2, _NOWHERE)
         self._tail_rows = 0
-        self._tail: Features = np.empty((0, 0), np.float32)
+        self._tail: Stored = np.empty((0, 0), np.float32)
 
-    def refresh(self, txn: Any, state: TableState | None) -> None:
+    def refresh(self, txn: Any) -> None:
         """Take over what was put since the last call. Reads row lists and new tail parts, no block."""
-        if state == self.state:
+        raw = txn.get(self._key, db=self._environment.database("meta"))
+        if raw == self._raw:
             return
-        if state is None or (self.state is not None and state.id != self.state.id):
+        state = None if raw is None else TableState.from_bytes(raw)
+        known = self.state
+        if state is None or (known is not None and (state.id, state.repairs) != (known.id, known.repairs)):
             self._forget()
         if state is None:
             return
         try:
-            old, self.state = self.state, None  # anything that fails below leaves "read all again" behind
+            old, self.state, self._raw = self.state, None, b""  # a failure below leaves "read all again" behind
             self._add_sealed(txn, state, old.sealed if old else 0)
             self._add_tail(txn, state, old)
-            self.state = state
+            self.state, self._raw = state, bytes(raw)
         except BaseException:
             self._forget()
             raise
 
     def _add_sealed(self, txn: Any, state: TableState, known: int) -> None:
-        database = self._environment.database("index")
+        database, size = self._environment.database("index"), self._environment.block_rows
         for number in range(known, state.sealed):
             key = part_key(state.id, number)
             raw = txn.get(key, db=database)
-            rows = None if raw is None else decode_index(key, bytes(raw))
-            if rows is None:
-                raise self.damaged(f"index {number}")
-            self._assign(rows, number * self._environment.block_rows)
+            runs = None if raw is None else decode_runs(key, bytes(raw))
+            if runs is None:
+                removed = None if raw is None else decode_removed(key, bytes(raw))
+                if removed is None:
+                    raise self.damaged(f"index {number}")
+                self._index.remove(removed)
+            elif len(runs) == 1:
+                self._index.assign(int(runs[0, 0]), int(runs[0, 1]), number * size)
+            else:
+                self._index.assign_rows(expand_runs(runs), number * size)
+        origins = np.full(state.sealed + 2, _NOWHERE)  # one more for the tail, and the last for what is absent
+        origins[:known] = self._origins[:known]
+        self._origins = origins
 
     def _add_tail(self, txn: Any, state: TableState, old: TableState | None) -> None:
         first = state.tail_first
@@ -123,7 +142,7 @@ class Columns:
             first = old.tail_next
         else:
             self._tail_rows = 0
-            self._tail = np.empty((self._environment.block_rows, state.dim), state.dtype)
+            self._tail = np.empty((self._environment.block_rows, state.width), storage_type(state.dtype))
         base = state.sealed * self._environment.block_rows
         for number in range(first, state.tail_next):
             raw = txn.get(part_key(state.id, number), db=self._environment.database("tail"))
@@ -131,43 +150,103 @@ class Columns:
             if part is None:
                 raise self.damaged(f"tail {number}")
             rows, features = part
-            self._assign(rows, base + self._tail_rows)
+            self._index.assign_rows(rows, base + self._tail_rows)
             self._tail[self._tail_rows : self._tail_rows + len(rows)] = features
             self._tail_rows += len(rows)
 
-    def _assign(self, rows: Rows, first_slot: int) -> None:
-        """Rows lie at consecutive slots from ``first_slot``. A row that was put again lies at its newest slot."""
-        end = int(rows.max(initial=-1)) + 1
-        if end > len(self._slots):
-            grown = np.full(max(end, 2 * len(self._slots)), -1, np.int32)
-            grown[: len(self._slots)] = self._slots
-            self._slots = grown
-        self._slots[rows] = np.arange(first_slot, first_slot + len(rows), dtype=np.int32)
-
     def damaged(self, part: str) -> StoreError:
         """The error for a part that cannot be believed."""
-        return StoreError(
-            f"{part} is damaged",
-            where=f"table {self.table}, tower {self.tower}",
-            next="Run verify() for the list of damaged parts",
-        )
+        return self.error(f"{part} is damaged", "Run verify() for the list of damaged parts")
 
-    def slots(self, rows: Rows) -> NDArray[np.int32]:
-        """Slot of each row, -1 where the row has no features."""
-        known = (rows >= 0) & (rows < len(self._slots))
-        if known.all():
-            return self._slots[rows]
-        found = np.full(len(rows), -1, np.int32)
-        found[known] = self._slots[rows[known]]
-        return found
+    def error(self, what: str, following: str) -> StoreError:
+        """An error that names this table and tower."""
+        return StoreError(what, where=f"table {self.table}, tower {self.tower}", next=following)
 
-    def tail(self) -> tuple[Rows, Features]:
+    def missing(self, rows: Rows) -> NDArray[np.bool_]:
+        """Mask (n,): True where the row has no features."""
+        return self._index.slots(rows) < 0
+
+    def require(self) -> TableState:
+        """The table's state.
+
+        Raises:
+            StoreError: nothing was put yet.
+        """
+        if self.state is None:
+            raise self.error("there are no features", "Extract them first; tables() lists what is there")
+        return self.state
+
+    def tail(self) -> tuple[Rows, Stored]:
         """The newest version of each row in the tail, in the order of its slots."""
         assert self.state is not None
         base = self.state.sealed * self._environment.block_rows
-        rows = np.flatnonzero(self._slots >= base)
-        order = np.argsort(self._slots[rows])
-        return rows[order], self._tail[self._slots[rows[order]] - base]
+        rows, slots = self._index.since(base)
+        return rows, self._tail[slots - base]
+
+    @property
+    def step(self) -> int:
+        """Bytes between one place in the map and the next: divides a row and a page, so that any row has a place."""
+        return gcd(self.require().row_bytes, _PAGE)
+
+    def find(self, txn: Any, rows: Rows) -> Found:
+        """Where these rows lie. Valid as long as the transaction.
+
+        Raises:
+            StoreError: nothing was put yet, or a row lies in a block whose header is damaged.
+        """
+        state = self.require()
+        slots = self._index.slots(rows)
+        blocks = slots // self._environment.block_rows
+        places = self._places(slots, blocks, state)
+        if places.min(initial=0) == 0:
+            return Found(places, _NO_ROWS, self._tail[:0], _NO_ROWS)
+        lost = np.flatnonzero(places < 0)
+        unknown = (slots[lost] >= 0) & (blocks[lost] < state.sealed)
+        aside: list[int] = []
+        if unknown.any():  # blocks that were not asked for before
+            numbers = np.unique(blocks[lost[unknown]]).tolist()
+            aside = [number for number in numbers if not self._locate(txn, state, number)]
+            places = self._places(slots, blocks, state)
+            lost = np.flatnonzero(places < 0)
+        where, absent = lost, _NO_ROWS
+        if slots[lost].min(initial=0) < 0:
+            where, absent = lost[slots[lost] >= 0], lost[slots[lost] < 0]
+        features = self._tail.take(slots[where] - state.sealed * self._environment.block_rows, 0, mode="clip")
+        for number in aside:
+            inside = blocks[where] == number
+            offsets = slots[where[inside]] - number * self._environment.block_rows
+            features[inside] = self._read_block(txn, state, number)[offsets]
+        if len(lost) == len(places):
+            return Found(places[:0], where, features, absent)
+        places[lost] = places.max()  # somewhere, so that all rows can be copied at once
+        return Found(places, where, features, absent)
+
+    def _places(self, slots: Any, blocks: Any, state: TableState) -> NDArray[np.int64]:
+        places: NDArray[np.int64] = self._origins.take(blocks)
+        units = state.row_bytes // self.step
+        places += slots if units == 1 else np.multiply(slots, units, dtype=np.int64)
+        return places
+
+    def _locate(self, txn: Any, state: TableState, number: int) -> bool:
+        """Note where a block lies in the map; False if only ``get`` can tell."""
+        start = find_block(txn, self._environment.database("blocks"), part_key(state.id, number))
+        count = self._environment.block_rows
+        data = self.files.upto(start + HEADER + count * state.row_bytes) if start >= 0 else None
+        fields = header_fields(self._environment.uuid, state, self.tower, number, count)
+        if data is None or (start + HEADER) % self.step or data[start : start + len(fields)].tobytes() != fields:
+            return False
+        self._origins[number] = (start + HEADER - number * count * state.row_bytes) // self.step
+        return True
+
+    def _read_block(self, txn: Any, state: TableState, number: int) -> Stored:
+        """View of a block's rows, valid within the transaction: the way without knowledge of LMDB's pages."""
+        raw = txn.get(part_key(state.id, number), db=self._environment.database("blocks"))
+        count = self._environment.block_rows
+        fields = header_fields(self._environment.uuid, state, self.tower, number, count)
+        if raw is None or len(raw) != HEADER + count * state.row_bytes or raw[: len(fields)] != fields:
+            raise self.damaged(f"block {number}")
+        rows = np.frombuffer(raw, storage_type(state.dtype), count * state.width, HEADER)
+        return rows.reshape(count, state.width)
 
     def gather(self, txn: Any, rows: Rows) -> NDArray[np.float32]:
         """Features (n, d) as float32, in the order of ``rows``.
@@ -175,75 +254,34 @@ class Columns:
         Raises:
             StoreError: a row has no features, or lies in a block whose header is damaged.
         """
-        state = self.state
-        slots = self.slots(rows)
-        absent = np.flatnonzero(slots < 0)
-        if len(absent) or state is None:
-            first = f", first of them row {rows[absent[0]]}" if len(absent) else ""
-            raise StoreError(
-                f"{len(absent)} of {len(rows)} rows have no features{first}",
-                where=f"table {self.table}, tower {self.tower}",
-                next="Extract them first; missing() tells which rows they are",
+        state = self.require()
+        found = self.find(txn, rows)
+        if len(found.absent):
+            first = rows[found.absent[0]]
+            raise self.error(
+                f"{len(found.absent)} of {len(rows)} rows have no features, first of them row {first}",
+                "Extract them first; missing() tells which rows they are",
             )
         out = np.empty((len(rows), state.dim), np.float32)
-        blocks, offsets = np.divmod(slots.astype(np.int64), self._environment.block_rows)
-        self._locate(txn, state)
-        bases = np.append(self._bases, -2)[blocks]  # the tail stands for the block that comes next
-        if (bases >= 0).all():
-            self._copy(out, slice(None), bases + offsets * state.row_bytes)
-            return out
-        mapped = np.flatnonzero(bases >= 0)
-        self._copy(out, mapped, bases[mapped] + offsets[mapped] * state.row_bytes)
-        staged = np.flatnonzero(bases == -2)
-        out[staged] = self._tail[offsets[staged]]
-        for block in np.unique(blocks[bases == -1]):
-            inside = np.flatnonzero(blocks == block)
-            out[inside] = self._read_block(txn, state, int(block))[offsets[inside]]
+        if len(found.places):
+            stored = self.files.rows(state.row_bytes, self.step)
+            for first in range(0, len(rows), _CHUNK):
+                part = stored[found.places[first : first + _CHUNK]]
+                part = part.view(storage_type(state.dtype)).reshape(-1, state.width)
+                decode(part, state.dtype, state.dim, out[first : first + _CHUNK])
+        if len(found.elsewhere):
+            out[found.elsewhere] = decode(found.features, state.dtype, state.dim)
         return out
 
-    def _locate(self, txn: Any, state: TableState) -> None:
-        """Find the place of each new block: offset in the file of its first row, -1 if only ``get`` can tell."""
-        if len(self._bases) == state.sealed:
-            return
-        found = [self._place(txn, state, number) for number in range(len(self._bases), state.sealed)]
-        self._bases = np.concatenate((self._bases, np.array(found, np.int64)))
-
-    def _place(self, txn: Any, state: TableState, number: int) -> int:
-        start = find_block(txn, self._environment.database("blocks"), part_key(state.id, number))
-        count = self._environment.block_rows
-        data = self._files.upto(start + HEADER + count * state.row_bytes) if start >= 0 else None
-        fields = header_fields(self._environment.uuid, state, self.tower, number, count)
-        if data is None or data[start : start + len(fields)].tobytes() != fields:
-            return -1
-        return start + HEADER
-
-    def _copy(self, out: NDArray[np.float32], where: slice | NDArray[np.intp], starts: NDArray[np.int64]) -> None:
-        """Copy and convert the rows that start at these offsets of the file.
-
-        All rows of the file are seen as one array of opaque items whose stride divides both a row and a page, so that
-        one fancy index reaches any block.
-        """
+    def extents(self, txn: Any, rows: Rows) -> NDArray[np.int64]:
+        """Where the blocks that hold these rows lie in the file: (k, 2), start and length in bytes."""
         state = self.state
-        assert state is not None
-        data = self._files.upto(0)
-        assert data is not None
-        size = state.row_bytes
-        step = gcd(size, _PAGE)
-        rows = np.ndarray((max(0, (len(data) - size) // step + 1),), f"V{size}", data, 0, (step,))
-        index = starts // step
-        target = out if isinstance(where, slice) else np.empty((len(starts), state.dim), np.float32)
-        for first in range(0, len(index), _CHUNK):
-            part = rows[index[first : first + _CHUNK]]
-            target[first : first + _CHUNK] = part.view(state.dtype).reshape(-1, state.dim)
-        if target is not out:
-            out[where] = target
-
-    def _read_block(self, txn: Any, state: TableState, number: int) -> Features:
-        """View of a block's rows, valid within the transaction: the way without knowledge of LMDB's pages."""
-        raw = txn.get(part_key(state.id, number), db=self._environment.database("blocks"))
-        count = self._environment.block_rows
-        fields = header_fields(self._environment.uuid, state, self.tower, number, count)
-        if raw is None or len(raw) != HEADER + count * state.row_bytes or raw[: len(fields)] != fields:
-            raise self.damaged(f"block {number}")
-        rows = np.frombuffer(raw, state.dtype, count * state.dim, HEADER)
-        return rows.reshape(count, state.dim)
+        if state is None:
+            return np.empty((0, 2), np.int64)
+        blocks = np.unique(self._index.slots(rows) // self._environment.block_rows)
+        blocks = blocks[(blocks >= 0) & (blocks < state.sealed)]
+        database = self._environment.database("blocks")
+        starts = np.array([find_block(txn, database, part_key(state.id, int(number))) for number in blocks], np.int64)
+        size = HEADER + self._environment.block_rows * state.row_bytes
+        starts = starts[starts >= 0]
+        return np.stack((starts, np.full(len(starts), size)), axis=1)

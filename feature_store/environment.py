@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,12 +23,27 @@ from uuid import uuid4
 
 import lmdb
 
+from feature_store.checks import DIGEST_KEY, meta_digest, sign_meta
 from feature_store.errors import StoreError
+from feature_store.files import no_swap, sync_file
+from feature_store.gate import Gate
 from feature_store.layout import DATABASES, FORMAT
-from feature_store.opening import already_written, check_folder, lock_writer, not_a_store, open_lmdb
+from feature_store.opening import (
+    already_written,
+    check_file,
+    check_folder,
+    cut_off_error,
+    damaged,
+    is_sealed,
+    lock_writer,
+    not_a_store,
+    open_lmdb,
+)
 
 T = TypeVar("T")
 
+COMPACTING = "compacting"
+"""Folder in the store's own where the file grows that is to take the place of the present one."""
 LARGEST_MAP = 1 << 46
 _NO_ROOM = ("No space left", "File too large", "Disk quota", "Input/output error")
 
@@ -40,42 +56,19 @@ def _guard() -> threading.RLock:
     return _guards.setdefault(os.getpid(), threading.RLock())
 
 
-class Gate:
-    """Many inside at a time, or one that has it alone: LMDB's map must not move under a transaction."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._inside = 0
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Enter beside others."""
-        with self._condition:
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody is inside, and let nobody in."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._inside)
-            yield
-
-
 class Environment:
     """The LMDB environment of one folder in this process. Get it from ``acquire``, give it back with ``release``."""
 
     uuid: bytes
     block_rows: int
+    _file: tuple[int, int]
+    _least: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.sealed = is_sealed(path)
         self.users = 0
+        self.epoch = 0
         self.lock: int | None = None
         self._gate, self._pid = Gate(), os.getpid()
         self._lmdb: Any = None
@@ -100,14 +93,16 @@ class Environment:
         while True:
             try:
                 with self._transaction(write=True) as txn:
-                    return work(txn)
+                    result = work(txn)
+                    sign_meta(txn, self._databases["meta"])
+                    return result
             except lmdb.MapFullError:
                 self._enlarge()
             except (lmdb.Error, OSError) as problem:
                 # LMDB refuses all work after a failed write of its meta page: start from what the file holds.
                 with contextlib.suppress(StoreError):
                     self._reopen()
-                raise self._write_error(problem) from problem
+                raise self.write_error(problem) from problem
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -123,6 +118,7 @@ class Environment:
     @contextmanager
     def _transaction(self, write: bool) -> Iterator[Any]:
         self._adopt()
+        self._follow()
         for attempt in range(3):
             with self._gate.shared():
                 try:
@@ -149,16 +145,34 @@ class Environment:
                 self.open(write=False)
                 self._pid = os.getpid()
 
+    def _follow(self) -> None:
+        """Open the file that a compaction has put in place of ours; refuse one that was cut off under our map."""
+        status = os.stat(self.data_file)
+        if (status.st_dev, status.st_ino) != self._file:
+            with _guard(), self._gate.alone():
+                if (status.st_dev, status.st_ino) != self._file:  # no other thread has done it meanwhile
+                    self._lmdb.close()
+                    self.open(write=self.lock is not None)
+        elif status.st_size < self._least:
+            raise cut_off_error(self.path, f"it has {status.st_size} of {self._least} bytes")
+        else:
+            self._least = status.st_size
+
     def open(self, write: bool, block_rows: int = 0) -> None:
         """Open LMDB and read, or with ``block_rows`` make, the description of the store."""
-        self._lmdb = open_lmdb(self.path, readonly=not write)
+        with no_swap(self.path, alone=False) if not self.sealed else contextlib.nullcontext():
+            check_file(self.path)
+            self._lmdb = open_lmdb(self.path, readonly=not write, lock=not self.sealed)
+            status = os.stat(self.data_file)
+        self._file, self._least = (status.st_dev, status.st_ino), status.st_size
+        self.epoch += 1
         try:
             if write:
                 self._lmdb.reader_check()
                 self._describe(block_rows)
             self._databases = {name: self._lmdb.open_db(name.encode(), create=False) for name in DATABASES[:1]}
             with self._lmdb.begin(db=self._databases["meta"]) as txn:
-                self._read_description(txn.get(b"store"))
+                self._read_description(txn)
             self._databases |= {name: self._lmdb.open_db(name.encode(), create=False) for name in DATABASES[1:]}
         except (lmdb.NotFoundError, lmdb.ReadonlyError, lmdb.IncompatibleError, lmdb.InvalidError) as problem:
             self._lmdb.close()
@@ -173,14 +187,19 @@ class Environment:
             if txn.stat()["entries"]:
                 return
             databases = [self._lmdb.open_db(name.encode(), txn=txn, create=True) for name in DATABASES]
-            facts = {"format": FORMAT, "uuid": uuid4().hex, "block_rows": block_rows, "digest": "blake2b-128"}
+            facts = {"format": FORMAT, "uuid": uuid4().hex, "block_rows": block_rows, "digest": "xxh3-128"}
             txn.put(b"store", json.dumps(facts, sort_keys=True).encode(), db=databases[0])
+            sign_meta(txn, databases[0])
 
-    def _read_description(self, raw: bytes | None) -> None:
+    def _read_description(self, txn: Any) -> None:
+        raw = txn.get(b"store")
         if raw is None:
             raise not_a_store(self.path)
-        facts = json.loads(raw)
-        found = int(facts["format"])
+        try:
+            facts = json.loads(raw)
+            found = int(facts["format"])
+        except (ValueError, TypeError, KeyError) as problem:
+            raise damaged(self.path, "its description cannot be read") from problem
         if found != FORMAT:
             age, following = (
                 ("newer", "Update this program")
@@ -189,6 +208,8 @@ class Environment:
             )
             what = f"the store has format {found}, {age} than format {FORMAT} that this program reads"
             raise StoreError(what, where=str(self.path), next=following)
+        if bytes(txn.get(DIGEST_KEY) or b"") != meta_digest(txn.cursor()):
+            raise damaged(self.path, "its bookkeeping does not match its digest")
         self.uuid, self.block_rows = bytes.fromhex(facts["uuid"]), int(facts["block_rows"])
 
     def _enlarge(self) -> None:
@@ -212,7 +233,30 @@ class Environment:
             self._lmdb.close()
             self.open(write=True)
 
-    def _write_error(self, problem: Exception) -> StoreError:
+    def copy(self, folder: Path, txn: Any) -> None:
+        """Write what ``txn`` sees to ``folder/data.mdb``, without free pages."""
+        try:
+            self._lmdb.copy(str(folder), compact=True, txn=txn)
+        except lmdb.Error as problem:
+            # A full disk cuts a write of LMDB's copy short; going on from there is what its direct I/O calls invalid.
+            short = "Invalid argument" in str(problem)
+            raise self.write_error(lmdb.DiskError(str(problem)) if short else problem) from problem
+
+    def put_in_place(self, file: Path) -> None:
+        """Make ``file`` the store's data file, in one rename, and open it.
+
+        The lock table belongs to the old file and goes first: whoever still reads sees that and opens again.
+        """
+        with self._gate.alone():
+            with no_swap(self.path, alone=True):
+                self._lmdb.close()
+                (self.path / "lock.mdb").unlink(missing_ok=True)
+                os.replace(file, self.data_file)
+                sync_file(self.path)
+            self.open(write=True)
+
+    def write_error(self, problem: Exception) -> StoreError:
+        """The sentence for a failed write."""
         text = str(problem)
         if isinstance(problem, lmdb.DiskError) or any(sign in text for sign in _NO_ROOM):
             what, following = "the disk is full", "Free some space and run this again"
@@ -230,6 +274,7 @@ class Environment:
                 if self._lmdb is not None:
                     self._lmdb.close()
                 self.open(write=True, block_rows=block_rows)
+            shutil.rmtree(self.path / COMPACTING, ignore_errors=True)  # of a compaction that was killed
         except BaseException:
             os.close(lock)
             if self.users:

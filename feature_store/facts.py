@@ -43,10 +43,26 @@ class StoreInfo:
 
 
 @dataclass(frozen=True)
-class Damage:
-    """One damaged part: ``part`` is ``"block 3"``, ``"index 3"`` or ``"tail 17"``.
+class Repair:
+    """What ``repair`` took away from one table and tower.
 
-    ``rows`` are the rows whose features cannot be trusted, as far as the store can still tell.
+    ``rows`` have no features any more, nor have ``unknown`` more whose numbers could not be read; ``missing`` tells.
+    """
+
+    table: str
+    tower: str
+    parts: tuple[str, ...]
+    rows: tuple[int, ...] = field(repr=False)
+    unknown: int = 0
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One damaged part.
+
+    ``part`` is ``"block 3"``, ``"index 3"``, ``"tail 17"`` or ``"rows"`` (how many) of a table and tower; ``"id 'x'"``
+    or ``"row 5"`` of a tower; ``"bookkeeping"``, ``"page 17"``, ``"file"`` or ``"manifest"`` of the store. ``rows`` are
+    the rows whose features cannot be trusted, as far as the store can still tell.
     """
 
     table: str
@@ -56,4 +72,5 @@ class Damage:
     rows: tuple[int, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
-        return f"table {self.table}, tower {self.tower}, {self.part}: {self.reason}"
+        where = [f"table {self.table}"] * bool(self.table) + [f"tower {self.tower}"] * bool(self.tower)
+        return f"{', '.join([*where, self.part])}: {self.reason}"

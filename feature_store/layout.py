@@ -3,10 +3,12 @@
 Five named databases in one environment:
 
     meta    "store" -> JSON (format, uuid, block_rows); "count/TOWER", "tables" -> how many there are (u64);
-            "table/TOWER/NAME" -> TableState; "facts/NAME" -> JSON
-    ids     tower byte + utf-8 id -> row (u32)
+            "table/TOWER/NAME" -> TableState; "facts/NAME" -> JSON; "sealed" -> the last generation;
+            "digest" -> digest of all these (``checks``)
+    ids     tower byte + utf-8 id -> row (u32), CRC-32 (``checks``)
     blocks  (table u32, block u64) -> 4080 bytes of header, then ``block_rows`` rows of features
-    index   (table u32, block u64) -> digest, then runs (first row u32, length u32): which rows the block holds
+    index   (table u32, block u64) -> digest, then runs (first row u32, length u32): which rows the block holds; of a
+            block that ``repair`` dropped: which rows it took away
     tail    (table u32, sequence u64) -> 64 bytes of header, row numbers (u32), rows of features
 
 LMDB puts a value above half a page on pages of its own, 16 bytes into the first, so a header of 4080 bytes starts the
@@ -14,34 +16,38 @@ rows on a page boundary. A block holds ``block_rows`` rows in whatever order the
 of the corpus leaves no holes, and once written it is never written again. What does not fill a block yet waits in the
 tail, one value per put: rewriting the open block instead would write 13 times as much.
 
-The digest is BLAKE2b with 16 bytes, from the standard library. xxh3-128 would be 30 times as fast, but is a dependency
-for a cost that is below that of the disk: about 4 ms for a block of 4 MB.
+Views of an image (augmentations) are towers of their own beside "image": "image@1", "image@2", ... They share its rows.
+
+The digest is xxh3-128 (docs/decisions/0016): it finds damage, it does not stop a forger.
 
 Does not: support big-endian machines.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-FORMAT = 1
+from feature_store.precision import DTYPES, Stored, storage_type, width
+
+FORMAT = 2
 """Number of this layout. A store with another number is refused, never guessed at."""
 BLOCK_ROWS = 4096
 HEADER = 4080
 TOWERS = ("image", "text")
-DTYPES = ("float32", "float16")
+MOST_VIEWS = 1 << 16
+"""Views of one image, the plain one included."""
 DATABASES = ("meta", "ids", "blocks", "index", "tail")
 MAX_NAME = 200
 """Longest table name and id in bytes of utf-8; LMDB's keys end at 511."""
 
 Rows = NDArray[np.int64]
-Features = NDArray[np.floating]
 
 _FIELDS = struct.Struct("<8s16sIBBHIIQ")
 _DIGEST = 16
@@ -70,11 +76,17 @@ class TableState:
     loss_rows: int = 0
     loss_units: int = 0
     loss_worst: float = 0.0
+    repairs: int = 0
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row of features."""
-        return self.dim * np.dtype(self.dtype).itemsize
+        return self.width * storage_type(self.dtype).itemsize
+
+    @cached_property
+    def width(self) -> int:
+        """Items of one stored row."""
+        return width(self.dtype, self.dim)
 
     @property
     def stored_bytes(self) -> int:
@@ -107,23 +119,35 @@ def part_key(table_id: int, number: int) -> bytes:
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
-    """BLAKE2b-128 of the parts joined."""
-    state = hashlib.blake2b(digest_size=_DIGEST)
+    """Hash of the parts joined: xxh3-128, 16 bytes."""
+    state = xxhash.xxh3_128()
     for part in parts:
         state.update(part)
     return state.digest()
 
 
+def view_tower(tower: str, view: int) -> str:
+    """Name of the tower that holds view number ``view`` of ``tower``; view 0 is the tower itself."""
+    return f"{tower}@{view}" if view else tower
+
+
+def split_tower(tower: str) -> tuple[str, int]:
+    """Inverse of ``view_tower``: "image@3" is view 3 of the images, and shares their rows."""
+    base, _, view = tower.partition("@")
+    return base, int(view or 0)
+
+
 def header_fields(uuid: bytes, state: TableState, tower: str, number: int, rows: int) -> bytes:
     """Return the first 48 bytes of a block or a tail part: enough to tell it from every other part of every store."""
+    base, view = split_tower(tower)
     kind = DTYPES.index(state.dtype)
-    return _FIELDS.pack(_MAGIC, uuid, state.id, TOWERS.index(tower), kind, 0, state.dim, rows, number)
+    return _FIELDS.pack(_MAGIC, uuid, state.id, TOWERS.index(base), kind, view, state.dim, rows, number)
 
 
-def encode_block(uuid: bytes, state: TableState, tower: str, number: int, features: Features) -> bytes:
+def encode_block(uuid: bytes, state: TableState, tower: str, number: int, features: Stored) -> bytes:
     """One value of ``blocks``: header, digest of header and payload, padding, rows."""
     fields = header_fields(uuid, state, tower, number, len(features))
-    payload = np.ascontiguousarray(features).tobytes()
+    payload = np.ascontiguousarray(features).data.cast("B")
     padding = bytes(HEADER - TAIL_HEADER)
     return b"".join((fields, digest(fields, padding, payload), padding, payload))
 
@@ -149,28 +173,35 @@ def encode_index(key: bytes, rows: Rows) -> bytes:
     return digest(key, runs) + runs
 
 
-def decode_index(key: bytes, raw: bytes) -> Rows | None:
-    """Rows of a block in their order, or None if the value does not match its digest."""
+def decode_runs(key: bytes, raw: bytes) -> Rows | None:
+    """Runs (k, 2) of a block, first row and length, or None if the value does not match its digest."""
     found, runs = raw[:_DIGEST], raw[_DIGEST:]
     if digest(key, runs) != found or len(runs) % 8:
         return None
-    pairs = np.frombuffer(runs, "<u4").reshape(-1, 2).astype(np.int64)
-    ends = np.cumsum(pairs[:, 1])
-    total = int(ends[-1]) if len(ends) else 0
-    first: Rows = np.repeat(pairs[:, 0] - (ends - pairs[:, 1]), pairs[:, 1])
-    return first + np.arange(total, dtype=np.int64)
+    return np.frombuffer(runs, "<u4").reshape(-1, 2).astype(np.int64)
 
 
-def encode_tail(uuid: bytes, state: TableState, tower: str, number: int, rows: Rows, features: Features) -> bytes:
+def expand_runs(runs: Rows) -> Rows:
+    """Every row (n,) of these runs (k, 2), in their order."""
+    ends = np.cumsum(runs[:, 1])
+    first: Rows = np.repeat(runs[:, 0] - (ends - runs[:, 1]), runs[:, 1])
+    return first + np.arange(len(first), dtype=np.int64)
+
+
+def decode_index(key: bytes, raw: bytes) -> Rows | None:
+    """Rows of a block in their order, or None if the value does not match its digest."""
+    runs = decode_runs(key, raw)
+    return None if runs is None else expand_runs(runs)
+
+
+def encode_tail(uuid: bytes, state: TableState, tower: str, number: int, rows: Rows, features: Stored) -> bytes:
     """One value of ``tail``: header, digest, row numbers, rows of features."""
     fields = header_fields(uuid, state, tower, number, len(rows))
     body = rows.astype("<u4").tobytes() + np.ascontiguousarray(features).tobytes()
     return b"".join((fields, digest(fields, body), body))
 
 
-def decode_tail(
-    raw: memoryview, uuid: bytes, state: TableState, tower: str, number: int
-) -> tuple[Rows, Features] | None:
+def decode_tail(raw: memoryview, uuid: bytes, state: TableState, tower: str, number: int) -> tuple[Rows, Stored] | None:
     """Row numbers and a view of their features, valid as long as ``raw``; None if the value is damaged."""
     if len(raw) < TAIL_HEADER or (len(raw) - TAIL_HEADER) % (4 + state.row_bytes):
         return None
@@ -179,22 +210,10 @@ def decode_tail(
     if raw[: len(fields)] != fields or raw[len(fields) : TAIL_HEADER] != digest(fields, raw[TAIL_HEADER:]):
         return None
     rows = np.frombuffer(raw, "<u4", count, TAIL_HEADER).astype(np.int64)
-    features = np.frombuffer(raw, state.dtype, count * state.dim, TAIL_HEADER + 4 * count)
-    return rows, features.reshape(count, state.dim)
+    features = np.frombuffer(raw, storage_type(state.dtype), count * state.width, TAIL_HEADER + 4 * count)
+    return rows, features.reshape(count, state.width)
 
 
-def rounding_loss(exact: NDArray[np.float32], stored: Features) -> tuple[int, float]:
-    """Cosine loss of the rounding: its sum in steps of 1e-15 and its largest value, over rows (n, d).
-
-    A row of zeros that stays one has lost nothing; one that underflowed to zeros has lost everything.
-    """
-    units, worst = 0, 0.0
-    for first in range(0, len(exact), 1024):
-        a, b = exact[first : first + 1024].astype(np.float64), stored[first : first + 1024].astype(np.float64)
-        norms = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
-        same = (a == b).all(axis=1)
-        cosine = np.divide(np.einsum("ij,ij->i", a, b), norms, out=np.zeros(len(a)), where=norms > 0)
-        loss = np.where(same, 0.0, np.clip(1.0 - cosine, 0.0, 2.0))
-        units += int(np.rint(loss / _LOSS_UNIT).astype(np.int64).sum())
-        worst = max(worst, float(loss.max(initial=0.0)))
-    return units, worst
+def loss_units(loss: NDArray[np.float64]) -> int:
+    """Sum of cosine losses (n,) in the integer steps of ``TableState.loss_units``."""
+    return int(np.rint(loss / _LOSS_UNIT).astype(np.int64).sum())

@@ -11,16 +11,26 @@ import lmdb
 
 from feature_store.errors import StoreError
 from feature_store.layout import DATABASES
+from feature_store.pages import Snapshot, cut_off, newest_commit
 
 MAP_SIZES = tuple(1 << power for power in range(40, 25, -1))
 """Address space to ask for, largest first. It costs nothing but addresses; where the OS refuses, the next is tried."""
 _OWN_FILES = {"data.mdb", "lock.mdb", "writer.lock"}
+MANIFEST = "manifest.json"
+"""Beside ``data.mdb`` in a sealed generation; its presence is what makes a folder one."""
+_RESTORE = "Restore it from a sealed generation or a copy, or remove the folder and extract the features again"
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 """py-lmdb 3 ships two engines that cannot read each other's files: stay with 0.9, which every version reads."""
 
 
 def check_folder(path: Path, write: bool) -> None:
     """Refuse a folder that is something else; make one for a new store."""
+    if write and is_sealed(path):
+        raise StoreError(
+            "this generation is sealed and is never written again",
+            where=str(path),
+            next="Write to the store that it was made from; seal() makes the next generation",
+        )
     held = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if "data.mdb" in held:
         return
@@ -33,13 +43,63 @@ def check_folder(path: Path, write: bool) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def open_lmdb(path: Path, readonly: bool) -> Any:
-    """Open the environment with as large a map as the system grants."""
+def is_sealed(path: Path) -> bool:
+    """Whether the folder is a sealed generation."""
+    return (path / MANIFEST).exists()
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that was cut off, or whose first pages LMDB cannot follow: it would crash, and take us with it.
+
+    Raises:
+        StoreError: says what is wrong with the file.
+    """
+    file = path / "data.mdb"
+    if not file.exists() or file.stat().st_size == 0:
+        return
+    for _ in range(3):
+        before = newest_commit(file)
+        snapshot = Snapshot(file)
+        ours = snapshot.trees().keys() & set(DATABASES)
+        if not snapshot.flaws:
+            return
+        if newest_commit(file) == before:  # else a writer has moved on, and these pages may be new ones
+            break
+    missing = cut_off(file)
+    if missing:
+        raise cut_off_error(path, missing)
+    foreign = not ours and all(flaw.page < 0 for flaw in snapshot.flaws)
+    if foreign or not snapshot.looks_like_lmdb:
+        raise not_a_store(path)
+    raise damaged(path, str(snapshot.flaws[0]))
+
+
+def damaged(path: Path, detail: str) -> StoreError:
+    """The error for a store that cannot be opened, so that nothing in it can be repaired."""
+    return StoreError(f"the data file is damaged: {detail}", where=str(path), next=_RESTORE)
+
+
+def cut_off_error(path: Path, detail: str) -> StoreError:
+    """The error for a file whose end is missing."""
+    return StoreError(f"the data file is cut off: {detail}", where=str(path), next=_RESTORE)
+
+
+def open_lmdb(path: Path, readonly: bool, lock: bool = True) -> Any:
+    """Open the environment with as large a map as the system grants.
+
+    ``lock=False`` is for files that nobody writes any more: it needs no right to write, and works on any file system.
+    """
     for size in MAP_SIZES:
         try:
             # No spare transactions: closing an inherited one after a fork would free a reader slot of the parent.
             return lmdb.open(
-                str(path), map_size=size, readonly=readonly, max_dbs=2 * len(DATABASES), max_spare_txns=0, **_ENGINE
+                str(path),
+                map_size=size,
+                readonly=readonly,
+                lock=lock,
+                max_dbs=2 * len(DATABASES),
+                max_spare_txns=0,
+                **_ENGINE,
             )
         except (lmdb.MemoryError, MemoryError):
             continue
@@ -59,11 +119,25 @@ def open_lmdb(path: Path, readonly: bool) -> Any:
             ) from problem
         except lmdb.Error as problem:
             raise not_a_store(path, str(problem)) from problem
-    raise StoreError(
+    raise _no_addresses(path)
+
+
+def _no_addresses(path: Path) -> StoreError:
+    return StoreError(
         "the system grants no address space to map the store",
         where=str(path),
         next="Raise the limit on address space (ulimit -v)",
     )
+
+
+def new_lmdb(folder: Path) -> Any:
+    """A fresh environment for one process, without locks and without a sync per commit: whoever makes it syncs it."""
+    for size in MAP_SIZES:
+        try:
+            return lmdb.open(str(folder), map_size=size, max_dbs=2 * len(DATABASES), lock=False, sync=False, **_ENGINE)
+        except (lmdb.MemoryError, MemoryError):
+            continue
+    raise _no_addresses(folder)
 
 
 def not_a_store(path: Path, detail: str = "") -> StoreError:

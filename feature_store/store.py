@@ -18,14 +18,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from feature_store import writing
-from feature_store.columns import Columns, FileMap
+from feature_store.columns import Columns
 from feature_store.environment import Environment, acquire, release
 from feature_store.errors import StoreError
 from feature_store.facts import Damage, Json, StoreInfo, TableInfo
-from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, TableState, state_key
-from feature_store.verification import verify_table
+from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, TableState, split_tower
+from feature_store.listing import read_states
+from feature_store.maps import FileMap
+from feature_store.sealing import verify_sealed
+from feature_store.verification import verify_file
 
 Mode = Literal["r", "w"]
+
+VIEWS = "views"
+"""Name of the table that says how the views of images were made; see ``FeatureStore.put_views``."""
 
 
 class FeatureStore:
@@ -49,9 +55,10 @@ class FeatureStore:
     def _attach(self, environment: Environment | None) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._columns: dict[tuple[str, str], Columns] = {}
+        self._columns: dict[tuple[str, str, int], Columns] = {}
         self._environment = environment
         if environment is not None:
+            self._epoch = environment.epoch
             self._files = FileMap(environment.data_file)
             self._finalizer = weakref.finalize(self, release, environment, self.mode == "w")
 
@@ -84,6 +91,7 @@ class FeatureStore:
         self._closed = True
         if self._environment is not None:
             self._finalizer()
+            self._files = FileMap(self._environment.data_file)  # lets go of the map
         self._environment = None
         self._columns.clear()
 
@@ -141,9 +149,19 @@ class FeatureStore:
         with environment.read() as txn:
             names = environment.database("ids")
             found = [txn.get(key, db=names) for key in keys]
-            return np.array([-1 if raw is None else struct.unpack("<I", raw)[0] for raw in found], np.int64)
+            paired = zip(keys, found, strict=True)
+            return np.array([-1 if raw is None else writing.row_of(key, raw) for key, raw in paired], np.int64)
 
-    def put(self, table: str, tower: str, rows: ArrayLike, features: ArrayLike, *, dtype: str | None = None) -> None:
+    def put(
+        self,
+        table: str,
+        tower: str,
+        rows: ArrayLike,
+        features: ArrayLike,
+        *,
+        dtype: str | None = None,
+        view: int = 0,
+    ) -> None:
         """Store features (n, d) of n rows in one durable commit. Rows that have features already get the new ones.
 
         Args:
@@ -151,36 +169,66 @@ class FeatureStore:
             tower: "image" or "text".
             rows: row numbers (n,) from ``add_ids``; of a row that comes twice the last counts.
             features: finite floats (n, d); d is the same in every put of a table and tower.
-            dtype: "float32" or "float16", settled by the first put; the default is float16.
+            dtype: "float32", "float16", "bfloat16" or "int8" (with a scale per row), settled by the first put of the
+                table, tower and view; the default is float16.
+            view: of an image that is shown in several ways (augmentations), which of them; see ``put_views``.
 
         Raises:
             StoreError: bad input, nothing of which is stored; disk or map full, with nothing lost.
         """
         environment = self._writable()
         with self._lock:
-            columns = self._column(table, tower)
+            columns = self._column(table, tower, view)
             writing.put(columns, environment, writing.as_rows(rows), features, dtype)
 
-    def missing(self, table: str, tower: str, rows: ArrayLike) -> NDArray[np.bool_]:
+    def missing(self, table: str, tower: str, rows: ArrayLike, *, view: int = 0) -> NDArray[np.bool_]:
         """Mask (n,): True where the row has no features in this table. A table that does not exist lacks all."""
-        with self._current(table, tower) as (_, columns):
-            return columns.slots(writing.as_rows(rows)) < 0
+        wanted = writing.as_rows(rows)
+        with self.reading((table, tower, view)) as (_, (columns,)):
+            return columns.missing(wanted)
 
-    def gather(self, table: str, tower: str, rows: ArrayLike) -> NDArray[np.float32]:
+    def gather(self, table: str, tower: str, rows: ArrayLike, *, view: int = 0) -> NDArray[np.float32]:
         """Features (n, d) of these rows, in their order, as one contiguous float32 array that belongs to the caller.
+
+        ``feature_store.torch.gather`` does it for several tables at once, faster, and into tensors.
 
         Raises:
             StoreError: a row has no features, or its block is damaged.
         """
         wanted = writing.as_rows(rows)
-        with self._current(table, tower) as (txn, columns):
-            if columns.state is None:
-                raise StoreError(
-                    "there are no features",
-                    where=f"table {table}, tower {tower}",
-                    next="Extract them first; tables() lists what is there",
-                )
+        with self.reading((table, tower, view)) as (txn, (columns,)):
             return columns.gather(txn, wanted)
+
+    def put_views(self, view: int, rows: ArrayLike, names: Sequence[str], parameters: ArrayLike) -> None:
+        """Store how view number ``view`` of these images was made: (n, k) numbers, for example of the crop.
+
+        They lie in a table of their own, ``VIEWS``, in float32.
+
+        Args:
+            view: 1 or more; view 0 is the plain image.
+            rows: row numbers (n,) of the images.
+            names: what the k numbers are; the same in every call.
+            parameters: finite floats (n, k).
+
+        Raises:
+            StoreError: other names than before, or bad input.
+        """
+        self._writable()
+        known = self.view_names()
+        if known and known != list(names):
+            raise StoreError(f"views are described by {', '.join(known)}, not by {', '.join(names)}")
+        if np.shape(parameters)[1:] != (len(names),):
+            raise StoreError(f"{len(names)} names came with parameters of shape {np.shape(parameters)}")
+        if not known:
+            self.describe(VIEWS, names=list(names))
+        self.put(VIEWS, "image", rows, parameters, dtype="float32", view=view)
+
+    def view_names(self) -> list[str]:
+        """What the columns of ``gather(VIEWS, "image", rows, view=k)`` are; empty if no view was described."""
+        environment = self._ready()
+        with environment.read() as txn:
+            raw = txn.get(f"facts/{VIEWS}".encode(), db=environment.database("meta"))
+            return [] if raw is None else list(json.loads(bytes(raw)).get("names", []))
 
     def describe(self, table: str, **facts: Json) -> None:
         """Store small facts about a table beside it; a fact of the same name is replaced."""
@@ -202,7 +250,7 @@ class FeatureStore:
         """Every table and tower that has features, sorted by name and tower."""
         environment = self._ready()
         with environment.read() as txn:
-            found = _states(environment, txn)
+            found = read_states(environment, txn)
             return [_table_info(environment, txn, table, tower, state) for table, tower, state in found]
 
     def info(self) -> StoreInfo:
@@ -223,40 +271,64 @@ class FeatureStore:
             tables=tables,
         )
 
-    def verify(self) -> list[Damage]:
-        """Read everything, compare it with its digests, and name each damaged part. An empty list is a sound store."""
-        environment = self._ready()
-        with environment.read() as txn:
-            found = _states(environment, txn)
-        return [damage for table, tower, state in found for damage in verify_table(environment, table, tower, state)]
+    def verify(self, root: str = "") -> list[Damage]:
+        """Read everything, compare it with its digests, and name each damaged part. An empty list is a sound store.
 
-    def _column(self, table: str, tower: str) -> Columns:
-        key = (writing.check_name(table), writing.check_tower(tower))
+        The file is read without LMDB, page by page, because a damaged page can make LMDB crash. Holds one transaction.
+
+        Args:
+            root: of a sealed generation: the checksum that it was sealed with, noted elsewhere.
+        """
+        environment = self._ready()
+        if environment.sealed:
+            return verify_sealed(self.path, root)
+        with environment.read() as txn:
+            return verify_file(environment.data_file, txn.id()).damages
+
+    def present(self, table: str, tower: str) -> Rows:
+        """Rows that have features in this table (n,), ascending."""
+        base, _ = split_tower(tower)
+        return np.flatnonzero(~self.missing(table, tower, np.arange(self.info().ids[writing.check_tower(base)])))
+
+    def ids(self, tower: str) -> NDArray[np.object_]:
+        """Id of each row of the tower (n,), as strings. Reads all of them."""
+        environment, code = self._ready(), bytes((TOWERS.index(writing.check_tower(tower)),))
+        names = np.empty(self.info().ids[tower], object)
+        with environment.read() as txn:
+            cursor = txn.cursor(db=environment.database("ids"))
+            for key, raw in cursor if cursor.set_range(code) else ():
+                if bytes(key[:1]) != code:
+                    break
+                row = writing.row_of(bytes(key), raw)
+                if row < len(names):  # else it was added after we had counted
+                    names[row] = bytes(key[1:]).decode("utf-8", "replace")
+        return names
+
+    @contextmanager
+    def maintaining(self, write: bool = True) -> Iterator[Environment]:
+        """For ``feature_store.keeping``: the environment, with the other calls of this handle kept out."""
+        with self._lock:
+            yield self._writable() if write else self._ready()
+
+    def _column(self, table: str, tower: str, view: int) -> Columns:
+        key, environment = (table, tower, view), self._ready()
+        if self._epoch != environment.epoch:  # another file is in place: what is known of the old one says nothing
+            self._epoch, self._files = environment.epoch, FileMap(environment.data_file)
+            self._columns.clear()
         if key not in self._columns:
-            self._columns[key] = Columns(self._ready(), self._files, table, tower)
+            name = writing.check_view(tower, view)
+            self._columns[key] = Columns(environment, self._files, writing.check_name(table), name)
         return self._columns[key]
 
     @contextmanager
-    def _current(self, table: str, tower: str) -> Iterator[tuple[Any, Columns]]:
-        """A read transaction and the index of the table as of that transaction."""
+    def reading(self, *columns: tuple[str, str, int]) -> Iterator[tuple[Any, list[Columns]]]:
+        """A read transaction and, as of that transaction, the indices of these (table, tower, view)."""
         environment = self._ready()
         with self._lock, environment.read() as txn:
-            columns = self._column(table, tower)
-            raw = txn.get(state_key(table, tower), db=environment.database("meta"))
-            columns.refresh(txn, TableState.from_bytes(raw) if raw is not None else None)
-            yield txn, columns
-
-
-def _states(environment: Environment, txn: Any) -> list[tuple[str, str, TableState]]:
-    found = []
-    cursor = txn.cursor(db=environment.database("meta"))
-    if cursor.set_range(b"table/"):
-        for key, raw in cursor:
-            parts = bytes(key).decode().split("/", 2)
-            if parts[0] != "table":
-                break
-            found.append((parts[2], parts[1], TableState.from_bytes(raw)))
-    return sorted(found, key=lambda entry: entry[:2])
+            found = [self._column(*column) for column in columns]
+            for one in found:
+                one.refresh(txn)
+            yield txn, found
 
 
 def _table_info(environment: Environment, txn: Any, table: str, tower: str, state: TableState) -> TableInfo:

@@ -1,13 +1,168 @@
-"""Features as torch tensors. The only module of the store that imports torch."""
+"""Batches of features as torch tensors, of several teachers at once. The only module of the store that imports torch.
+
+Rows are copied by ``torch.index_select`` from one strided view over the whole file, one call per table and tower, in
+the precision they are stored in. That takes as long as from a tensor in memory. The view is a raw pointer into a map
+that may not be written, so it is never handed out: users get copies.
+"""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from feature_store.columns import Columns, Found
+from feature_store.errors import StoreError
 from feature_store.store import FeatureStore
+from feature_store.writing import as_rows
+
+_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_NONE: NDArray[np.intp] = np.empty(0, np.intp)
+_CHUNK = 1024
+"""Rows converted at a time."""
 
 
-def gather_tensor(store: FeatureStore, table: str, tower: str, rows: ArrayLike) -> torch.Tensor:
-    """Features (n, d) of these rows as a float32 tensor on the CPU. Raises as ``FeatureStore.gather`` does."""
-    return torch.from_numpy(store.gather(table, tower, rows))
+@dataclass(frozen=True)
+class Batch:
+    """Features of n samples by T tables; pinned memory where there is a GPU.
+
+    Attributes:
+        images, texts: per table a contiguous tensor (n, d). Zeros where ``mask`` is False.
+        mask: bool (n, T), tables in the order asked for: the features of every tower asked for are there, and the
+            table is trusted.
+    """
+
+    images: dict[str, Tensor]
+    texts: dict[str, Tensor]
+    mask: Tensor
+
+
+def gather(
+    store: FeatureStore,
+    tables: Sequence[str],
+    images: ArrayLike | None = None,
+    texts: ArrayLike | None = None,
+    *,
+    trust: ArrayLike | None = None,
+    dtype: torch.dtype | None = None,
+    view: int = 0,
+    out: Batch | None = None,
+) -> Batch:
+    """Features of n samples by several teachers, all as of one moment of the store.
+
+    Args:
+        store: an open store.
+        tables: the teachers' fingerprints.
+        images: rows (n,) of the samples' images; None leaves the images out.
+        texts: rows (n,) of their captions, several samples may share one; None leaves the texts out.
+        trust: bool (n, T) to be combined with what is there; features that are not trusted are not read.
+        dtype: of the tensors; None for the stored one, and float32 for int8.
+        view: which view of the images.
+        out: an earlier batch; its memory is written again where it is large enough.
+
+    Raises:
+        StoreError: a table has no features at all, shapes do not fit, a block is damaged, or the store is closed.
+    """
+    towers = {name: as_rows(rows) for name, rows in (("image", images), ("text", texts)) if rows is not None}
+    sizes = {len(rows) for rows in towers.values()}
+    if len(sizes) != 1:
+        raise StoreError(f"images and texts must be rows of the same samples, not of {sorted(sizes)}")
+    mask = _trusted(trust, (sizes.pop(), len(tables)))
+    batch = Batch({}, {}, torch.from_numpy(mask))
+    asked = [(table, tower, view if tower == "image" else 0) for table in tables for tower in towers]
+    with store.reading(*asked) as (txn, columns):
+        for number, table in enumerate(tables):
+            ours = columns[number * len(towers) : (number + 1) * len(towers)]
+            found = [one.find(txn, rows) for one, rows in zip(ours, towers.values(), strict=True)]
+            allowed = mask[:, number]
+            for one in found:
+                allowed[one.absent] = False
+            for tower, index, one in zip(towers, ours, found, strict=True):
+                side = "images" if tower == "image" else "texts"
+                kept = getattr(out, side).get(table) if out is not None else None
+                getattr(batch, side)[table] = _copied(index, one, allowed, dtype, kept)
+    return batch
+
+
+def _trusted(trust: ArrayLike | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    if trust is None:
+        return np.ones(shape, np.bool_)
+    mask = np.array(trust)
+    if mask.dtype != np.bool_ or mask.shape != shape:
+        raise StoreError(f"trust must be bool of shape {shape}, not {mask.dtype} of {mask.shape}")
+    return mask
+
+
+def _copied(
+    columns: Columns,
+    found: Found,
+    allowed: NDArray[np.bool_],
+    dtype: torch.dtype | None,
+    kept: Tensor | None,
+) -> Tensor:
+    """Features (n, d); zeros where they are not allowed."""
+    count, refused = len(allowed), _NONE if allowed.all() else np.flatnonzero(~allowed)
+    state = columns.require()
+    natural = torch.float32 if state.dtype == "int8" else _TYPES[state.dtype]
+    out = _buffer(kept, count, state.dim, dtype or natural)
+    if len(refused) == count:
+        return out.zero_()
+    if len(found.places):
+        if len(refused):
+            found.places[refused] = found.places[allowed.argmax()]  # already in the cache when its turn comes
+        _copy(columns, torch.from_numpy(found.places), out)
+    if len(found.elsewhere):
+        loose = torch.from_numpy(found.features).view(_TYPES[state.dtype])
+        features = _decoded(loose, state.dtype, state.dim).to(out.dtype)
+        out.index_copy_(0, torch.from_numpy(found.elsewhere), features)
+    if len(refused):
+        out.index_fill_(0, torch.from_numpy(refused), 0)
+    return out
+
+
+def _buffer(kept: Tensor | None, count: int, dim: int, dtype: torch.dtype) -> Tensor:
+    if kept is not None and kept.dtype == dtype and kept.shape[1] == dim and len(kept) >= count:
+        return kept if len(kept) == count else kept[:count]
+    return torch.empty(count, dim, dtype=dtype, pin_memory=_has_gpu())
+
+
+@cache
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def _copy(columns: Columns, places: Tensor, out: Tensor) -> None:
+    """Copy rows out of the map; converted in parts that stay in the processor's cache, if they must be."""
+    state = columns.require()
+    kind, step = _TYPES[state.dtype], columns.step
+    view = columns.files.view(
+        ("torch", state.dtype, state.width, step), lambda data: _strided(data, kind, state.width, step)
+    )
+    if state.dtype != "int8" and out.dtype == kind:
+        torch.index_select(view, 0, places, out=out)
+        return
+    for first in range(0, len(places), _CHUNK):
+        part = torch.index_select(view, 0, places[first : first + _CHUNK])
+        out[first : first + _CHUNK] = _decoded(part, state.dtype, state.dim)
+
+
+def _decoded(stored: Tensor, dtype: str, dim: int) -> Tensor:
+    if dtype != "int8":
+        return stored
+    scale = stored[:, -4:].contiguous().view(torch.float32)
+    return stored[:, :dim] * scale
+
+
+def _strided(data: NDArray[np.uint8], kind: torch.dtype, width: int, step: int) -> Tensor:
+    """All rows of ``width`` items that begin at a multiple of ``step`` bytes: (many, width), overlapping."""
+    buffer = (ctypes.c_uint8 * len(data)).from_address(data.ctypes.data)  # torch warns of read-only memory
+    buffer.keep = data  # type: ignore[attr-defined]  # the map lives as long as the view
+    flat = torch.frombuffer(buffer, dtype=torch.uint8).view(kind)
+    stride = step // kind.itemsize
+    return flat.as_strided(((len(flat) - width) // stride + 1, width), (stride, 1))

@@ -10,23 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from feature_store.checks import decode_id, encode_id
 from feature_store.columns import Columns
 from feature_store.environment import Environment
 from feature_store.errors import StoreError
 from feature_store.layout import (
-    DTYPES,
     MAX_NAME,
+    MOST_VIEWS,
     TOWERS,
-    Features,
     Rows,
     TableState,
     encode_block,
     encode_index,
     encode_tail,
+    loss_units,
     part_key,
-    rounding_loss,
+    split_tower,
     state_key,
 )
+from feature_store.precision import DEFAULT, DTYPES, Stored, encode, overflows, rounding_loss
 
 _MOST_SLOTS = np.iinfo(np.int32).max
 
@@ -40,10 +42,25 @@ def check_name(table: str) -> str:
 
 
 def check_tower(tower: str) -> str:
-    """Return the tower's name."""
+    """Return the name of a tower that has rows of its own: not that of a view."""
     if tower not in TOWERS:
         raise StoreError(f"there is no tower {tower!r}", next=f"Use {' or '.join(map(repr, TOWERS))}")
     return tower
+
+
+def check_view(tower: str, view: int) -> str:
+    """Name of the tower that holds this view; ``tower`` may name one itself ("image@2")."""
+    base, _, number = tower.partition("@")
+    check_tower(base)
+    if not number and not view:
+        return tower
+    if base != "image":
+        raise StoreError(f"the tower {base!r} has no views", next="Views are augmentations of images")
+    if number and (view or not number.isascii() or not number.isdigit() or number.startswith("0")):
+        raise StoreError(f"there is no tower {tower!r} with view {view}", next='Use "image" and the number of the view')
+    if not 0 <= (view or int(number)) < MOST_VIEWS:
+        raise StoreError(f"there is no view {view or number}", next=f"Views are numbered 0 to {MOST_VIEWS - 1}")
+    return tower if number else f"{base}@{view}"
 
 
 def _is_utf8(text: str) -> bool:
@@ -61,6 +78,19 @@ def id_key(tower: str, name: str) -> bytes:
     return bytes((TOWERS.index(tower),)) + name.encode()
 
 
+def row_of(key: bytes, raw: Any) -> int:
+    """Row that ``ids`` holds for a key.
+
+    Raises:
+        StoreError: the entry is damaged.
+    """
+    row = decode_id(key, raw)
+    if row is None:
+        where = f"tower {TOWERS[key[0]]}, id {key[1:].decode()!r}"
+        raise StoreError("an id is damaged", where=where, next="Run verify() for the list of damaged parts")
+    return row
+
+
 def add_ids(environment: Environment, tower: str, ids: Sequence[str]) -> Rows:
     """Number ids that are new; return the row of each."""
     keys = [id_key(tower, name) for name in ids]
@@ -72,9 +102,9 @@ def add_ids(environment: Environment, tower: str, ids: Sequence[str]) -> Rows:
         rows = []
         for key in keys:
             known = txn.get(key, db=names)
-            rows.append(count if known is None else struct.unpack("<I", known)[0])
+            rows.append(count if known is None else row_of(key, known))
             if known is None:
-                txn.put(key, struct.pack("<I", count), db=names)
+                txn.put(key, encode_id(key, count), db=names)
                 count += 1
         if count != before:
             txn.put(count_key, struct.pack("<Q", count), db=meta)
@@ -91,27 +121,44 @@ def as_rows(rows: ArrayLike) -> Rows:
     return array.astype(np.int64)
 
 
-def checked(
-    table: str, tower: str, rows: Rows, features: ArrayLike, dtype: str
-) -> tuple[NDArray[np.float32], Features]:
-    """Features (n, d) as float32 and as they will be stored; refuse what is not finite or does not fit."""
+def checked(table: str, tower: str, rows: Rows, features: ArrayLike, dtype: str) -> tuple[NDArray[np.floating], Stored]:
+    """Features (n, d) as given and as they will be stored; refuse what is not finite or does not fit."""
     array = np.asarray(features)
     where = f"table {table}, tower {tower}"
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
         raise StoreError(f"features must be floats of shape (n, d), not {array.dtype} of {array.shape}", where=where)
     if len(array) != len(rows):
         raise StoreError(f"{len(rows)} rows came with {len(array)} features", where=where)
+    if array.dtype == dtype:  # nothing to round
+        if not _all_finite(array):
+            raise _unfit(array, dtype, rows, where)
+        return array, array
     with np.errstate(over="ignore"):
-        exact = array.astype(np.float32)
-        stored = exact.astype(dtype)
-    for values, what, following in (
-        (exact, "is not finite", "Nothing of this batch was stored; look at the image or text and at the teacher"),
-        (stored, f"does not fit into {dtype}", 'Nothing of this batch was stored; put this table with dtype="float32"'),
-    ):
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(bad):
-            raise StoreError(f"a feature {what}", where=f"{where}, row {rows[bad[0]]}", next=following)
-    return exact, stored
+        exact = array.astype(np.float32, copy=False)
+    if overflows(exact, dtype):
+        raise _unfit(exact, dtype, rows, where)
+    return exact, encode(exact, dtype)
+
+
+def _all_finite(array: NDArray[np.floating]) -> bool:
+    """Of float16 by its bits: numpy compares the numbers themselves ten times slower."""
+    if array.dtype != np.float16:
+        return not overflows(array, "float32")
+    bits = np.ascontiguousarray(array).view(np.uint16)
+    return int((bits & 0x7FFF).max(initial=0)) < 0x7C00
+
+
+def _unfit(array: NDArray[np.floating], dtype: str, rows: Rows, where: str) -> StoreError:
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        what, following = "is not finite", "look at the image or text and at the teacher"
+        row = int(np.flatnonzero(~finite)[0])
+    else:
+        what, following = f"does not fit into {dtype}", 'put this table with dtype="float32"'
+        row = next(n for n in range(len(array)) if overflows(array[n : n + 1], dtype))
+    return StoreError(
+        f"a feature {what}", where=f"{where}, row {rows[row]}", next=f"Nothing of this batch was stored; {following}"
+    )
 
 
 def put(columns: Columns, environment: Environment, rows: Rows, features: ArrayLike, dtype: str | None) -> None:
@@ -120,12 +167,13 @@ def put(columns: Columns, environment: Environment, rows: Rows, features: ArrayL
     if dtype is not None and dtype not in DTYPES:
         raise StoreError(f"features cannot be stored as {dtype!r}", next=f"Use {' or '.join(map(repr, DTYPES))}")
     with environment.read() as txn:
-        raw = txn.get(state_key(table, tower), db=environment.database("meta"))
-        columns.refresh(txn, TableState.from_bytes(raw) if raw else None)
-        count = struct.unpack("<Q", txn.get(f"count/{tower}".encode(), db=environment.database("meta")) or bytes(8))[0]
+        columns.refresh(txn)
+        raw = txn.get(f"count/{split_tower(tower)[0]}".encode(), db=environment.database("meta"))
+        count = struct.unpack("<Q", raw or bytes(8))[0]
     before = columns.state
     _check_rows(table, tower, rows, count)
-    exact, stored = checked(table, tower, rows, features, _settled_dtype(before, table, tower, dtype))
+    settled = _settled_dtype(before, table, tower, dtype)
+    exact, stored = checked(table, tower, rows, features, settled)
     if before is not None and before.dim != exact.shape[1]:
         raise StoreError(
             f"features have {exact.shape[1]} dimensions, the table has {before.dim}",
@@ -134,8 +182,10 @@ def put(columns: Columns, environment: Environment, rows: Rows, features: ArrayL
         )
     if not len(rows):
         return
-    rows, exact, stored = _newest(rows, exact, stored)
-    environment.write(lambda txn: _commit(txn, columns, environment, rows, exact, stored))
+    loss = np.zeros(len(rows)) if exact is stored else rounding_loss(exact, stored, settled)
+    rows, stored, loss = _newest(rows, stored, loss)
+    shape = exact.shape[1], settled
+    environment.write(lambda txn: _commit(txn, columns, environment, shape, rows, stored, loss))
 
 
 def _check_rows(table: str, tower: str, rows: Rows, count: int) -> None:
@@ -150,7 +200,7 @@ def _check_rows(table: str, tower: str, rows: Rows, count: int) -> None:
 
 def _settled_dtype(state: TableState | None, table: str, tower: str, asked: str | None) -> str:
     if state is None:
-        return asked or "float16"
+        return asked or DEFAULT
     if asked not in (None, state.dtype):
         raise StoreError(
             f"the table is stored as {state.dtype}, not as {asked}",
@@ -160,29 +210,39 @@ def _settled_dtype(state: TableState | None, table: str, tower: str, asked: str 
     return state.dtype
 
 
-def _newest(rows: Rows, exact: NDArray[np.float32], stored: Features) -> tuple[Rows, NDArray[np.float32], Features]:
+def _newest(rows: Rows, stored: Stored, loss: NDArray[np.float64]) -> tuple[Rows, Stored, NDArray[np.float64]]:
     """Of a row that comes twice in one put, keep the last."""
+    if len(rows) == 1 or (np.diff(rows) > 0).all():
+        return rows, stored, loss
     last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
     if len(last) == len(rows):
-        return rows, exact, stored
+        return rows, stored, loss
     keep = np.sort(last)
-    return rows[keep], exact[keep], stored[keep]
+    return rows[keep], stored[keep], loss[keep]
 
 
 def _commit(
-    txn: Any, columns: Columns, environment: Environment, rows: Rows, exact: NDArray[np.float32], stored: Features
+    txn: Any,
+    columns: Columns,
+    environment: Environment,
+    shape: tuple[int, str],
+    rows: Rows,
+    stored: Stored,
+    loss: NDArray[np.float64],
 ) -> None:
-    """Stage the rows, or seal blocks if there are enough; a function of what is committed, so that it may run again."""
+    """Stage the rows, or seal blocks if there are enough; a function of what is committed, so that it may run again.
+
+    ``shape`` is (dim, dtype) of a table that has none yet.
+    """
     size, tower = environment.block_rows, columns.tower
     meta, tail = environment.database("meta"), environment.database("tail")
-    state = columns.state or _new_state(txn, meta, exact.shape[1], str(stored.dtype))
-    units, worst = rounding_loss(exact, stored)
+    state = columns.state or _new_state(txn, meta, *shape)
     state = replace(
         state,
-        rows=state.rows + int((columns.slots(rows) < 0).sum()),
+        rows=state.rows + int(columns.missing(rows).sum()),
         loss_rows=state.loss_rows + len(rows),
-        loss_units=state.loss_units + units,
-        loss_worst=max(state.loss_worst, worst),
+        loss_units=state.loss_units + loss_units(loss),
+        loss_worst=max(state.loss_worst, float(loss.max())),
     )
     if state.tail_rows + len(rows) >= size:
         if state.tail_rows:
@@ -201,18 +261,21 @@ def _commit(
 
 
 def _seal(
-    txn: Any, environment: Environment, tower: str, state: TableState, rows: Rows, stored: Features
-) -> tuple[TableState, Rows, Features]:
+    txn: Any, environment: Environment, tower: str, state: TableState, rows: Rows, stored: Stored
+) -> tuple[TableState, Rows, Stored]:
     """Write all whole blocks; return the rows that are left. Rows lie sorted in a block: fewer runs."""
     size = environment.block_rows
     whole = len(rows) // size * size
     if (state.sealed * size) + whole + size > _MOST_SLOTS:
         raise StoreError(f"a table cannot hold more than {_MOST_SLOTS} rows", next="Use several stores")
     for first in range(0, whole, size):
-        order = first + np.argsort(rows[first : first + size], kind="stable")
+        part, features = rows[first : first + size], stored[first : first + size]
+        if not (np.diff(part) > 0).all():
+            order = np.argsort(part, kind="stable")
+            part, features = part[order], features[order]
         key = part_key(state.id, state.sealed)
-        index = encode_index(key, rows[order])
-        block = encode_block(environment.uuid, state, tower, state.sealed, stored[order])
+        index = encode_index(key, part)
+        block = encode_block(environment.uuid, state, tower, state.sealed, features)
         txn.put(key, block, db=environment.database("blocks"), overwrite=False)
         txn.put(key, index, db=environment.database("index"), overwrite=False)
         state = replace(state, sealed=state.sealed + 1, sealed_bytes=state.sealed_bytes + len(block) + len(index))

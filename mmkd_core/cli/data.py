@@ -48,7 +48,10 @@ def phantom(
 
 @app.command("import", epilog="Example:  mmkd data import images/manifest.csv")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A csv, jsonl or parquet manifest, MedMNIST files, or their folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A csv, jsonl or parquet manifest, webdataset shards, MedMNIST files, or their folder."),
+    ],
     max_bad: Annotated[int, typer.Option(min=0, help="Unreadable images that may be left out.")] = 0,
     root: Root = HERE,
     json: Json = False,
@@ -69,7 +72,8 @@ def import_(
             mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
             raise DataError("the workspace has its data already", where=str(target), next=mend)
         seed = workspace.config.seed
-        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch())
+        salt = workspace.salt()
+        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch(), salt=salt)
     for line in (*report.skipped, *report.warnings):
         out.say(f"note: {line}")
     _answer(out, corpus, {"report": report})
@@ -83,7 +87,7 @@ def check(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
-    found = look(Workspace.open(root).corpus(), progress=watch())
+    found = look(Workspace.open(root).corpus(whole=True), progress=watch())
     for kind, issues in (("problem", found.problems), ("warning", found.warnings)):
         for issue in issues:
             out.say(f"{kind}: {issue}")

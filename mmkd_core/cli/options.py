@@ -31,6 +31,13 @@ class Captions(StrEnum):
     CLEAN = "clean"
 
 
+class Engine(StrEnum):
+    """Where extraction runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def _debug(context: typer.Context, wanted: bool) -> bool:
     context.meta[DEBUG] = wanted
     return wanted
@@ -45,3 +52,18 @@ HERE = Path()
 def names(text: str | None) -> tuple[str, ...]:
     """``"xray,ct"`` as a tuple; nothing is an empty one."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def share(text: str) -> float:
+    """``"1%"`` or ``"0.01"`` as 0.01.
+
+    Raises:
+        BadParameter: neither, or not between 0 and 1.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{text!r} is no share of all images; write it like 1% or 0.01")
+    return value

@@ -5,34 +5,77 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmkd_core.cli.options import HERE, Captions, Debug, Json, Recipe, Root, names
-from mmkd_core.cli.output import Output, points
+from mmkd_core.cli.options import HERE, Captions, Debug, Engine, Json, Recipe, Root, names, share
+from mmkd_core.cli.output import Output, points, size
 
 if TYPE_CHECKING:
+    from mmkd_core.extract.plan import Plan
     from mmkd_core.integrate.workspace import Workspace
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  mmkd extract")
-def extract(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+@app.command(epilog="Examples:  mmkd extract --dry-run      mmkd extract --max-bad 2%      mmkd extract --engine ray")
+def extract(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing, its size and time; do nothing.")
+    ] = False,
+    max_bad: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of images that may be unreadable; mmkd.yaml decides if left out."),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="Work here, or as a Ray Data pipeline on a cluster.")] = Engine.LOCAL,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Ask every teacher in use for the features that are missing; a second run computes nothing."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.integrate.teaching import run_extract
+    from mmkd_core.integrate.extracting import plan_extract, run_extract
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
     workspace = Workspace.open(root)
+    config = workspace.config.extract
+    if max_bad is not None:
+        config = config.model_copy(update={"max_bad": share(max_bad)})
+    if dry_run:
+        _show_plan(out, plan_extract(workspace))
+        return
     with workspace.writing():
-        done = run_extract(workspace, watch())
+        done = run_extract(workspace, watch(), config, engine.value)
     out.table(("teacher", "new images", "new texts"), [(n, done.images[n], done.texts[n]) for n in sorted(done.images)])
     computed = any(done.images.values()) or any(done.texts.values())
     if not computed and not done.failed:
-        out.say("nothing was missing")
-    facts = {**vars(done), "failed": {name: str(error) for name, error in done.failed.items()}}
+        out.say("nothing was missing" if not done.skipped else "nothing else was missing")
+    if done.skipped:
+        out.say(f"{len(done.skipped):,} images cannot be read and are left out: {workspace.skipped_file}")
+    wrote = [workspace.store] if computed else []
+    skipped = {name: {"image": image, "reason": reason} for name, (image, reason) in done.skipped.items()}
+    failed = {name: str(error) for name, error in done.failed.items()}
     following = "mmkd extract" if done.failed else _next_step(workspace)
-    out.finish(facts, wrote=[workspace.store] if computed else [], next=following)
+    out.finish({**vars(done), "failed": failed, "skipped": skipped}, wrote=wrote, next=following)
     done.require()
+
+
+def _show_plan(out: Output, plan: "Plan") -> None:
+    from mmkd_core.cli.progress import duration
+
+    def told(seconds: float | None) -> str:
+        return "unknown" if seconds is None else duration(seconds)
+
+    out.say(
+        f"{plan.samples:,} samples: {plan.images:,} distinct images ({plan.duplicates:,} duplicates), "
+        f"{plan.texts:,} distinct texts"
+    )
+    rows = [(s.teacher, s.images, s.texts, size(s.bytes), told(s.seconds)) for s in plan.teachers]
+    out.table(("teacher", "missing images", "missing texts", "to store", "time"), rows)
+    if plan.bytes:
+        out.say(f"in all {size(plan.bytes)}; time at most about: {told(plan.seconds)}, measured on a few of each")
+    else:
+        out.say("nothing is missing")
+    facts = {**vars(plan), "teachers": [vars(share) for share in plan.teachers]}
+    out.finish({**facts, "bytes": plan.bytes, "seconds": plan.seconds}, next="mmkd extract")
 
 
 @app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions clean --out runs/radio")

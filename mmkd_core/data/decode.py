@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmkd_core.data.shards import read_member
 from mmkd_core.errors import DataError
 
 MAX_PIXELS = 64 * 1024 * 1024
@@ -25,13 +26,15 @@ def decode(source: Path | str | bytes, name: str | None = None) -> Image.Image:
     """Return the image in mode L, RGB or RGBA, upright according to its EXIF data.
 
     Args:
-        source: a path, or the bytes of an encoded image.
+        source: a path, which may lead into a shard (``shards``), or the bytes of an encoded image.
         name: what to call the image in an error; the path by default.
 
     Raises:
         DataError: missing, not an image, truncated, deeper than 8 bits, or above ``MAX_PIXELS``.
     """
     where = name or (f"{len(source)} bytes" if isinstance(source, bytes) else str(source))
+    if not isinstance(source, bytes) and ".tar" in str(source):
+        source = read_member(Path(source)) or source
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _check(image, where)

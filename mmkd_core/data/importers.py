@@ -1,22 +1,28 @@
-"""Real images come in: a manifest, MedMNIST files, or a corpus that exists already.
+"""Real images come in: a manifest, webdataset shards, or MedMNIST files.
 
-Does not: download anything, or read webdataset shards and DICOM (yet).
+Does not: download anything.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmkd_core.data.assemble import ImportReport, assemble
 from mmkd_core.data.manifest import MANIFEST, PROMPTS, Corpus
 from mmkd_core.data.medmnist import import_medmnist
+from mmkd_core.data.shards import is_shard, read_shards
 from mmkd_core.data.tables import SUFFIXES, read_table
+from mmkd_core.data.volumes import converted
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress
 
-__all__ = ["ImportReport", "import_data", "import_manifest", "import_medmnist"]
+__all__ = ["ImportReport", "import_data", "import_manifest", "import_medmnist", "import_webdataset"]
 
-_NEXT = "Give a csv, jsonl or parquet manifest, MedMNIST .npz files, or a folder with one of these."
+_NEXT = "Give a csv, jsonl or parquet manifest, webdataset .tar or MedMNIST .npz files, or a folder with one of these."
 
 
 def import_manifest(
@@ -27,8 +33,11 @@ def import_manifest(
     max_bad: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
+    salt: bytes = b"",
 ) -> tuple[Corpus, ImportReport]:
     """Import a csv, jsonl or parquet manifest; images are read in place, decoded once and hashed, not copied.
+
+    DICOM files and slices of NIfTI volumes are kept as PNGs below ``out_root/images``; see ``volumes``.
 
     Args:
         path: columns image, domain, label or caption, group_id, split; see ``tables``.
@@ -37,11 +46,33 @@ def import_manifest(
         max_bad: how many unreadable images may be left out; they are listed in the report.
         workers: decoding threads.
         progress: who watches.
+        salt: secret that patients' names in DICOM files are hashed with; a new one by default.
 
     Raises:
         DataError: anything wrong with the manifest, in one sentence with file and row.
     """
-    table = read_table(Path(path))
+    out_root = Path(out_root)
+    table, ids, lost = converted(read_table(Path(path)), out_root, salt or os.urandom(32), max_bad)
+    options: dict[str, Any] = {"seed": seed, "workers": workers, "progress": progress}
+    corpus, report = assemble(table, out_root, max_bad=max_bad - len(lost), ids=ids, **options)
+    return corpus, replace(report, skipped=lost + report.skipped)
+
+
+def import_webdataset(
+    files: Sequence[Path],
+    out_root: Path,
+    *,
+    seed: int = 0,
+    max_bad: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Corpus, ImportReport]:
+    """Import webdataset shards; images are read from the shards, now and later. See ``shards``, ``import_manifest``.
+
+    Raises:
+        DataError: a shard is compressed or damaged, or a sample is not whole.
+    """
+    table = read_shards([Path(file) for file in files])
     return assemble(table, Path(out_root), seed=seed, max_bad=max_bad, workers=workers, progress=progress)
 
 
@@ -53,22 +84,26 @@ def import_data(
     max_bad: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
+    salt: bytes = b"",
 ) -> tuple[Corpus, ImportReport]:
-    """Import whatever ``path`` is: a manifest, a ``.npz`` file, or a folder that holds one manifest or ``.npz`` files.
+    """Import whatever ``path`` is: a manifest, shard or ``.npz`` file, or a folder with one of these.
 
     Raises:
         DataError: nothing there, nothing known, or more than one thing to choose from.
     """
     source = _find(Path(path))
+    options: dict[str, Any] = {"seed": seed, "max_bad": max_bad, "workers": workers, "progress": progress}
     if isinstance(source, Path):
-        return import_manifest(source, out_root, seed=seed, max_bad=max_bad, workers=workers, progress=progress)
+        return import_manifest(source, out_root, salt=salt, **options)
+    if is_shard(source[0]):
+        return import_webdataset(source, out_root, **options)
     return import_medmnist(source, out_root, seed=seed, progress=progress)
 
 
 def _find(path: Path) -> Path | list[Path]:
-    """Return the manifest, or the list of ``.npz`` files."""
+    """Return the manifest, or the list of ``.npz`` files or shards."""
     if path.is_file():
-        if path.suffix.lower() == ".npz":
+        if path.suffix.lower() == ".npz" or is_shard(path):
             return [path]
         if path.suffix.lower() in SUFFIXES:
             return path
@@ -81,11 +116,12 @@ def _find(path: Path) -> Path | list[Path]:
     arrays = [entry for entry in entries if entry.suffix.lower() == ".npz"]
     tables = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
     chosen = [entry for entry in tables if entry.stem == "manifest"] or tables
-    if len(chosen) + bool(arrays) > 1:
-        names = ", ".join(entry.name for entry in (chosen + arrays)[:6])
+    shards = [entry for entry in entries if is_shard(entry)]
+    if len(chosen) + bool(arrays) + bool(shards) > 1:
+        names = ", ".join(entry.name for entry in (chosen + arrays + shards)[:6])
         raise DataError(f"several things could be imported: {names}", where=str(path), next="Name one of the files.")
     if chosen:
         return chosen[0]
-    if arrays:
-        return arrays
-    raise DataError("the folder holds no manifest and no .npz file", where=str(path), next=_NEXT)
+    if arrays or shards:
+        return arrays or shards
+    raise DataError("the folder holds no manifest, no shard and no .npz file", where=str(path), next=_NEXT)

@@ -8,7 +8,6 @@ Does not: import multi-label sets (ChestMNIST) or volumes, download, or unpickle
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 import zlib
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmkd_core.data.assemble import ImportReport, assemble
-from mmkd_core.data.manifest import SPLITS, Corpus, image_id
+from mmkd_core.data.manifest import SPLITS, Corpus
 from mmkd_core.data.medmnist_sets import FLAGS
+from mmkd_core.data.pngs import keep_png
 from mmkd_core.data.tables import Row, Table
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress, Silent
@@ -116,7 +116,7 @@ def _unpack(file: Path, flag: str, root: Path, progress: Progress) -> tuple[list
             for split, values in labels.items():
                 with progress.task(f"unpack {flag} {split}", len(values), "images") as advance:
                     for i, pixels in enumerate(_images(archive, split, file, len(values))):
-                        name, path = _write(pixels, root / "images" / flag)
+                        name, path = keep_png(Image.fromarray(pixels), root / "images" / flag)
                         label = names[int(values[i])]
                         row = Row(f"{split}_images[{i}]", path, domain, label, None, f"{flag}-{name}", split)
                         unpacked.append(_Unpacked(name, row))
@@ -126,19 +126,6 @@ def _unpack(file: Path, flag: str, root: Path, progress: Progress) -> tuple[list
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise DataError(f"the file is damaged: {error}", where=file.name, next="Download it again.") from error
     return unpacked, domain, names
-
-
-def _write(pixels: NDArray[np.uint8], folder: Path) -> tuple[str, Path]:
-    """Write one PNG unless it is there; named by content, so a run that was killed goes on."""
-    image = Image.fromarray(pixels)
-    name = image_id(image)
-    path = folder / name[:2] / f"{name}.png"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{name}.{os.getpid()}.tmp")
-        image.save(fresh, format="PNG")
-        os.replace(fresh, path)
-    return name, path
 
 
 def _check_keys(archive: zipfile.ZipFile, file: Path) -> None:

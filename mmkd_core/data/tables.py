@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +19,7 @@ from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-_KNOWN = ("image", "domain", "label", "caption", "group_id", "split")
+_KNOWN = ("image", "domain", "label", "caption", "group_id", "split", "window", "slice")
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 # What other data sets call our columns: only ever a hint in an error.
@@ -54,6 +54,10 @@ class Row:
     caption: str | None
     group_id: str | None
     split: str | None
+    window: str | None = None
+    """For DICOM and NIfTI: ``center/width``."""
+    slice: str | None = None
+    """For NIfTI, and DICOM of several frames: which."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +181,27 @@ def _remarks(columns: list[str]) -> list[str]:
 
 
 def _row(where: str, values: Mapping[str, object], path: Path, columns: list[str]) -> Row:
-    place = f"{path.name}, {where}"
-    image, caption = _cell(values, "image", place), _cell(values, "caption", place)
+    image = _cell(values, "image", f"{path.name}, {where}")
+    return as_row(where, {**values, "image": path.parent / image if image else None}, f"{path.name}, {where}", columns)
+
+
+def as_row(
+    where: str, values: Mapping[str, object], place: str, columns: Collection[str] = ("label", "caption")
+) -> Row:
+    """Check the cells of one sample.
+
+    Args:
+        where: its place in the table, which the row keeps.
+        values: cells by column; ``image`` is a path.
+        place: table and place, for errors.
+        columns: those that the table has, for errors.
+
+    Raises:
+        DataError: image, domain or text is missing, or a cell holds what it cannot hold.
+    """
+    image, caption = values["image"], _cell(values, "caption", place)
     domain, label = (" ".join((_cell(values, name, place) or "").split()) for name in ("domain", "label"))
-    if not image or not domain:
+    if not isinstance(image, Path) or not domain:
         raise DataError(f"the {'domain' if image else 'image'} is missing", where=place)
     if caption == "":
         raise DataError("the caption is empty", where=place, next="Write one, or remove the row.")
@@ -189,12 +210,14 @@ def _row(where: str, values: Mapping[str, object], path: Path, columns: list[str
         raise DataError(f"the {needed} is missing", where=place, next="Every image needs a label or a caption.")
     return Row(
         where,
-        path.parent / image,
+        image,
         domain,
         label or None,
         caption,
         _cell(values, "group_id", place) or None,
         _split(_cell(values, "split", place), place),
+        _cell(values, "window", place) or None,
+        _cell(values, "slice", place) or None,
     )
 
 

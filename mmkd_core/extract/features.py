@@ -3,6 +3,10 @@
 Rows of the store are images and texts, not samples: a caption that a thousand samples share is encoded once. A run
 that was killed goes on with what is missing; a second run computes nothing and loads no teacher.
 
+A batch is what is missing of one cell: ``IMAGE_BATCH`` neighbouring rows of the store. Cells do not depend on what was
+done before, and each is stored whole or not at all, so a run that was killed asks for the same batches afterwards and
+the result is the same, bit for bit, as that of a run that was not.
+
 A teacher that fails does not stop the others. One that cannot be loaded, raises or answers nonsense is left out for the
 rest of the run and nothing of that batch is stored; a batch that an isolated teacher's worker could not answer
 (``BatchError``) is left out alone, unless that happens ``PATIENCE`` times in a row.
@@ -10,32 +14,27 @@ rest of the run and nothing of that batch is stored; a batch that an isolated te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL.Image import Image
+from numpy.typing import NDArray
 
 from feature_store import FeatureStore
-from mmkd_core.contract import Teacher, TeacherSpec
+from mmkd_core.contract import ImageSpec
 from mmkd_core.data.manifest import Corpus, text_id
-from mmkd_core.errors import BatchError, MmkdError, PluginError
-from mmkd_core.plugins.observe import watching
+from mmkd_core.errors import DataError, MmkdError, PluginError
+from mmkd_core.extract.asking import Asked, Job
+from mmkd_core.extract.config import ExtractConfig
+from mmkd_core.extract.decoding import Batch, Wanted, decoded
+from mmkd_core.extract.precision import Precision
+from mmkd_core.extract.writing import Writer
 from mmkd_core.progress import Progress, Silent
 
 IMAGE_BATCH, TEXT_BATCH = 256, 512
-PATIENCE = 3
-Features = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One teacher to be asked: its spec, and how to load it (called only if something is missing)."""
-
-    spec: TeacherSpec
-    load: Callable[[], Teacher]
+Rows = NDArray[np.int64]
 
 
 @dataclass
@@ -47,12 +46,14 @@ class Extraction:
         texts: stored by this run.
         lost: images and texts per teacher that are still missing, because it failed.
         failed: why, for every teacher in ``lost``: the first failure.
+        skipped: images that cannot be read, by id: where each lies, and why.
     """
 
     images: dict[str, int] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     failed: dict[str, MmkdError] = field(default_factory=dict)
+    skipped: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def require(self) -> Extraction:
         """Itself if every teacher answered everything.
@@ -79,138 +80,199 @@ def extract(
     jobs: Sequence[Job],
     store: FeatureStore,
     progress: Progress | None = None,
+    config: ExtractConfig | None = None,
 ) -> Extraction:
     """Fill ``store`` with the features of all images of ``corpus`` and of ``texts`` for every job.
 
     What a teacher did not answer is in the result; ``require`` makes it an error.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: more images cannot be read than ``config.max_bad`` allows.
     """
-    watch = progress or Silent()
-    _, first = np.unique(corpus.image_id, return_index=True)
-    distinct = corpus.take(np.sort(first))
-    image_rows = store.add_ids("image", [str(name) for name in distinct.image_id])
-    unique_texts = list(dict.fromkeys(texts))
-    text_rows = store.add_ids("text", [text_id(text) for text in unique_texts])
-    asked = [_Asked(job, store) for job in jobs]
-    done = Extraction()
-    _texts(unique_texts, text_rows, asked, watch, done)
-    _images(distinct, image_rows, asked, watch, done)
-    for teacher in asked:
-        if teacher.failure is not None:
-            done.failed[teacher.spec.name], done.lost[teacher.spec.name] = teacher.failure, teacher.lost
-    return done
+    config, watch = config or ExtractConfig(), progress or Silent()
+    work = Work.of(corpus, texts, store)
+    run = _Run(work, store, config, watch, [Asked(job, config.precision, recorded(store, job)) for job in jobs])
+    with Writer(store) as writer:
+        run.texts(writer)
+        run.images(writer)
+    return run.result()
 
 
-class _Asked:
-    """One teacher during a run: loaded when it is first needed, and left out once it has failed for good."""
+@dataclass(frozen=True)
+class Work:
+    """Distinct images and texts, and their rows in the store.
 
-    def __init__(self, job: Job, store: FeatureStore) -> None:
-        self.spec, self.store, self._load = job.spec, store, job.load
-        self._teacher: Teacher | None = None
-        self.failure: MmkdError | None = None
-        self.lost, self.out = 0, False
-        self._in_a_row = 0
+    Args:
+        corpus: all samples.
+        index: the first sample of each distinct image.
+        image_rows: their rows; -1 for one that the store does not know.
+        texts: distinct texts.
+        text_rows: their rows.
+    """
 
-    def store_batch(self, tower: str, rows: Features, encode: Callable[[Teacher], Any]) -> int:
-        """Ask for one batch and store it; returns the number of rows stored: all, or none after a failure."""
-        try:
-            # A teacher must not print or change settings that the others' features depend on.
-            with watching(block=False) as seen:
-                features = _checked(self.spec, tower, encode(self._ready()), len(rows))
-            for fault in seen.faults():
-                raise PluginError(
-                    f"{self.spec.name} misbehaves: {fault}; nothing of this batch was stored",
-                    next=f"Report it to the plugin's author, or run `mmkd teachers remove {self.spec.name}`",
-                )
-        except (Exception, SystemExit) as error:  # a plugin raises whatever it likes; the other teachers go on
-            self._failed(tower, error)
-            self.lost += len(rows)
-            return 0
-        self._in_a_row = 0
-        self.store.put(self.spec.fingerprint, tower, rows, features)
-        return len(rows)
+    corpus: Corpus
+    index: Rows
+    image_rows: Rows
+    texts: list[str]
+    text_rows: Rows
 
-    def _ready(self) -> Teacher:
-        if self._teacher is None:
-            self._teacher = self._load()
-            self.store.describe(self.spec.fingerprint, teacher=self.spec.name)
-        return self._teacher
+    @classmethod
+    def of(cls, corpus: Corpus, texts: Sequence[str], store: FeatureStore | None) -> Work:
+        """Find the distinct ones and number them in a store that is open for writing; else only look them up."""
+        names = corpus.image_id.tolist()
+        images = list(dict.fromkeys(names))
+        index = np.arange(len(names))
+        if len(images) < len(names):
+            first = dict(zip(reversed(names), reversed(range(len(names))), strict=True))
+            index = np.fromiter((first[name] for name in images), np.int64, len(images))
+        known = dict(zip(corpus.caption.tolist(), corpus.text_id.tolist(), strict=True))  # saves hashing them
+        unique = list(dict.fromkeys(texts))
+        ids = {"image": images, "text": [known.get(text) or text_id(text) for text in unique]}
+        if store is None:
+            rows = {tower: np.full(len(wanted), -1, np.int64) for tower, wanted in ids.items()}
+        else:
+            number = store.add_ids if store.mode == "w" else store.rows
+            rows = {tower: number(tower, wanted) for tower, wanted in ids.items()}
+        return cls(corpus, index, rows["image"], unique, rows["text"])
 
-    def _failed(self, tower: str, error: BaseException) -> None:
-        if not isinstance(error, MmkdError):
-            told = " ".join(str(error).split())
-            error = PluginError(
-                f"{self.spec.name} failed at a batch of {tower}s: {type(error).__name__}: {told}",
-                next=f"Report it to the plugin's author, or run `mmkd teachers remove {self.spec.name}`",
+    def missing(self, store: FeatureStore | None, table: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Masks over images and texts: True where the table has no features."""
+        return self._missing(store, table, "image"), self._missing(store, table, "text")
+
+    def _missing(self, store: FeatureStore | None, table: str, tower: str) -> NDArray[np.bool_]:
+        rows = self.image_rows if tower == "image" else self.text_rows
+        lacks = rows < 0
+        if store is not None:
+            lacks[~lacks] = store.missing(table, tower, rows[~lacks])
+        return lacks
+
+
+def recorded(store: FeatureStore, job: Job) -> dict[str, Precision]:
+    """In which precision the features were computed that the store has of a teacher, by tower."""
+    tables = [table for table in store.tables() if table.table == job.spec.fingerprint and table.rows]
+    return {table.tower: Precision.read(table.facts, table.tower) for table in tables}
+
+
+def cells(rows: Rows, todo: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Split ``todo`` (places in ``rows``) into batches: one for each cell of ``size`` rows, in order of rows."""
+    ordered = todo[np.argsort(rows[todo], kind="stable")]
+    edges = np.flatnonzero(np.diff(rows[ordered] // size)) + 1
+    return np.split(ordered, edges) if len(ordered) else []
+
+
+class Skipped:
+    """Images that cannot be read, up to a limit."""
+
+    def __init__(self, corpus: Corpus, images: int, share: float) -> None:
+        self._corpus, self._images, self._share = corpus, images, share
+        self.found: dict[str, tuple[str, str]] = {}
+
+    def add(self, sample: int, error: DataError) -> None:
+        """Note one.
+
+        Raises:
+            DataError: this one is too many.
+        """
+        self.found[str(self._corpus.image_id[sample])] = (str(self._corpus.image[sample]), error.what)
+        if len(self.found) > int(self._share * self._images):
+            raise DataError(
+                error.what,
+                where=f"{error.where}; {len(self.found)} of {self._images} images cannot be read so far, "
+                f"at most {100 * self._share:g} % may be left out",
+                next="Mend or remove them, or run `mmkd extract --max-bad` with a larger share",
             )
-        self.failure = self.failure or error
-        self._in_a_row += 1
-        self.out = not isinstance(error, BatchError) or self._in_a_row >= PATIENCE
 
 
-def _texts(texts: list[str], rows: Features, asked: Sequence[_Asked], watch: Progress, done: Extraction) -> None:
-    for one in asked:
-        spec = one.spec
-        todo = np.flatnonzero(one.store.missing(spec.fingerprint, "text", rows))
-        done.texts[spec.name] = 0
+@dataclass
+class _Run:
+    """A run under way in this process."""
+
+    work: Work
+    store: FeatureStore
+    config: ExtractConfig
+    watch: Progress
+    asked: list[Asked]
+    done: Extraction = field(default_factory=Extraction)
+
+    def __post_init__(self) -> None:
+        self.skipped = Skipped(self.work.corpus, len(self.work.index), self.config.max_bad)
+        self._missing = {one.spec.name: self.work.missing(self.store, one.spec.fingerprint) for one in self.asked}
+        self.done.images = dict.fromkeys(self._missing, 0)
+        self.done.texts = dict.fromkeys(self._missing, 0)
+
+    def texts(self, writer: Writer) -> None:
+        """Teacher after teacher."""
+        rows = self.work.text_rows
+        for one in self.asked:
+            todo = np.flatnonzero(self._missing[one.spec.name][1])
+            if not len(todo):
+                continue
+            with self.watch.task(f"{one.spec.name}: texts", len(todo), "texts") as advance:
+                for part in cells(rows, todo, TEXT_BATCH):
+                    inputs = [self.work.texts[i] for i in part]
+                    self.done.texts[one.spec.name] += self._ask(one, "text", rows[part], inputs, writer)
+                    advance(len(part))
+
+    def images(self, writer: Writer) -> None:
+        """Batch after batch, each decoded once for all teachers that lack it."""
+        missing = {name: images for name, (images, _) in self._missing.items() if images.any()}
+        todo = np.flatnonzero(np.any(list(missing.values()), axis=0)) if missing else np.empty(0, np.int64)
         if not len(todo):
-            continue
-        with watch.task(f"{spec.name}: texts", len(todo), "texts") as advance:
-            for start in range(0, len(todo), TEXT_BATCH):
-                part = todo[start : start + TEXT_BATCH]
-                if one.out:
-                    one.lost += len(part)
-                    continue
-                batch = [texts[i] for i in part]
-                done.texts[spec.name] += one.store_batch("text", rows[part], partial(_encode_texts, batch))
+            return
+        askers = [one for one in self.asked if one.spec.name in missing]
+        ours = {one.spec.name for one in askers if not one.out and one.prepares_as_we_do()}
+        parts = cells(self.work.image_rows, todo, IMAGE_BATCH)
+        wanted = [partial(self._wanted, part, askers, ours) for part in parts]
+        gpu = any(one.on_gpu for one in askers)
+        with self.watch.task(f"{', '.join(missing)}: images", len(todo), "images") as advance:
+            for part, batch in zip(
+                parts, decoded(self.work.corpus.open, wanted, ahead=2 * gpu, pinned=gpu), strict=True
+            ):
+                good = self._readable(part, batch)
+                for one in askers:
+                    self._image_batch(one, part, good, batch, writer)
                 advance(len(part))
 
+    def _wanted(self, part: Rows, askers: list[Asked], ours: set[str]) -> Wanted:
+        left = [one for one in askers if not one.out and self._missing[one.spec.name][0][part].any()]
+        specs: dict[ImageSpec, None] = {one.spec.image: None for one in left if one.spec.name in ours}
+        images = any(one.spec.name not in ours for one in left)
+        return Wanted(self.work.index[part], images, tuple(specs))
 
-def _encode_texts(texts: list[str], teacher: Teacher) -> Any:
-    return teacher.encode_text(teacher.tokenize(texts))
+    def _readable(self, part: Rows, batch: Batch) -> NDArray[np.bool_]:
+        good = np.ones(len(part), bool)
+        for place in sorted(batch.bad):
+            self.skipped.add(int(batch.index[place]), batch.bad[place])
+            good[place] = False
+        return good
 
+    def _image_batch(self, one: Asked, part: Rows, good: NDArray[np.bool_], batch: Batch, writer: Writer) -> None:
+        places = np.flatnonzero(good & self._missing[one.spec.name][0][part])
+        if not len(places):
+            return
+        inputs: Any = places if one.out else batch.inputs(one.spec.image, places)
+        self.done.images[one.spec.name] += self._ask(one, "image", self.work.image_rows[part[places]], inputs, writer)
 
-def _images(corpus: Corpus, rows: Features, asked: Sequence[_Asked], watch: Progress, done: Extraction) -> None:
-    """Decode each image once for all teachers that lack it."""
-    missing = {one.spec.name: one.store.missing(one.spec.fingerprint, "image", rows) for one in asked}
-    done.images |= dict.fromkeys(missing, 0)
-    todo = np.flatnonzero(np.any(list(missing.values()), axis=0)) if missing else np.empty(0, int)
-    if not len(todo):
-        return
-    names = ", ".join(name for name, mask in missing.items() if mask.any())
-    with watch.task(f"{names}: images", len(todo), "images") as advance:
-        for start in range(0, len(todo), IMAGE_BATCH):
-            part = todo[start : start + IMAGE_BATCH]
-            open_for = np.any(
-                [missing[one.spec.name] for one in asked if not one.out] or [np.zeros(len(rows), bool)], 0
-            )
-            images = {i: corpus.open(i) for i in part if open_for[i]}
-            for one in asked:
-                mine = [i for i in part if missing[one.spec.name][i]]
-                if one.out:
-                    one.lost += len(mine)
-                elif mine:
-                    encode = partial(_encode_images, [images[i] for i in mine])
-                    done.images[one.spec.name] += one.store_batch("image", rows[mine], encode)
-            advance(len(part))
+    def _ask(self, one: Asked, tower: str, rows: Rows, inputs: Any, writer: Writer) -> int:
+        """Ask for one batch and have it stored; returns the number of rows: all, or none after a failure."""
+        if one.out:
+            one.lost += len(rows)
+            return 0
+        before = one.precision.get(tower)
+        features = one.answer(tower, inputs)
+        if features is None:
+            return 0
+        if before is None:
+            self.store.describe(one.spec.fingerprint, teacher=one.spec.name, **one.precision[tower].facts(tower))
+            if note := one.precision[tower].note:
+                self.watch.say(f"{one.spec.name}: {tower}s are computed in float32: {note}")
+        writer.put(one.spec.fingerprint, tower, rows, features)
+        return len(rows)
 
-
-def _encode_images(images: list[Image], teacher: Teacher) -> Any:
-    import torch
-
-    return teacher.encode_image(torch.stack([teacher.preprocess(image) for image in images]))
-
-
-def _checked(spec: TeacherSpec, tower: str, encoded: Any, expected: int) -> np.ndarray[Any, Any]:
-    """Features as float32 (n, D); a teacher that breaks its contract is named."""
-    features: Features = encoded.cpu().numpy()
-    if features.shape != (expected, spec.embed_dim):
-        due = (expected, spec.embed_dim)
-        what = f"{spec.name} answers {tower} features of shape {features.shape}, its spec says {due}"
-        raise PluginError(what, next=f"Report it to the plugin's author, or run `mmkd teachers remove {spec.name}`")
-    if not np.isfinite(features).all():
-        what = f"{spec.name} gives {tower} features with NaN or infinity; nothing of this batch was stored"
-        raise PluginError(what, next=f"Run `mmkd teachers remove {spec.name}`, or mend its weights and add it again")
-    return features
+    def result(self) -> Extraction:
+        """What was done, and what is missing."""
+        for one in self.asked:
+            if one.failure is not None:
+                self.done.failed[one.spec.name], self.done.lost[one.spec.name] = one.failure, one.lost
+        self.done.skipped = self.skipped.found
+        return self.done

@@ -16,12 +16,13 @@ from mmkd_core.data.importers import import_data
 from mmkd_core.data.manifest import MANIFEST, Corpus
 from mmkd_core.data.phantom.generate import PhantomConfig, generate
 from mmkd_core.errors import DataError
+from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.measuring import run_audit, zero_shot_of
 from mmkd_core.integrate.releases import all_releases, current
 from mmkd_core.integrate.specialists import make_specialists
 from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.summary import write_summary
-from mmkd_core.integrate.teaching import locked_names, run_distill, run_extract, run_incremental, run_trust
+from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Config, Workspace, read_json, write_json
 from mmkd_core.plugins.lifecycle import add
 from mmkd_core.progress import Progress

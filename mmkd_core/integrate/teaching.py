@@ -22,7 +22,7 @@ from mmkd_core.distill.replay import mixed_batch, replay_list, with_untaught
 from mmkd_core.distill.run import distill, interpolate
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.errors import PluginError, ReleaseError
-from mmkd_core.extract import Extraction, Job, extract
+from mmkd_core.extract import Job, extract
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import Features, corpus_texts, locked_specs, open_store, release_spec, weights_digest
 from mmkd_core.integrate.releases import Release
@@ -30,29 +30,11 @@ from mmkd_core.integrate.student_data import pixels_of, predict, probe_scores, s
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.plugins.loaders import open_clip
-from mmkd_core.plugins.opening import open_teacher
-from mmkd_core.plugins.smoke import smoke
 from mmkd_core.plugins.weights import resolve
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
 from mmkd_core.student.training import Batches, forget_checkpoint
 from mmkd_core.trust import StudentProbe, TeacherTrust, decide
-
-
-def run_extract(workspace: Workspace, progress: Progress | None = None) -> Extraction:
-    """Features of every locked teacher for every image and text of the corpus; only what is missing."""
-    host = PluginHost.discover()
-    specs = locked_specs(workspace, host)
-    if not specs:
-        raise PluginError("no teacher is in use", where=str(workspace.lock_file), next="Run `mmkd teachers add NAME`")
-    corpus = workspace.corpus()
-    lock = read_lock(workspace.lock_file)
-    jobs = [
-        Job(spec, partial(smoke, spec, partial(open_teacher, host, spec, lock.teachers[name], workspace.root)))
-        for name, spec in specs.items()
-    ]
-    with FeatureStore.open(workspace.store, "w") as store:
-        return extract(corpus, corpus_texts(corpus), jobs, store, progress)
 
 
 def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[str, TeacherTrust]:

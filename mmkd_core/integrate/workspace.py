@@ -26,6 +26,7 @@ from mmkd_core.data.files import NO_ROOM, replacing
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.errors import MmkdError, WorkspaceError
+from mmkd_core.extract.config import ExtractConfig
 from mmkd_core.student.config import PretrainConfig, StudentConfig
 from mmkd_core.trust import TrustConfig
 
@@ -51,6 +52,7 @@ class Config(BaseModel):
     seed: int = Field(default=0, ge=0)
     data: str = Field(default="data", description="folder of the corpus, relative to the workspace or absolute")
     student: StudentConfig = StudentConfig()
+    extract: ExtractConfig = ExtractConfig()
     specialist: SpecialistConfig = SpecialistConfig()
     pretrain: PretrainConfig = PretrainConfig()
     distill: DistillConfig = DistillConfig()
@@ -77,6 +79,7 @@ class Workspace:
         self.runs = self.state / "runs"
         self.evaluations = self.state / "evaluations"
         self.audits = self.state / "audits"
+        self.skipped_file = self.state / "skipped.json"
 
     @classmethod
     def create(cls, root: Path, config: Config) -> Workspace:
@@ -115,9 +118,29 @@ class Workspace:
             )
         return cls(root, read_config(path))
 
-    def corpus(self) -> Corpus:
-        """The corpus that ``mmkd.yaml`` names."""
-        return Corpus.load(self.root / self.config.data)
+    def corpus(self, *, whole: bool = False) -> Corpus:
+        """The corpus that ``mmkd.yaml`` names, without the samples whose image extraction could not read.
+
+        Args:
+            whole: with those samples.
+        """
+        corpus = Corpus.load(self.root / self.config.data)
+        if whole or not (skipped := self.skipped()):
+            return corpus
+        return corpus.take([i for i, name in enumerate(corpus.image_id) if name not in skipped])
+
+    def skipped(self) -> dict[str, Any]:
+        """Images that extraction could not read, by id: path and reason."""
+        return read_json(self.skipped_file) or {}
+
+    def salt(self) -> bytes:
+        """A secret of this workspace: patients' names are hashed with it. Who has both can trace them back."""
+        path = self.state / "salt"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(os.urandom(32))
+        return path.read_bytes()
 
     @contextmanager
     def writing(self) -> Iterator[None]:

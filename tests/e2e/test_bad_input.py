@@ -332,7 +332,7 @@ def test_a_store_of_another_version(at: Callable[[str], Path]) -> None:
     before = contents(ws)
     for command in (("extract",), ("store", "info"), ("store", "verify"), ("eval", "zero-shot", "good")):
         assert refusal(*command, "-w", ws) == (
-            f"the store has format 99, newer than format 1 that this program reads ({store}). Update this program"
+            f"the store has format 99, newer than format 2 that this program reads ({store}). Update this program"
         )
     assert contents(ws) == before
     (store / "data.mdb").write_bytes(kept)

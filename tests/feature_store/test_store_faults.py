@@ -64,14 +64,15 @@ with FeatureStore.open(path, "w", block_rows=64) as store:
 """
 
 
-def test_a_killed_writer_loses_nothing_that_it_had_acknowledged(tmp_path: Path) -> None:
-    moment = random.Random(0)
-    for _ in range(3):
+def kill_and_go_on(tmp_path: Path, seed: int, kills: int) -> None:
+    """Kill a writer at random moments; what it had acknowledged is there, and the end is that of an undisturbed run."""
+    moment = random.Random(seed)
+    for _ in range(kills):
         process = start(WRITER, tmp_path / "s")
         assert process.stdout is not None
         acknowledged = -1
         for _ in range(moment.randint(1, 25)):
-            acknowledged = int(process.stdout.readline())
+            acknowledged = int(process.stdout.readline() or acknowledged)
         time.sleep(moment.random() * 0.004)
         process.send_signal(signal.SIGKILL)
         rest, _ = process.communicate()
@@ -89,6 +90,16 @@ def test_a_killed_writer_loses_nothing_that_it_had_acknowledged(tmp_path: Path) 
             np.testing.assert_array_equal(store.gather("t", "image", range(3000)), values(range(3000)))
             infos.append(replace(store.info(), file_bytes=0))
     assert infos[0] == infos[1]
+
+
+def test_a_killed_writer_loses_nothing_that_it_had_acknowledged(tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, 0, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 51))
+def test_a_writer_killed_two_hundred_times_loses_nothing(tmp_path: Path, seed: int) -> None:
+    kill_and_go_on(tmp_path, seed, 4)
 
 
 def test_a_writer_killed_while_it_makes_the_store_leaves_none_behind(tmp_path: Path) -> None:

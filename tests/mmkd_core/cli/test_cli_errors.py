@@ -41,7 +41,15 @@ def failing(error):
         "releases rollback 0001",
         "releases show 0001",
         "report",
+        "store compact",
+        "store doctor",
+        "store export out",
+        "store gc",
+        "store import out",
         "store info",
+        "store merge out",
+        "store repair",
+        "store seal",
         "store verify",
         "teachers add good",
         "teachers pack good",
@@ -114,7 +122,7 @@ def test_a_full_disk(number, mmkd, workspace, monkeypatch):
 
 def test_a_full_disk_outside_of_the_workspace(mmkd, workspace, monkeypatch):
     monkeypatch.setattr("mmkd_core.data.check.check", failing(OSError(errno.ENOSPC, "No space", "/tmp/x")))
-    monkeypatch.setattr("mmkd_core.integrate.workspace.Workspace.corpus", lambda self: None)
+    monkeypatch.setattr("mmkd_core.integrate.workspace.Workspace.corpus", lambda self, **_: None)
     done = mmkd("data", "check", "-w", workspace)
     assert done.exit_code == 2
     want = "mmkd: the disk is full; what was finished is kept (/tmp/x). Make room and run the same command again\n"

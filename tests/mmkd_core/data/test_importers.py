@@ -247,7 +247,7 @@ def test_what_cannot_be_imported(picture_folder: Path, tmp_path: Path) -> None:
         return str(caught.value)
 
     assert message(tmp_path / "gone").startswith("no such file or folder (")
-    assert message(picture_folder).startswith("the folder holds no manifest and no .npz file (")
+    assert message(picture_folder).startswith("the folder holds no manifest, no shard and no .npz file (")
     assert message(picture_folder / "0.png").startswith("cannot import a '.png' file (")
     write(picture_folder, rows(), "jsonl")
     (picture_folder / "b.npz").touch()

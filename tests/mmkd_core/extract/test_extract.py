@@ -12,7 +12,7 @@ from feature_store import FeatureStore
 from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
 from mmkd_core.data.manifest import Corpus, image_id, text_id
 from mmkd_core.errors import BatchError, PluginError
-from mmkd_core.extract import Job, extract, features
+from mmkd_core.extract import Job, asking, extract, features
 from mmkd_core.progress import Silent
 
 IMAGES = 10
@@ -329,6 +329,6 @@ def test_a_teacher_that_loses_batch_after_batch_is_left_alone(corpus, store, mon
     opened, real = [], Corpus.open
     monkeypatch.setattr(Corpus, "open", lambda self, i: opened.append(i) or real(self, i))
     done = extract(corpus, TEXTS, [hopeless.job], store)
-    assert len(calls) == features.PATIENCE
+    assert len(calls) == asking.PATIENCE
     assert done.lost == {"hopeless": 7 + IMAGES}
     assert opened == []  # nobody was left to look at them

@@ -1,0 +1,122 @@
+"""Figures of extraction: its cost over the bare model, and a second run over a million cached rows.
+
+``extract-overhead`` decodes PNGs of 224 x 224 and asks an open_clip ViT-B/16 with random weights, on the CPU, in
+float32, in batches of 32. The bare way is the model alone on pixels that lie in memory. The two are timed in turn.
+
+Does not: measure a GPU, or a disk that is slower than decoding.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from feature_store import FeatureStore
+from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
+from mmkd_core.data.manifest import Corpus, image_id, text_id
+from mmkd_core.extract import ExtractConfig, Job, extract, features
+from mmkd_core.plugins.loaders.open_clip import OpenClipTeacher
+
+Figure = dict[str, object]
+ROUNDS, IMAGES, BATCH = 5, 64, 32
+CACHED = 1_000_000
+
+
+def _spec(dim: int, size: int) -> TeacherSpec:
+    return TeacherSpec(
+        name="bench",
+        title="bench",
+        summary="random weights",
+        family="open_clip",
+        weights=(WeightSource(role="model", kind="package", location="bench", files={"w": "0" * 64}),),
+        image=ImageSpec(size=size, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)),
+        text=TextSpec(tokenizer="open_clip", context_length=77),
+        embed_dim=dim,
+        logit_scale=100,
+        domains=("ct",),
+        license=LicenseInfo(code="MIT", weights="MIT", commercial_use=True),
+    )
+
+
+def _corpus(folder: Path, count: int) -> Corpus:
+    """Smooth images with some noise, so that a PNG is as large as a radiograph's."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)).resize((224, 224))
+        picture = Image.fromarray((np.asarray(coarse) // 2 + rng.integers(0, 32, (224, 224, 1))).astype(np.uint8))
+        picture.save(folder / f"{i}.png")
+        facts = {"image": f"{i}.png", "image_id": image_id(picture), "caption": "a", "domain": "ct"}
+        rows.append({**facts, "group_id": str(i), "split": "train"})
+    return Corpus.build(folder, rows, {})
+
+
+def overhead() -> list[Figure]:
+    """Time of an extraction, decoding and writing included, over the model's forward passes alone."""
+    model = open_clip.create_model("ViT-B-16")
+    teacher = OpenClipTeacher(_spec(512, 224), model, lambda texts, context_length: torch.empty(0), "cpu")
+    ratios = []
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(features, "IMAGE_BATCH", BATCH):
+        corpus = _corpus(Path(name), IMAGES)
+        pixels = torch.stack([teacher.preprocess(corpus.open(i)) for i in range(IMAGES)])
+        teacher.encode_image(pixels[:BATCH])
+        for turn in range(ROUNDS):
+
+            def whole(turn: int = turn) -> None:
+                with FeatureStore.open(Path(name, f"store-{turn}"), "w") as store:
+                    extract(corpus, [], [Job(teacher.spec, lambda: teacher)], store, config=ExtractConfig()).require()
+
+            def bare() -> None:
+                for start in range(0, IMAGES, BATCH):
+                    teacher.encode_image(pixels[start : start + BATCH])
+
+            ways = (whole, bare) if turn % 2 else (bare, whole)
+            seconds = {way: _time(way) for way in ways}
+            ratios.append(seconds[whole] / seconds[bare])
+    against = f"forward passes of ViT-B/16 on the CPU, {IMAGES} images in batches of {BATCH}, float32"
+    return [_figure("extract-overhead", np.array(ratios), "x", against)]
+
+
+def cached() -> list[Figure]:
+    """Seconds of an extraction that finds all features of a million images with a million captions."""
+    numbers = range(CACHED)
+    ids = np.array([f"{n:032x}" for n in numbers], object)
+    captions = np.array([f"caption {n}" for n in numbers], object)
+    same = {name: np.full(CACHED, value, object) for name, value in (("domain", "ct"), ("split", "train"))}
+    texts = np.array([text_id(text) for text in captions], object)
+    nothing = np.full(CACHED, None, object)
+    corpus = Corpus(
+        Path(), ids, ids, texts, ids, captions, nothing, same["domain"], nothing, ids, same["split"]
+    )  # fmt: skip
+    spec = _spec(8, 224)
+    job = Job(spec, lambda: exit("nothing is missing, so nobody is loaded"))
+    with tempfile.TemporaryDirectory() as name, FeatureStore.open(name, "w") as store:
+        for tower, names in (("image", ids), ("text", texts)):
+            rows = store.add_ids(tower, list(names))
+            for part in np.array_split(rows, 20):
+                store.put(spec.fingerprint, tower, part, np.ones((len(part), 8), np.float32))
+        seconds = [_time(lambda: extract(corpus, list(captions), [job], store)) for _ in range(3)]
+    against = "a second extraction of 1,000,000 images and 1,000,000 captions of one teacher; the corpus is loaded"
+    return [_figure("extract-cached", np.array(seconds), "s", against)]
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _figure(name: str, values: np.ndarray, unit: str, against: str) -> Figure:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    spread = [round(float(low), 3), round(float(high), 3)]
+    return {"name": name, "value": round(float(middle), 3), "unit": unit, "against": against, "spread": spread}
+
+
+FIGURES: dict[str, Callable[[], list[Figure]]] = {"extract-overhead": overhead, "extract-cached": cached}

@@ -1,0 +1,68 @@
+"""Checks of the small values, so that a flipped bit in any of them is noticed: ids, bookkeeping, lists of removed rows.
+
+An id carries a CRC-32 of itself and its row, which finds every flip of up to three bits for four bytes an id. The
+bookkeeping in ``meta`` is small and changes with every commit, so one digest over all of it is written with each.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from feature_store.layout import Rows, decode_index, digest, encode_index
+
+DIGEST_KEY = b"digest"
+"""Key in ``meta`` of the digest over its other entries."""
+_REMOVED = b"gone"
+_ID = struct.Struct("<II")
+
+
+def encode_id(key: bytes, row: int) -> bytes:
+    """One value of ``ids``: the row, and a CRC-32 of key and row."""
+    number = struct.pack("<I", row)
+    return number + struct.pack("<I", zlib.crc32(key + number))
+
+
+def decode_id(key: bytes, raw: bytes | memoryview) -> int | None:
+    """Row of an id, or None if the value is damaged."""
+    if len(raw) != _ID.size:
+        return None
+    row, check = _ID.unpack(raw)
+    return row if check == zlib.crc32(key + bytes(raw[:4])) else None
+
+
+def encode_removed(key: bytes, rows: Rows) -> bytes:
+    """One value of ``index`` that stands for a block that was dropped: these rows have no features any more."""
+    runs = encode_index(key, rows)[16:] if len(rows) else b""
+    return digest(key, runs, _REMOVED) + runs + _REMOVED
+
+
+def decode_removed(key: bytes, raw: bytes) -> Rows | None:
+    """Rows of a dropped block; None if the value is something else."""
+    runs = raw[16:-4]
+    if raw[-4:] != _REMOVED or len(runs) % 8 or raw[:16] != digest(key, runs, _REMOVED):
+        return None
+    return decode_index(key, digest(key, runs) + runs)
+
+
+def meta_digest(entries: Iterable[tuple[Any, Any]]) -> bytes:
+    """Digest over the entries of ``meta``, in order, without the digest itself."""
+    parts: list[bytes] = []
+    for key, value in entries:
+        if bytes(key) != DIGEST_KEY:
+            parts += (struct.pack("<II", len(key), len(value)), bytes(key), bytes(value))
+    return digest(*parts)
+
+
+def sign_meta(txn: Any, meta: Any) -> None:
+    """Write the digest of ``meta``; the last act of each write transaction."""
+    txn.put(DIGEST_KEY, meta_digest(txn.cursor(db=meta)), db=meta)
+
+
+def no_rows() -> Rows:
+    """An empty list of rows."""
+    return np.empty(0, np.int64)

@@ -1,0 +1,34 @@
+"""A door for threads: many inside at a time, or one alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Gate:
+    """Many inside at a time, or one that has it alone: LMDB's map must not move under a transaction."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Enter beside others."""
+        with self._condition:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody is inside, and let nobody in."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._inside)
+            yield

@@ -1,0 +1,81 @@
+"""A read-only map of the store's file that Python owns: it stays valid as long as anyone looks at it, unlike LMDB's.
+
+Where the file is larger than half of the memory, reading ahead does harm: each row of a random batch would bring in
+megabytes that are thrown out again before they are used. There the map is read page by page, and whoever knows which
+blocks come next says so (``will_need``). Smaller files are read ahead, as the system likes it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_store.errors import StoreError
+
+_PAGE = mmap.PAGESIZE
+
+
+def memory_share() -> int:
+    """Largest file that is read ahead: half of the machine's memory, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+class FileMap:
+    """The map grows with the file. Old maps live on while a view of them does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, (0, 0)
+        self._map: mmap.mmap | None = None
+        self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._views: dict[Any, Any] = {}
+
+    def upto(self, end: int) -> NDArray[np.uint8] | None:
+        """Map of at least ``end`` bytes; None if the file is shorter, or was replaced since the first map."""
+        if end > len(self._bytes):
+            try:
+                with open(self._path, "rb") as file:
+                    status = os.fstat(file.fileno())
+                    found = (status.st_dev, status.st_ino)
+                    if self._map is not None and found != self._file:
+                        return None
+                    self._file = found
+                    size = file.seek(0, 2)
+                    if end > size:
+                        return None
+                    self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            except OSError as problem:
+                raise StoreError(
+                    f"the store's file cannot be mapped: {problem.strerror}",
+                    where=str(self._path),
+                    next="Check the folder's rights and the limit on address space (ulimit -v)",
+                ) from problem
+            if size > memory_share():
+                self._map.madvise(mmap.MADV_RANDOM)
+            self._bytes = np.frombuffer(self._map, np.uint8)
+            self._views = {}
+        return self._bytes
+
+    def view(self, key: Any, make: Callable[[NDArray[np.uint8]], Any]) -> Any:
+        """Return what ``make`` makes of the map, made once for each key until the map grows."""
+        if key not in self._views:
+            self._views[key] = make(self._bytes)
+        return self._views[key]
+
+    def rows(self, size: int, step: int) -> NDArray[np.void]:
+        """All rows of ``size`` bytes that begin at a multiple of ``step``, as opaque items that overlap."""
+        return self.view(  # type: ignore[no-any-return]
+            ("numpy", size, step),
+            lambda data: np.ndarray((max(0, (len(data) - size) // step + 1),), f"V{size}", data, 0, (step,)),
+        )
+
+    def will_need(self, start: int, length: int) -> None:
+        """Ask the system to read a part of the file; does not wait for it."""
+        if self.upto(start + length) is not None and self._map is not None:
+            first = start // _PAGE * _PAGE
+            self._map.madvise(mmap.MADV_WILLNEED, first, start + length - first)
