@@ -72,8 +72,7 @@ def import_(
             mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
             raise DataError("the workspace has its data already", where=str(target), next=mend)
         seed = workspace.config.seed
-        salt = workspace.salt()
-        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch(), salt=salt)
+        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch(), salt=workspace.salt)
     for line in (*report.skipped, *report.warnings):
         out.say(f"note: {line}")
     _answer(out, corpus, {"report": report})

@@ -5,7 +5,6 @@ Does not: download anything.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from mmkd_core.data.manifest import MANIFEST, PROMPTS, Corpus
 from mmkd_core.data.medmnist import import_medmnist
 from mmkd_core.data.shards import is_shard, read_shards
 from mmkd_core.data.tables import SUFFIXES, read_table
-from mmkd_core.data.volumes import converted
+from mmkd_core.data.volumes import Salt, converted, new_salt
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress
 
@@ -33,7 +32,7 @@ def import_manifest(
     max_bad: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
-    salt: bytes = b"",
+    salt: Salt = new_salt,
 ) -> tuple[Corpus, ImportReport]:
     """Import a csv, jsonl or parquet manifest; images are read in place, decoded once and hashed, not copied.
 
@@ -46,13 +45,13 @@ def import_manifest(
         max_bad: how many unreadable images may be left out; they are listed in the report.
         workers: decoding threads.
         progress: who watches.
-        salt: secret that patients' names in DICOM files are hashed with; a new one by default.
+        salt: gives the secret that patients' names in DICOM files are hashed with; asked for only if there are any.
 
     Raises:
         DataError: anything wrong with the manifest, in one sentence with file and row.
     """
     out_root = Path(out_root)
-    table, ids, lost = converted(read_table(Path(path)), out_root, salt or os.urandom(32), max_bad)
+    table, ids, lost = converted(read_table(Path(path)), out_root, salt, max_bad)
     options: dict[str, Any] = {"seed": seed, "workers": workers, "progress": progress}
     corpus, report = assemble(table, out_root, max_bad=max_bad - len(lost), ids=ids, **options)
     return corpus, replace(report, skipped=lost + report.skipped)
@@ -84,7 +83,7 @@ def import_data(
     max_bad: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
-    salt: bytes = b"",
+    salt: Salt = new_salt,
 ) -> tuple[Corpus, ImportReport]:
     """Import whatever ``path`` is: a manifest, shard or ``.npz`` file, or a folder with one of these.
 

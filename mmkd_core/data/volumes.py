@@ -14,6 +14,7 @@ Does not: resample voxels that are no squares, or read several volumes of one fi
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,19 +36,20 @@ DICOM, NIFTI = (".dcm", ".dicom"), (".nii", ".nii.gz")
 Pixels = tuple[NDArray[np.uint8], str | None]
 """An image (H, W) or (H, W, 3), and who the patient is if the file says so."""
 
+Salt = Callable[[], bytes]
 PLANES = ("sagittal", "coronal", "axial")
 _SLICE = re.compile(r"(sagittal|coronal|axial)[ :](\d+)")
 
 
 def converted(
-    table: Table, out_root: Path, salt: bytes, max_bad: int = 0
+    table: Table, out_root: Path, salt: Salt, max_bad: int = 0
 ) -> tuple[Table, dict[Path, str], tuple[str, ...]]:
     """Replace DICOM and NIfTI images of a table by PNGs below ``out_root/images``.
 
     Args:
         table: as read from a manifest.
         out_root: folder of the new corpus.
-        salt: secret of the workspace; the same patient gets the same group id under the same salt.
+        salt: gives the secret of the workspace; the same patient gets the same group id under the same secret.
         max_bad: how many may be left out because they cannot be read.
 
     Returns:
@@ -59,7 +61,7 @@ def converted(
     rows: list[Row] = []
     ids: dict[Path, str] = {}
     skipped: list[str] = []
-    secret = any(_kind(row.image) == DICOM for row in table.rows)  # then group ids are patients
+    secret = salt() if any(_kind(row.image) == DICOM for row in table.rows) else None  # then group ids are patients
     for row in table.rows:
         place = f"{table.path.name}, {row.where}"
         try:
@@ -69,12 +71,17 @@ def converted(
                 raise DataError(error.what, where=place, next=error.next) from None
             skipped.append(f"{place}: {error.what}")
             continue
-        if secret and changed.group_id is not None:
-            changed = replace(changed, group_id=hashed(changed.group_id, salt))
+        if secret is not None and changed.group_id is not None:
+            changed = replace(changed, group_id=hashed(changed.group_id, secret))
         rows.append(changed)
     if not rows:
         raise DataError("no image can be read", where=table.path.name)
     return replace(table, rows=rows), ids, tuple(skipped)
+
+
+def new_salt() -> bytes:
+    """A secret that nobody keeps: group ids cannot be traced back, and the same patient is another one next time."""
+    return os.urandom(32)
 
 
 def hashed(identifier: str, salt: bytes) -> str:

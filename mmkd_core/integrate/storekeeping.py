@@ -15,8 +15,8 @@ from mmkd_core.errors import WorkspaceError
 from mmkd_core.extract.features import Extraction
 from mmkd_core.extract.published import SOURCE, Published, import_published
 from mmkd_core.integrate import releases
+from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.features import corpus_texts, open_store
-from mmkd_core.integrate.teaching import run_extract
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import read_lock
 from mmkd_core.progress import Progress

@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def imported(folder: Path, *rows: dict[str, object], **options: object):
-    return import_data(manifest(folder, *rows), folder.parent / "out", salt=b"salt", **options)
+    return import_data(manifest(folder, *rows), folder.parent / "out", salt=lambda: b"salt", **options)
 
 
 def grey(corpus, i: int = 0) -> np.ndarray:
