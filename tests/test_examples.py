@@ -99,8 +99,11 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_the_commands_in_the_readme_exist(line):
+def test_the_commands_in_the_readme_exist(line, tmp_path, monkeypatch):
     from mmkd_core.cli import app
+
+    (tmp_path / "DIR").mkdir()  # some options want a folder that exists
+    monkeypatch.chdir(tmp_path)
 
     command: Any = typer.main.get_command(app)
     words = shlex.split(line)[1:]

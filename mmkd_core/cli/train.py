@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(epilog="Examples:  mmkd extract --dry-run      mmkd extract --max-bad 2%      mmkd extract --engine ray")
+@app.command(epilog="Example:  mmkd extract --max-bad 2%")
 def extract(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing, its size and time; do nothing.")
