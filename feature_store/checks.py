@@ -59,8 +59,10 @@ def meta_digest(entries: Iterable[tuple[Any, Any]]) -> bytes:
 
 
 def sign_meta(txn: Any, meta: Any) -> None:
-    """Write the digest of ``meta``; the last act of each write transaction."""
-    txn.put(DIGEST_KEY, meta_digest(txn.cursor(db=meta)), db=meta)
+    """Write the digest of ``meta``; the last act of each write transaction, which writes nothing if nothing changed."""
+    digest = meta_digest(txn.cursor(db=meta))
+    if txn.get(DIGEST_KEY, db=meta) != digest:
+        txn.put(DIGEST_KEY, digest, db=meta)
 
 
 def no_rows() -> Rows:

@@ -177,6 +177,9 @@ class Environment:
         except (lmdb.NotFoundError, lmdb.ReadonlyError, lmdb.IncompatibleError, lmdb.InvalidError) as problem:
             self._lmdb.close()
             raise not_a_store(self.path) from problem
+        except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError) as problem:
+            self._lmdb.close()
+            raise damaged(self.path, f"LMDB cannot read it: {problem}") from problem
         except BaseException:
             self._lmdb.close()
             raise

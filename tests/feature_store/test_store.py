@@ -40,6 +40,14 @@ def test_ids_are_numbered_in_order_and_keep_their_row(tmp_path: Path) -> None:
         assert store.info().ids == {"image": 3, "text": 1}
 
 
+def test_what_changes_nothing_writes_nothing(store: FeatureStore) -> None:
+    store.put("t", "image", range(10), features(range(10)))
+    store.describe("t", teacher="radio")
+    before = (store.path / "data.mdb").read_bytes()
+    store.add_ids("image", ["i3", "i1"])
+    assert (store.path / "data.mdb").read_bytes() == before
+
+
 @pytest.mark.parametrize("dim", [1, 3, 5, 64, 640])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_come_back_in_any_order_from_blocks_and_tail(tmp_path: Path, dim: int, dtype: str) -> None:
