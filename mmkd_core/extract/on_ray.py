@@ -51,6 +51,8 @@ class Machines:
     actors: int
     cpus: int
     device: str
+    ours: bool
+    """Whether ``cluster`` made the connection, so that it may be made again."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -75,15 +77,21 @@ def cluster() -> Iterator[Machines]:
         ) from error
     begun = not ray.is_initialized()
     if begun:
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        _connect()
     try:
         found = ray.cluster_resources()
         cpus, gpus = int(found.get("CPU", 1)), int(found.get("GPU", 0))
         actors = gpus or max(1, cpus // CPUS_PER_ACTOR)
-        yield Machines(actors, max(1, cpus // actors), "cuda" if gpus else "cpu")
+        yield Machines(actors, max(1, cpus // actors), "cuda" if gpus else "cpu", begun)
     finally:
         if begun:
             ray.shutdown()
+
+
+def _connect() -> None:
+    import ray
+
+    ray.init(log_to_driver=False, logging_level="ERROR")
 
 
 def extract_on_ray(
@@ -199,11 +207,20 @@ class _Run:
     def close(self) -> None:
         """Count what no answer came for."""
         if lost := sum(self._left.values()):
+            self._let_go()
             self._done.lost[self._name] = lost
             self._done.failed[self._name] = self._failure or BatchError(
                 f"{self._name}: a worker died {TRIES} times at the same batch",
                 next="Run the same command again for what is missing",
             )
+
+    def _let_go(self) -> None:
+        """Ray Data forgets an actor that was just coming back, which then holds its processors: leaving ends it."""
+        import ray
+
+        if self._machines.ours:
+            ray.shutdown()
+            _connect()
 
     def _take(self, shard: _Shard, answer: Json, writer: Writer) -> None:
         told = json.loads(answer["told"])

@@ -86,14 +86,10 @@ def site(tmp_path_factory):
 def machines(site):
     from mmkd_core.extract.on_ray import cluster
 
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        with cluster() as found:
-            assert ray.is_initialized()
-            yield found
-        assert ray.is_initialized()  # it was ours before
-    finally:
-        ray.shutdown()
+    with cluster() as found:
+        assert ray.is_initialized()
+        yield found
+    assert not ray.is_initialized()
 
 
 @pytest.fixture(scope="module")
