@@ -352,7 +352,7 @@ def test_an_isolated_teacher_pins_another_version_than_mmkds_environment_and_can
     assert "it installs versioned-lib==2.0 into an environment of its own" in unasked.stderr
     assert here.packages == set()
     here.teachers("add", project, "--accept-license", "--yes", **links)
-    assert here.locked["apart"]["runtime"] == {"python": None, "requires": ["versioned-lib==2.0"]}
+    assert here.locked["apart"]["runtime"] == {"python": None, "requires": ["versioned-lib==2.0"], "remote_code": False}
     assert here.locked["apart"]["license_accepted"] is True
     here.teachers("pack", "apart", "-o", tmp_path / "apart.mmkd")
     there.teachers("add", tmp_path / "apart.mmkd", "--accept-license")
