@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from feature_store import FeatureStore
+from feature_store import FeatureStore
+from feature_store.torch import gather
+from mmkd_core.errors import PluginError
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -49,12 +50,22 @@ class Source:
 
     def images(self, index: Rows) -> Tensor:
         """Unit-norm image features (B, D) of the samples ``index``."""
-        return self._gather("image", self.image_rows[index])
+        batch = gather(self.store, [self.table], images=self.image_rows[index], dtype=torch.float32)
+        return self._unit(batch.images[self.table], batch.mask)
 
     def texts(self, index: Rows) -> Tensor:
         """Unit-norm caption features (B, D) of the samples ``index``."""
-        return self._gather("text", self.text_rows[index])
+        batch = gather(self.store, [self.table], texts=self.text_rows[index], dtype=torch.float32)
+        return self._unit(batch.texts[self.table], batch.mask)
 
-    def _gather(self, tower: str, rows: Rows) -> Tensor:
-        features = torch.from_numpy(self.store.gather(self.table, tower, rows))
+    def _unit(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Features (B, D) in unit norm.
+
+        Raises:
+            PluginError: the store lacks some: it was repaired or cleaned since the sources were made.
+        """
+        missing = len(mask) - int(mask.sum())
+        if missing:
+            what = f"{missing} of {len(mask)} features of {self.name} are missing"
+            raise PluginError(what, where=str(self.store.path), next="Run `mmkd extract`")
         return torch.nn.functional.normalize(features, dim=-1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from feature_store.torch import Batch, gather
 from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill import sources
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import BankConfig
 from mmkd_core.distill.objective import Samples
@@ -35,10 +38,24 @@ class MemoryStore:
         self.features = {"image": image, "text": text}
         self.gathered: list[int] = []
 
-    def gather(self, table: str, tower: str, rows: np.ndarray) -> np.ndarray:
-        assert table == "f" * 32
-        self.gathered += rows.tolist()
-        return self.features[tower][rows]
+    def gather(self, tables: list[str], **rows: np.ndarray) -> Batch:
+        """What ``feature_store.torch.gather`` returns."""
+        assert tables == ["f" * 32]
+        assert rows.pop("dtype") == torch.float32
+        ((side, wanted),) = rows.items()
+        self.gathered += wanted.tolist()
+        found = torch.from_numpy(self.features[side.removesuffix("s")][wanted])
+        return Batch(
+            **{"images": {}, "texts": {}, side: {tables[0]: found}}, mask=torch.ones(len(wanted), 1, dtype=bool)
+        )
+
+
+@pytest.fixture(autouse=True)
+def _gather_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def either(store, *args, **kwargs):
+        return (store.gather if isinstance(store, MemoryStore) else partial(gather, store))(*args, **kwargs)
+
+    monkeypatch.setattr(sources, "gather", either)
 
 
 @pytest.fixture(autouse=True, scope="session")
