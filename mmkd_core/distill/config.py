@@ -65,6 +65,12 @@ class IncrementalConfig(DistillConfig):
 
     replay: float = Field(default=0.5, ge=0, lt=1, description="share of each batch that is replayed")
     replay_rows: int = Field(default=2400, ge=0, description="length of the replay list")
+    coreset: float = Field(default=0.2, ge=0, le=1, description="share of the replay list that is chosen by features")
+    coreset_method: Literal["herding", "k-centre"] = Field(
+        default="herding", description="choose typical rows, or the range of them"
+    )
+    at_once: int = Field(default=4, ge=1, description="earlier teachers that a step asks, in turn")
+    watch: int = Field(default=16, ge=0, description="rows per teacher and domain on which forgetting is watched")
     keep: float = Field(
         default=0.5, ge=0, lt=1, description="share of the parent's weights in the result (weight interpolation)"
     )

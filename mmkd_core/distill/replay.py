@@ -2,34 +2,85 @@
 
 Strata are (teacher, domain); samples that no teacher taught make one stratum a domain of their own, because what the
 parent knows of them from captions can be forgotten like anything else. Each gets a floor, so that no small domain is
-left out, and the rest of the budget by the square root of its size. Inside a stratum a row's priority is a hash of
-(seed, sample_id): the list does not depend on the order of the corpus, a smaller budget gives a subset per stratum, and
-lists of two machines can be merged. A row in two strata is replayed once, so that lists of overlapping strata are
-shorter than the budget.
+left out, and the rest of the budget by the square root of its size. Inside a stratum the rows stand in one order, and
+the list takes its beginning, so that a smaller budget gives a subset:
+
+- rows that an audit found near what an earlier candidate forgot come first;
+- then rows of a keyed reservoir, which is in the order of no corpus, and in between, at a fixed share of the places,
+  rows chosen by their features (herding or k-centre).
+
+A row in two strata is replayed once, so that lists of overlapping strata are shorter than the budget.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.coresets import herding, k_centre
+from mmkd_core.distill.reservoir import wait
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Stratum = tuple[str, str]
+"""Teacher and domain."""
+Quota = dict[Stratum, int]
+
 FLOOR = 32
+POOL = 4096
+"""Rows of a stratum that herding and k-centre choose from: the first of the keyed order, whatever its size."""
 UNTAUGHT = ""
 """Stands for a teacher in the strata of samples that nobody taught; no teacher is called so."""
+CORESETS = {"herding": herding, "k-centre": k_centre}
 
 
-def priority(sample_id: str, seed: int) -> int:
-    """A keyed 64-bit hash; rows with the smallest are replayed."""
-    return int.from_bytes(blake2b(sample_id.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest(), "big")
+@dataclass(frozen=True)
+class Coreset:
+    """Which part of the list is chosen by features.
+
+    Attributes:
+        share: of the places in each stratum, 0 to 1.
+        features: from a teacher (or ``UNTAUGHT``) and rows to their features (B, D).
+    """
+
+    share: float
+    method: Literal["herding", "k-centre"]
+    features: Callable[[str, Rows], np.ndarray[Any, np.dtype[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The list.
+
+    Attributes:
+        strata: by stratum the rows that are replayed for it, in their order. A row may be in several.
+        watched: by stratum rows of the same kind that are not replayed, for whoever wants to measure on rows that are
+            not trained on; of a stratum that is replayed whole, its last rows.
+    """
+
+    strata: Mapping[Stratum, Rows]
+    watched: Mapping[Stratum, Rows]
+
+    @property
+    def rows(self) -> Rows:
+        """All distinct rows, ascending."""
+        return np.unique(np.concatenate([np.empty(0, np.int64), *self.strata.values()]))
+
+    def of(self, teachers: Collection[str]) -> Rows:
+        """Distinct rows of some teachers' strata, ascending."""
+        chosen = [rows for (teacher, _), rows in self.strata.items() if teacher in teachers]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *chosen]))
+
+    @property
+    def teachers(self) -> list[str]:
+        """Who taught the rows, in alphabetical order; ``UNTAUGHT`` is not among them."""
+        return sorted({teacher for teacher, _ in self.strata} - {UNTAUGHT})
 
 
 def with_untaught(corpus: Corpus, masks: Mapping[str, Mask], new: Mapping[str, Mask]) -> dict[str, Mask]:
@@ -40,32 +91,83 @@ def with_untaught(corpus: Corpus, masks: Mapping[str, Mask], new: Mapping[str, M
     return {**masks, UNTAUGHT: free}
 
 
-def replay_list(corpus: Corpus, masks: Mapping[str, Mask], budget: int, seed: int) -> Rows:
-    """At most ``budget`` distinct rows (ascending) out of what each teacher's mask (N,) admits."""
+def replay_list(
+    corpus: Corpus,
+    masks: Mapping[str, Mask],
+    budget: int,
+    seed: int,
+    *,
+    first: Collection[str] = (),
+    coreset: Coreset | None = None,
+    watch: int = 0,
+    weight: Callable[[Stratum], float] = lambda stratum: 1.0,
+) -> Replay:
+    """At most ``budget`` distinct rows out of what each teacher's mask (N,) admits.
+
+    Args:
+        first: sample ids that come first in their strata.
+        coreset: for the part that is chosen by features; nothing is if left out.
+        watch: rows to watch in each stratum, at most.
+        weight: of a stratum beside the others', where the budget is shared out.
+    """
     strata = {
         (teacher, domain): np.flatnonzero(mask & (corpus.domain == domain))
         for teacher, mask in sorted(masks.items())
         for domain in corpus.domains
     }
     strata = {key: rows for key, rows in strata.items() if len(rows)}
-    if not strata or not budget:
-        return np.empty(0, np.int64)
-    quota = allocate({key: len(rows) for key, rows in strata.items()}, budget)
-    chosen: set[int] = set()
+    quota = allocate({key: len(rows) for key, rows in strata.items()}, budget, weight)
+    taken, watched, early = {}, {}, set(first)
     for key, rows in strata.items():
-        ordered = sorted(rows.tolist(), key=lambda row: priority(str(corpus.sample_id[row]), seed))
-        chosen.update(ordered[: quota[key]])
-    return np.array(sorted(chosen), np.int64)
+        if not quota[key]:
+            continue
+        keyed = sorted(rows.tolist(), key=lambda row: (wait(name := str(corpus.sample_id[row]), seed), name))
+        order = _order(keyed, {row for row in keyed if corpus.sample_id[row] in early}, coreset, key[0], quota[key])
+        chosen = [row for row, _ in zip(order, range(quota[key]), strict=False)]
+        left = [row for row in keyed if row not in set(chosen)]
+        taken[key] = np.array(chosen, np.int64)
+        watched[key] = np.array((left or keyed[::-1])[:watch], np.int64)
+    return Replay(taken, watched)
 
 
-def allocate(sizes: Mapping[tuple[str, str], int], budget: int) -> dict[tuple[str, str], int]:
-    """Split a budget over strata: a floor for each, then in proportion to the square root of the size.
+def _order(keyed: list[int], early: set[int], coreset: Coreset | None, teacher: str, count: int) -> Iterator[int]:
+    """The rows of a stratum in the order in which they are taken; only the first ``count`` are right."""
+    yield from (row for row in keyed if row in early)
+    rest = [row for row in keyed if row not in early]
+    if coreset is None or not coreset.share:
+        yield from rest
+        return
+    pool = np.array(rest[:POOL], np.int64)
+    choose = CORESETS[coreset.method]
+    picks = iter(pool[choose(coreset.features(teacher, pool), count)].tolist()) if len(pool) else iter(())
+    random, seen = iter(rest), set[int]()
+    for place in range(len(rest)):
+        by_features = int((place + 1) * coreset.share) > int(place * coreset.share)
+        row = _unseen(picks if by_features else random, seen)
+        if row is None:  # one of the two is used up
+            row = _unseen(random, seen)
+        if row is None:
+            return
+        seen.add(row)
+        yield row
+
+
+def _unseen(rows: Iterator[int], seen: set[int]) -> int | None:
+    return next((row for row in rows if row not in seen), None)
+
+
+def allocate(
+    sizes: Mapping[Stratum, int], budget: int, weight: Callable[[Stratum], float] = lambda stratum: 1.0
+) -> Quota:
+    """Split a budget over strata: a floor for each, then in proportion to the weighted square root of the size.
 
     Places are given one after another (Sainte-Lague's divisors), so that a larger budget takes none from any stratum;
     shares that are rounded down can.
     """
     places = (
-        (0.0, float(place), -size, key) if place < FLOOR else (1.0, (place - FLOOR + 0.5) / size**0.5, -size, key)
+        (0.0, float(place), -size, key)
+        if place < FLOOR
+        else (1.0, (place - FLOOR + 0.5) / (weight(key) * size**0.5), -size, key)
         for key, size in sizes.items()
         for place in range(min(size, budget))
     )
@@ -73,10 +175,53 @@ def allocate(sizes: Mapping[tuple[str, str], int], budget: int) -> dict[tuple[st
     return {key: taken[key] for key in sizes}
 
 
-def mixed_batch(fresh: Rows, replayed: Rows, size: int, share: float, seed: int, step: int) -> Rows:
-    """A batch of ``size`` rows of which ``share`` are replayed, at least one is not; a function of (seed, step)."""
-    from mmkd_core.student.training import epoch_batch
+class MixedBatches:
+    """Batches of fresh and replayed rows; a function of (seed, step) alone.
 
-    old = min(round(size * share), size - 1, len(replayed))
-    new = epoch_batch(fresh, size - old, seed, step)
-    return np.concatenate([new, epoch_batch(replayed, old, seed + 1, step)]) if old else new
+    The replayed rows of a step belong to at most ``at_once`` earlier teachers, in turn, and to the samples that nobody
+    taught. So a step reads the features of a fixed number of teachers, however many there have been. Rows that are
+    fresh are visited as such and not once more.
+
+    Args:
+        fresh: what the new teachers teach.
+        share: of a batch that is replayed; at least one row of it is not.
+    """
+
+    def __init__(self, fresh: Rows, replay: Replay, size: int, share: float, at_once: int, seed: int) -> None:
+        self.fresh, self.seed, self.size, self.at_once = fresh, seed, size, at_once
+        self.everyone = replay.teachers
+        self.replay = replay
+        self.untaught = np.setdiff1d(replay.of([UNTAUGHT]), fresh)
+        listed = len(np.setdiff1d(replay.rows, fresh))
+        self.old = min(round(size * share), size - 1, listed)
+        self.free = round(self.old * len(self.untaught) / listed) if listed else 0
+        self._pools: dict[tuple[str, ...], Rows] = {}
+
+    def teachers(self, step: int) -> tuple[str, ...]:
+        """Who teaches the replayed rows of a step: each of the earlier teachers at least once in a cycle of steps."""
+        if len(self.everyone) <= self.at_once:
+            return tuple(self.everyone)
+        cycle, place = divmod(step, -(-len(self.everyone) // self.at_once))
+        order = np.random.default_rng([self.seed, 5, cycle]).permutation(len(self.everyone))
+        turn = np.arange(place * self.at_once, (place + 1) * self.at_once) % len(order)
+        return tuple(sorted(self.everyone[i] for i in order[turn]))
+
+    def __call__(self, step: int) -> Rows:
+        """Rows of a step. Where the teachers whose turn it is have too few, more are fresh."""
+        from mmkd_core.student.training import epoch_batch
+
+        pool = self._taught(self.teachers(step))
+        taught = min(self.old - self.free, len(pool))
+        parts = [
+            (self.fresh, self.size - taught - self.free, self.seed),
+            (pool, taught, self.seed + 1),
+            (self.untaught, self.free, self.seed + 2),
+        ]
+        return np.concatenate([epoch_batch(rows, count, seed, step) for rows, count, seed in parts if count])
+
+    def _taught(self, teachers: tuple[str, ...]) -> Rows:
+        if teachers not in self._pools:
+            if len(self._pools) > len(self.everyone):  # of earlier cycles
+                self._pools.clear()
+            self._pools[teachers] = np.setdiff1d(self.replay.of(teachers), self.fresh)
+        return self._pools[teachers]

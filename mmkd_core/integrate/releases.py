@@ -6,7 +6,7 @@
       heads.safetensors    per teacher: head and frozen normalisers
       heads.json           their names and dimensions
       trust/NAME.npz       what each teacher was trusted with
-      replay.json          sample ids that the next integration replays
+      replay.json          sample ids that were replayed, by teacher and domain
       mmkd.yaml mmkd.lock  configuration and teachers at that time
       predictions.parquet  per-sample predictions on the test split
     releases/CURRENT       "0001"

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_core.data.manifest import Corpus
-from mmkd_core.distill.replay import FLOOR, UNTAUGHT, allocate, mixed_batch, replay_list, with_untaught
+from mmkd_core.distill.replay import (
+    FLOOR,
+    UNTAUGHT,
+    Coreset,
+    MixedBatches,
+    Replay,
+    allocate,
+    replay_list,
+    with_untaught,
+)
 
 DOMAINS = ("ct", "mri", "xray")
 
@@ -41,15 +50,15 @@ def test_the_order_of_the_corpus_and_of_the_teachers_does_not_matter(table, budg
     corpus, masks = table
     order = np.random.default_rng(shuffle).permutation(len(corpus))
     turned = {name: masks[name][order] for name in reversed(masks)}
-    here = replay_list(corpus, masks, budget, seed)
-    there = replay_list(corpus.take(order), turned, budget, seed)
+    here = replay_list(corpus, masks, budget, seed).rows
+    there = replay_list(corpus.take(order), turned, budget, seed).rows
     assert ids(corpus, here) == ids(corpus.take(order), there)
 
 
 @given(table=tables(), budget=st.integers(0, 100), more=st.integers(1, 60))
 def test_a_smaller_budget_gives_a_subset(table, budget, more):
     corpus, masks = table
-    small, large = (replay_list(corpus, masks, size, seed=3) for size in (budget, budget + more))
+    small, large = (replay_list(corpus, masks, size, seed=3).rows for size in (budget, budget + more))
     assert set(small.tolist()) <= set(large.tolist())
 
 
@@ -57,7 +66,7 @@ def test_a_smaller_budget_gives_a_subset(table, budget, more):
 def test_rows_are_distinct_trusted_and_within_the_budget(table, budget):
     """A row in two strata is replayed once: lists of overlapping strata are shorter, never longer."""
     corpus, masks = table
-    rows = replay_list(corpus, masks, budget, seed=3)
+    rows = replay_list(corpus, masks, budget, seed=3).rows
     trusted = np.any(list(masks.values()), axis=0)
     assert rows.dtype == np.int64
     assert rows.tolist() == sorted(set(rows.tolist()))
@@ -73,7 +82,7 @@ def test_rows_are_distinct_trusted_and_within_the_budget(table, budget):
 def test_each_stratum_keeps_its_floor():
     corpus = corpus_of(["ct"] * 2000 + ["mri"] * 40 + ["xray"] * 10)
     everything = np.ones(len(corpus), bool)
-    rows = replay_list(corpus, {"a": everything}, 200, seed=0)
+    rows = replay_list(corpus, {"a": everything}, 200, seed=0).rows
     kept = {domain: int((corpus.domain[rows] == domain).sum()) for domain in DOMAINS}
     assert len(rows) == 200
     assert kept["xray"] == 10
@@ -84,7 +93,7 @@ def test_each_stratum_keeps_its_floor():
 def test_the_seed_chooses_the_rows():
     corpus = corpus_of(["ct"] * 200)
     masks = {"a": np.ones(200, bool)}
-    one, two, again = (set(replay_list(corpus, masks, 50, seed).tolist()) for seed in (0, 1, 0))
+    one, two, again = (set(replay_list(corpus, masks, 50, seed).rows.tolist()) for seed in (0, 1, 0))
     assert one == again
     assert len(one & two) < 30
 
@@ -92,7 +101,7 @@ def test_the_seed_chooses_the_rows():
 def test_nobody_trusted_gives_an_empty_list():
     corpus = corpus_of(["ct"] * 3)
     for masks, budget in (({}, 5), ({"a": np.zeros(3, bool)}, 5), ({"a": np.ones(3, bool)}, 0)):
-        rows = replay_list(corpus, masks, budget, seed=0)
+        rows = replay_list(corpus, masks, budget, seed=0).rows
         assert rows.dtype == np.int64
         assert rows.tolist() == []
 
@@ -128,35 +137,121 @@ def test_a_larger_budget_takes_from_nobody():
     assert firsts == sorted(firsts)
 
 
+def lists_of(**rows):
+    """A list with one stratum a teacher; ``_`` stands for nobody."""
+    strata = {(name.strip("_"), "ct"): np.array(sorted(members), np.int64) for name, members in rows.items()}
+    return Replay(strata, {})
+
+
 @given(
     fresh=st.integers(1, 60),
-    replayed=st.integers(0, 60),
+    lists=st.lists(st.integers(0, 30), min_size=1, max_size=5),
+    free=st.integers(0, 20),
     size=st.integers(2, 32),
     share=st.floats(0, 0.99),
+    at_once=st.integers(1, 4),
     seed=st.integers(0, 2**31),
     step=st.integers(0, 1000),
 )
-def test_mixed_batch(fresh, replayed, size, share, seed, step):
-    new, old = np.arange(fresh), 1000 + np.arange(replayed)
-    batch = mixed_batch(new, old, size, share, seed, step)
-    assert batch.tolist() == mixed_batch(new, old, size, share, seed, step).tolist()
-    from_old = batch[batch >= 1000]
-    expected = min(round(size * share), replayed, size - 1)
-    assert len(from_old) == expected
-    assert len(batch) - expected == min(fresh, size - expected)
+def test_mixed_batches(fresh, lists, free, size, share, at_once, seed, step):
+    new = np.arange(fresh)
+    old = {name: 1000 * (i + 1) + np.arange(n) for i, (name, n) in enumerate(zip("abcde", lists, strict=False))}
+    replay = lists_of(**old, _=9000 + np.arange(free))
+    batches, again = (MixedBatches(new, replay, size, share, at_once, seed) for _ in range(2))
+    again(step + 1)  # what was asked before does not matter
+    batch, active = batches(step), batches.teachers(step)
+    assert batch.tolist() == again(step).tolist()
+    assert active == again.teachers(step)
+    assert len(active) == min(at_once, len(lists))
+    allowed = {row for name in active for row in old[name].tolist()} | set(range(9000, 9000 + free))
+    replayed = set(batch.tolist()) - set(new.tolist())
+    assert replayed <= allowed
     assert len(set(batch.tolist())) == len(batch)
-    assert set(batch.tolist()) <= set(new.tolist()) | set(old.tolist())
+    assert len(replayed) <= min(round(size * share), size - 1)
+    assert len(batch) == min(size, len(replayed) + fresh)
 
 
 def test_every_replayed_row_comes_round():
-    new, old = np.arange(500), 1000 + np.arange(40)
-    seen = np.concatenate([mixed_batch(new, old, 16, 0.5, 0, step) for step in range(5)])
-    assert sorted(seen[seen >= 1000].tolist()) == old.tolist()
+    batches = MixedBatches(np.arange(500), lists_of(a=1000 + np.arange(40)), 16, 0.5, 4, 0)
+    seen = np.concatenate([batches(step) for step in range(5)])
+    assert sorted(seen[seen >= 1000].tolist()) == list(range(1000, 1040))
+
+
+def test_every_teacher_has_its_turn():
+    batches = MixedBatches(np.arange(500), lists_of(**{f"t{i:02d}": [1000 + i] for i in range(11)}), 16, 0.5, 4, seed=3)
+    for cycle in range(5):
+        turns = [batches.teachers(3 * cycle + place) for place in range(3)]
+        assert set().union(*turns) == set(batches.everyone)
+        assert all(len(turn) == 4 for turn in turns)
+
+
+def test_a_row_that_is_fresh_is_not_replayed_too():
+    batches = MixedBatches(np.arange(50), lists_of(a=np.arange(40, 60)), 20, 0.5, 4, 0)
+    assert all(len(set(batches(step).tolist())) == 20 for step in range(20))
 
 
 @pytest.mark.parametrize("share", [0.99, 0.75])
 def test_a_batch_of_two_keeps_one_fresh_row(share):
-    assert (mixed_batch(np.arange(9), 1000 + np.arange(9), 2, share, 0, 0) < 1000).sum() == 1
+    batches = MixedBatches(np.arange(9), lists_of(a=1000 + np.arange(9)), 2, share, 4, 0)
+    assert (batches(0) < 1000).sum() == 1
+
+
+coresets = st.builds(
+    Coreset,
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from(["herding", "k-centre"]),
+    st.just(lambda teacher, rows: np.random.default_rng(7).normal(size=(100, 3))[rows].astype(np.float32)),
+)
+
+
+@given(table=tables(), budget=st.integers(0, 100), more=st.integers(1, 60), coreset=coresets)
+def test_a_smaller_budget_gives_a_subset_with_chosen_rows_too(table, budget, more, coreset):
+    corpus, masks = table
+    small, large = (replay_list(corpus, masks, size, 3, coreset=coreset) for size in (budget, budget + more))
+    for key, rows in small.strata.items():
+        assert rows.tolist() == large.strata[key][: len(rows)].tolist()
+        assert len(set(rows.tolist())) == len(rows)
+    assert sum(map(len, small.strata.values())) == min(budget, sum(mask.sum() for mask in masks.values()))
+
+
+def test_what_an_audit_found_comes_first():
+    corpus = corpus_of(["ct"] * 100)
+    masks = {"a": np.ones(100, bool)}
+    late = replay_list(corpus, masks, 100, 0).strata["a", "ct"][-5:]
+    names = [str(name) for name in corpus.sample_id[late]]
+    listed = replay_list(corpus, masks, 20, 0, first=[*names, "unknown"]).strata["a", "ct"]
+    assert listed[:5].tolist() == late.tolist()
+    assert sorted(listed[5:].tolist()) == replay_list(corpus, masks, 15, 0).rows.tolist()
+
+
+def test_a_part_is_chosen_by_features():
+    corpus = corpus_of(["ct"] * 200)
+    features = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    features[17] = 50  # far out: k-centre's second pick
+    coreset = Coreset(0.25, "k-centre", lambda teacher, rows: features[rows])
+    listed = replay_list(corpus, {"a": np.ones(200, bool)}, 40, 0, coreset=coreset).strata["a", "ct"]
+    plain = replay_list(corpus, {"a": np.ones(200, bool)}, 40, 0).strata["a", "ct"]
+    assert 17 in listed[:8]
+    assert len(set(plain.tolist()) & set(listed.tolist())) >= 30, "three quarters are the keyed reservoir's first"
+
+
+@given(table=tables(), budget=st.integers(1, 60))
+def test_watched_rows_are_not_replayed_unless_all_are(table, budget):
+    corpus, masks = table
+    replay = replay_list(corpus, masks, budget, 3, watch=4)
+    for (teacher, domain), rows in replay.strata.items():
+        members = np.flatnonzero(masks[teacher] & (corpus.domain == domain))
+        watched = replay.watched[teacher, domain]
+        assert set(watched.tolist()) <= set(members.tolist())
+        assert 1 <= len(watched) <= 4
+        if len(rows) < len(members):
+            assert not set(watched.tolist()) & set(rows.tolist())
+
+
+def test_a_stratum_can_weigh_more():
+    sizes = {("a", "ct"): 10_000, ("b", "ct"): 10_000}
+    quota = allocate(sizes, 2 * FLOOR + 400, lambda stratum: 3.0 if stratum[0] == "a" else 1.0)
+    assert quota == {("a", "ct"): FLOOR + 300, ("b", "ct"): FLOOR + 100}
 
 
 @given(table=tables())
@@ -167,7 +262,7 @@ def test_what_nobody_teaches_is_replayed_too(table):
     free = strata.pop(UNTAUGHT)
     assert set(strata) == set(earlier)
     assert np.array_equal(free, ~np.any(list(masks.values()), axis=0))
-    listed = replay_list(corpus, {UNTAUGHT: free}, FLOOR * len(DOMAINS), 0)
+    listed = replay_list(corpus, {UNTAUGHT: free}, FLOOR * len(DOMAINS), 0).rows
     assert set(corpus.domain[listed]) == set(corpus.domain[free]), "each of its domains has a share"
 
 

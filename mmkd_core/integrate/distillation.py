@@ -1,0 +1,223 @@
+"""One run of stage 2 over a workspace: from a student, features and trust to a committed release."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_store import FeatureStore
+from mmkd_core.contract import TeacherSpec
+from mmkd_core.distill.bank import Bank
+from mmkd_core.distill.config import DistillConfig, IncrementalConfig
+from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
+from mmkd_core.distill.objective import Samples
+from mmkd_core.distill.replay import UNTAUGHT, Coreset, Replay, replay_list, with_untaught
+from mmkd_core.distill.run import distill, interpolate
+from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.errors import PluginError
+from mmkd_core.extract import Job, extract
+from mmkd_core.integrate import releases
+from mmkd_core.integrate.features import (
+    Array,
+    Features,
+    corpus_texts,
+    locked_specs,
+    open_store,
+    release_spec,
+    weights_digest,
+)
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.student_data import pixels_of, predict
+from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
+from mmkd_core.plugins import PluginHost
+from mmkd_core.plugins.loaders import open_clip
+from mmkd_core.plugins.weights import resolve
+from mmkd_core.progress import Progress
+from mmkd_core.student.model import Student
+from mmkd_core.student.training import forget_checkpoint
+from mmkd_core.trust import TeacherTrust
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a distillation gave: the release, whether it was made now, and facts for people."""
+
+    release: Release
+    made: bool
+    fidelity: dict[str, float]
+
+
+class Distillation:
+    """One run of stage 2 over a workspace, from whichever student to the release that it becomes."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        config: DistillConfig,
+        start: Path,
+        parent: Release | None,
+        trust: Mapping[str, TeacherTrust],
+        progress: Progress | None,
+    ) -> None:
+        self.workspace, self.config, self.start = workspace, config, start
+        self.parent, self.trust, self.progress = parent, trust, progress
+        self.corpus = workspace.corpus()
+        self.specs = locked_specs(workspace, PluginHost.discover())
+        if not self.specs:
+            raise PluginError("no teacher is in use", next="Run `mmkd teachers add NAME`")
+        self.pixels = pixels_of(workspace, self.corpus, progress)
+        self.bank = Bank.build(self.corpus, config.bank, workspace.config.seed)
+
+    @property
+    def earlier(self) -> list[str]:
+        """Teachers in use that the parent has learnt from."""
+        return [name for name in self.parent.teachers if name in self.specs] if self.parent else []
+
+    @cached_property
+    def parent_spec(self) -> TeacherSpec:
+        """An old student is just another teacher."""
+        assert self.parent
+        scale = Student.load(self.parent.student).logit_scale
+        return release_spec(self.parent, scale, tuple(self.corpus.domains))
+
+    def replay(self, config: IncrementalConfig, new: Sequence[str], first: Collection[str] = ()) -> Replay:
+        """Rows that keep alive what the parent learnt, from the earlier teachers and from captions alone."""
+        self._extract_parent()
+        old, fresh = ({name: self.trust[name].mask for name in names} for names in (self.earlier, new))
+        masks = with_untaught(self.corpus, old, fresh)
+        with open_store(self.workspace) as store:
+
+            def features(teacher: str, rows: Rows) -> Array:
+                spec = self.parent_spec if teacher == UNTAUGHT else self.specs[teacher]
+                return Features(spec, self.corpus, store).images(rows)
+
+            coreset = Coreset(config.coreset, config.coreset_method, features)
+            seed, watch = self.workspace.config.seed, config.watch
+            return replay_list(self.corpus, masks, config.replay_rows, seed, first=first, coreset=coreset, watch=watch)
+
+    def run(self, new: list[str], batches: Callable[[int], Rows], label: str, replay: Replay | None = None) -> Outcome:
+        """Train, evaluate and commit; a release of the same inputs is returned as it is."""
+        key = self._identity(new, replay)
+        found = releases.find(self.workspace, key)
+        release = found or self._make(key, new, batches, label, replay)
+        # Also for a release that is found: a kill may have come between its commit and the pointer to it.
+        if releases.current(self.workspace) is None:
+            releases.promote(self.workspace, release.id)
+        return Outcome(release, found is None, release.facts["fidelity"])
+
+    def _make(
+        self, key: str, new: list[str], batches: Callable[[int], Rows], label: str, replay: Replay | None
+    ) -> Release:
+        run = self.workspace.runs / f"{label}-{key[:12]}"
+        student = Student.load(self.start)
+        samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
+        began = time.monotonic()
+        with open_store(self.workspace) as store:
+            taught = distill(
+                student,
+                self._sources(store, new, replay),
+                samples,
+                self.bank,
+                batches,
+                self.config,
+                run,
+                heads=load_heads(self.parent.folder) if self.parent else None,
+                freeze_norms=self.parent is not None,
+                seed=self.workspace.config.seed,
+                identity=key,
+                label=label,
+                progress=self.progress,
+            )
+        if self.parent and isinstance(self.config, IncrementalConfig) and self.config.keep:
+            interpolate(student, Student.load(self.parent.student), self.config.keep)
+        facts = {
+            "identity": key,
+            "parent": self.parent.id if self.parent else None,
+            "teachers": [*(self.parent.teachers if self.parent else []), *new],
+            "new": new,
+            "recipe": self.config.recipe,
+            "steps": self.config.steps,
+            "seconds": round(time.monotonic() - began, 1),
+            "fidelity": taught.fidelity,
+            "replayed": 0 if replay is None else len(replay.rows),
+            **releases.licences(self.parent, {name: self.specs[name].license for name in new}),
+            "student": _shape(student),
+        }
+        return self._commit(student, taught.heads, run, replay, facts)
+
+    def _sources(self, store: FeatureStore, new: list[str], replay: Replay | None) -> list[Source]:
+        taught = [
+            Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask) for name in new
+        ]
+        if self.parent is None or replay is None:
+            return taught
+        for name in self.earlier:
+            # On rows that are fresh as well: where domains overlap, the newcomer is not left alone with them.
+            taught.append(Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask))
+        if factor := getattr(self.config, "parent", 0.0):
+            unclaimed = ~np.any([self.trust[name].mask for name in new], axis=0) & (self.corpus.split == "train")
+            old = Features(self.parent_spec, self.corpus, store)
+            taught.append(old.source(self.bank, unclaimed, heads=False, factor=factor))
+        return taught
+
+    def _extract_parent(self) -> None:
+        """The parent's own features; what is in the store already is not asked for again."""
+        spec = self.parent_spec
+        job = Job(spec, lambda: open_clip.load(spec, resolve(spec), "cpu"))
+        with FeatureStore.open(self.workspace.store, "w") as store:
+            extract(self.corpus, corpus_texts(self.corpus), [job], store, self.progress).require()
+
+    def _identity(self, new: list[str], replay: Replay | None) -> str:
+        return identity(
+            self.corpus.fingerprint,
+            self.workspace.config.seed,
+            self.config.model_dump(),
+            weights_digest(self.start),
+            self.parent.id if self.parent else None,
+            {name: (self.specs[name].fingerprint, self.trust[name].to_json()) for name in new},
+            None if replay is None else replay.rows.tolist(),
+        )
+
+    def _commit(
+        self, student: Student, heads: dict[str, TeacherHead], run: Path, replay: Replay | None, facts: dict[str, Any]
+    ) -> Release:
+        staging = run / "staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        student.save(staging / "student")
+        save_heads(heads, staging)
+        for name in facts["teachers"]:
+            if name in self.trust:
+                (staging / "trust").mkdir(exist_ok=True)
+                self.trust[name].save(staging / "trust" / f"{name}.npz")
+        write_json(staging / "replay.json", self._named(replay))
+        predictions = predict(student, self.corpus, self.pixels)
+        predictions.save(staging / "predictions.parquet")
+        (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
+        shutil.copyfile(self.workspace.lock_file, staging / LOCK)
+        shutil.copyfile(run / "log.jsonl", staging / "log.jsonl")
+        made = releases.commit(self.workspace, staging, facts)
+        forget_checkpoint(run)
+        return made
+
+    def _named(self, replay: Replay | None) -> dict[str, list[str]]:
+        """Sample ids by ``teacher/domain``; samples that nobody taught stand under ``/domain``."""
+        strata = replay.strata if replay else {}
+        return {"/".join(key): [str(name) for name in self.corpus.sample_id[rows]] for key, rows in strata.items()}
+
+
+def _shape(student: Student) -> dict[str, Any]:
+    return {
+        "size": student.pixels,
+        "resize": student.preprocess["resize_mode"],
+        "mean": student.preprocess["mean"],
+        "std": student.preprocess["std"],
+        "context_length": student.context_length,
+        "embed_dim": student.embed_dim,
+    }
