@@ -22,7 +22,8 @@ from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
-from mmkd_core.student.training import random_crops
+from mmkd_core.student.step import Embedded, Losses, Share
+from mmkd_core.student.views import Views
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,28 @@ class Samples:
         """Tokenize captions (N) and number domains as the bank does; -1 is a domain without a bank."""
         number = {domain: i for i, domain in enumerate(bank.domains)}
         return cls(pixels, student.tokenize(list(captions)), torch.tensor([number.get(d, -1) for d in domains]))
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What a step reads.
+
+    Attributes:
+        rows: (B,) rows of the corpus, everybody's.
+        views: the share's images.
+        tokens: the share's part of the step's distinct texts: captions, then the bank's domain by domain.
+        which: (B,) the place of each row's caption among all of the step's texts.
+        captions: how many of those texts are captions.
+        draw: per domain, which texts of the bank follow.
+    """
+
+    share: Share
+    rows: Rows
+    views: Views
+    tokens: Tensor
+    which: Tensor
+    captions: int
+    draw: Mapping[str, Rows]
 
 
 class Objective:
@@ -72,35 +95,39 @@ class Objective:
         self.samples, self.bank, self.batches, self.config, self.seed = samples, bank, batches, config, seed
         self.bank_tokens = {domain: student.tokenize(texts) for domain, texts in bank.texts.items()}
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """Weighted losses of one step."""
-        config, weights, student = self.config, self.config.factors, self.student
-        rows = self.batches(step)
-        pixels = random_crops(student.prepare(self.samples.pixels[rows]), config.crop, self.seed, step)
-        image = F.normalize(student.images(pixels), dim=-1)
-        draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
-        text, bank = self._texts(rows, draw)
-        scale = student.model.logit_scale.exp()
-        parts = {}
-        if weights.clip or weights.untaught:
-            parts["clip"] = clip_loss(image, text, scale, self._captions(rows))
-        if weights.relation:
-            parts["relation"] = weights.relation * self._relation(rows, image, bank, draw, scale)
-        if weights.fd or weights.icl:
-            fd, icl = self._heads(rows, image, text)
-            parts |= {"fd": weights.fd * fd} if weights.fd else {}
-            parts |= {"icl": weights.icl * icl} if weights.icl else {}
-        return parts
-
-    def _texts(self, rows: Rows, draw: Mapping[str, Rows]) -> tuple[Tensor, Tensor]:
-        """Unit-norm captions (B, D) and, domain by domain, the drawn texts of the bank (K x domains, D).
+    def batch(self, step: int, share: Share) -> StepBatch:
+        """Read the share's images; captions and the texts drawn from the bank are one list, shared out like images.
 
         People's captions repeat, so each is embedded once; the bank goes through the tower with them.
         """
+        config, rows = self.config, self.batches(step)
+        views = Views.of(self.samples.pixels, rows, share, config.crop, self.seed, step)
+        draw = self.bank.draw(config.bank.per_step, self.seed, step) if config.factors.relation else {}
         captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
-        drawn = [self.bank_tokens[domain][index] for domain, index in draw.items()]
-        embedded = F.normalize(self.student.texts(torch.cat([captions, *drawn])), dim=-1)
-        return embedded[which], embedded[len(captions) :]
+        tokens = torch.cat([captions, *(self.bank_tokens[domain][index] for domain, index in draw.items())])
+        return StepBatch(share, rows, views, tokens[share.of(len(tokens))], which, len(captions), draw)
+
+    def embed(self, batch: StepBatch, piece: Share) -> Embedded:
+        """Unit-norm embeddings of images (b, D) and of texts (t, D)."""
+        text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
+        return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
+
+    def losses(self, batch: StepBatch, embedded: Embedded) -> Losses:
+        """Weighted losses of the share."""
+        weights, rows, draw, share = self.config.factors, batch.rows, batch.draw, batch.share
+        image, texts = embedded
+        text, bank = texts[batch.which], texts[batch.captions :]
+        scale = self.student.model.logit_scale.exp()
+        parts = {}
+        if weights.clip or weights.untaught:
+            parts["clip"] = clip_loss(image, text, scale, self._captions(rows), share)
+        if weights.relation:
+            parts["relation"] = weights.relation * self._relation(rows, image, bank, draw, scale) / share.count
+        if weights.fd or weights.icl:
+            fd, icl = self._heads(rows, image, text)
+            parts |= {"fd": weights.fd * fd / share.count} if weights.fd else {}
+            parts |= {"icl": weights.icl * icl / share.count} if weights.icl else {}
+        return parts
 
     def _captions(self, rows: Rows) -> Tensor:
         """Factor (B,) of each sample's own caption: the only thing that teaches a sample nobody else teaches."""

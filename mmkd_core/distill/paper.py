@@ -12,6 +12,7 @@ the losses, and the logit scale of the contrast is exponentiated and trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
-from mmkd_core.student.training import random_crops
+from mmkd_core.student.step import Embedded, Losses, Share
+from mmkd_core.student.views import Views
 
 ALIGN_STEPS, ALIGN_BATCH, DROPOUT, NOISE = 300, 256, 0.2, 0.01
 
@@ -84,6 +86,17 @@ def fit_alignment(sources: Sequence[Source], latent: int, seed: int) -> Alignmen
     return model.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class PaperBatch:
+    """The rows of a step, and a share of its images and caption tokens (B, L)."""
+
+    step: int
+    share: Share
+    rows: Rows
+    views: Views
+    tokens: Tensor
+
+
 class PaperObjective:
     """Losses of a step of the published scheme, as ``training.fit`` wants them."""
 
@@ -101,18 +114,28 @@ class PaperObjective:
         self.student, self.scale, self.alignment, self.sources = student, scale, alignment, sources
         self.samples, self.batches, self.config, self.seed = samples, batches, config, seed
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """Weighted losses of one step."""
-        weights, student = self.config.factors, self.student
+    def batch(self, step: int, share: Share) -> PaperBatch:
+        """Read the share's images and captions; the teachers are drawn for everybody."""
         rows = self.batches(step)
-        pixels = random_crops(student.prepare(self.samples.pixels[rows]), self.config.crop, self.seed, step)
-        image = F.normalize(student.images(pixels), dim=-1)
-        text = F.normalize(student.texts(self.samples.tokens[torch.from_numpy(rows)]), dim=-1)
+        views = Views.of(self.samples.pixels, rows, share, self.config.crop, self.seed, step)
+        tokens = self.samples.tokens[torch.from_numpy(rows[share.of(len(rows))])]
+        return PaperBatch(step, share, rows, views, tokens)
+
+    def embed(self, batch: PaperBatch, piece: Share) -> Embedded:
+        """Unit-norm embeddings of images (b, D) and captions (b, D)."""
+        text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
+        return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
+
+    def losses(self, batch: PaperBatch, embedded: Embedded) -> Losses:
+        """Weighted losses of the share."""
+        weights, (image, text), share = self.config.factors, embedded, batch.share
         parts: dict[str, Tensor] = {}
         if weights.clip:
-            parts["clip"] = weights.clip * clip_loss(image, text, student.model.logit_scale.exp())
+            scale = self.student.model.logit_scale.exp()
+            parts["clip"] = weights.clip * clip_loss(image, text, scale, share=share)
         if weights.fd or weights.icl:
-            parts |= self._taught(rows, image, text, step)
+            whole = self._taught(batch.rows, image, text, batch.step)
+            parts |= {name: loss / share.count for name, loss in whole.items()}
         # The optimiser wants a gradient also where nobody teaches and captions do not count.
         return parts or {"fd": 0.0 * (image.sum() + text.sum())}
 

@@ -72,7 +72,10 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=400, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    batch_size: int = Field(default=128, ge=2, description="samples of a step, over all processes")
+    accumulate: int = Field(
+        default=1, ge=1, description="pieces that a process embeds its part of a batch in: less memory, the same step"
+    )
     lr: float = 2e-3
     warmup: int = Field(default=40, ge=0, description="steps of linear warm-up before the cosine")
     final_lr: float = Field(default=0.02, ge=0, le=1, description="share of lr that is left at the end")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,81 @@ from torch.nn import functional as F
 from mmkd_core.progress import Progress
 from mmkd_core.student.config import PretrainConfig
 from mmkd_core.student.model import Student
-from mmkd_core.student.training import Batches, fit, random_crops
+from mmkd_core.student.step import Embedded, Losses, Share
+from mmkd_core.student.training import Batches, fit
+from mmkd_core.student.views import Pixels, Views
 
 MAX_LOGIT_SCALE = 4.6052  # ln 100, as CLIP
 
 
-def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Symmetric InfoNCE over a batch.
+def clip_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor, weight: Tensor | None = None, share: Share | None = None
+) -> Tensor:
+    """Symmetric InfoNCE over a batch: the mean over pairs, or a share's part of it.
 
     Args:
         image: unit-norm embeddings (B, D).
         text: unit-norm embeddings (B, D); row i belongs to image i.
         logit_scale: scalar factor on cosines, already exponentiated.
         weight: (B,) how much each pair counts as an anchor; all are negatives of the others. 1 by default.
+        share: anchors to count; all by default. The parts of all shares add up to the whole.
     """
-    logits = logit_scale * image @ text.T
-    target = torch.arange(len(logits))
+    share = share or Share()
+    mine = share.of(len(image))
+    target = torch.arange(len(image), device=image.device)[mine]
+    logits = logit_scale * image[mine] @ text.T
+    transposed = logits.T if share.count == 1 else logit_scale * text[mine] @ image.T
     image_to_text = F.cross_entropy(logits, target, reduction="none")
-    text_to_image = F.cross_entropy(logits.T, target, reduction="none")
+    text_to_image = F.cross_entropy(transposed, target, reduction="none")
     pair = (image_to_text + text_to_image) / 2
-    return (pair if weight is None else weight * pair).mean()
+    return (pair if weight is None else weight[mine] * pair).sum() / len(image)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """A share of the pairs of a step: images, and caption tokens (B, L)."""
+
+    share: Share
+    views: Views
+    tokens: Tensor
+
+
+class ClipObjective:
+    """The CLIP loss of stage 1, as ``training.fit`` wants it.
+
+    Args:
+        pixels: uint8 (N, H, W, 3).
+        tokens: (N, L).
+        batches: rows of a step.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        pixels: Pixels,
+        tokens: Tensor,
+        batches: Callable[[int], np.ndarray[Any, Any]],
+        crop: float,
+        seed: int,
+    ) -> None:
+        self.student, self.pixels, self.tokens = student, pixels, tokens
+        self.batches, self.crop, self.seed = batches, crop, seed
+
+    def batch(self, step: int, share: Share) -> PairBatch:
+        """Read the share's images and captions."""
+        rows = self.batches(step)
+        views = Views.of(self.pixels, rows, share, self.crop, self.seed, step)
+        return PairBatch(share, views, self.tokens[torch.from_numpy(rows[share.of(len(rows))])])
+
+    def embed(self, batch: PairBatch, piece: Share) -> Embedded:
+        """Unit-norm embeddings of images (b, D) and captions (b, D)."""
+        text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
+        return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
+
+    def losses(self, batch: PairBatch, embedded: Embedded) -> Losses:
+        """``clip``."""
+        image, text = embedded
+        return {"clip": clip_loss(image, text, self.student.model.logit_scale.exp(), share=batch.share)}
 
 
 def pretrain(
@@ -57,19 +114,11 @@ def pretrain(
         rows: which of the N pairs to train on.
         identity: hash of everything that determines the result; see ``training.fit``.
     """
-    tokens = student.tokenize(captions)
     batches = Batches(rows, domains[rows], config, seed)
-
-    def losses(step: int) -> dict[str, Tensor]:
-        batch = batches(step)
-        images = random_crops(student.prepare(pixels[batch]), config.crop, seed, step)
-        image = F.normalize(student.images(images), dim=-1)
-        text = F.normalize(student.texts(tokens[batch]), dim=-1)
-        return {"clip": clip_loss(image, text, student.model.logit_scale.exp())}
-
+    objective = ClipObjective(student, pixels, student.tokenize(captions), batches, config.crop, seed)
     return fit(
         student.model,
-        losses,
+        objective,
         config,
         folder,
         identity=identity,

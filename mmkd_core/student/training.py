@@ -3,7 +3,7 @@
 A step sees nothing but its own number: batches, crops and draws are functions of (seed, step). So a run that was
 killed and resumed from its last checkpoint takes the same path, bit for bit, as one that was not.
 
-Does not: know what a loss is. The caller gives a function from the step's number to named, weighted losses.
+Does not: know what a loss is. The caller gives an ``Objective`` (``step``).
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import TrainingError
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student.config import TrainConfig
 from mmkd_core.student.model import precision_dtype
+from mmkd_core.student.step import Batch, Objective, backward
 
-Losses = dict[str, Tensor]
 LOG_EVERY = 10
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 15.0
@@ -53,7 +52,7 @@ def optimizer_for(modules: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def fit(
     modules: nn.Module,
-    losses: Callable[[int], Losses],
+    objective: Objective[Batch],
     config: TrainConfig,
     folder: Path,
     *,
@@ -67,8 +66,7 @@ def fit(
 
     Args:
         modules: everything that is trained and saved in checkpoints.
-        losses: the weighted losses of a step; their sum is minimised. Must depend on nothing but the step's number
-            and the modules.
+        objective: the sum of its losses is minimised. Must depend on nothing but the step's number and the modules.
         folder: where ``checkpoint.pt`` and ``log.jsonl`` live; a run that finds its own checkpoint there goes on. It
             stays until ``forget_checkpoint``, which the caller does when it has kept the result.
         identity: a hash of all that determines the result; a checkpoint of another identity is not used.
@@ -93,15 +91,13 @@ def fit(
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                parts = losses(step)
+            optimizer.zero_grad(set_to_none=True)
+            parts = backward(objective, step, pieces=config.accumulate, dtype=dtype, key=identity)
             total = torch.stack(list(parts.values())).sum()
             if not torch.isfinite(total):
                 raise TrainingError(
                     f"the loss is not finite at step {step}", where=label, next="Lower lr in mmkd.yaml and start again"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)
             optimizer.step()
             if after_step:
@@ -219,20 +215,3 @@ class Batches:
         orders = {int(e): np.random.default_rng([self.seed, number, int(e)]).permutation(len(pool)) for e in epochs}
         index = [orders[int(place // len(pool))][place % len(pool)] for place in places]
         return pool[np.array(index, np.int64)]
-
-
-def random_crops(images: Tensor, smallest: float, seed: int, step: int) -> Tensor:
-    """Crop each image (B, 3, H, W) to a random window of at least ``smallest`` of its side and scale it back.
-
-    No mirror images: "left" and "right" are findings in medicine, and cached features do not turn with them.
-    """
-    if smallest >= 1:
-        return images
-    draw = torch.from_numpy(np.random.default_rng([seed, step, 1]).uniform(size=(len(images), 3)).astype(np.float32))
-    side = smallest + (1 - smallest) * draw[:, 0]
-    shift = (1 - side).unsqueeze(1) * (2 * draw[:, 1:] - 1)
-    theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = shift
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

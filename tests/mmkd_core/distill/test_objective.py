@@ -13,6 +13,7 @@ from torch import nn
 from mmkd_core.distill.config import BankConfig, DistillConfig, Weights
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.run import warm_head
+from mmkd_core.student.step import losses_of
 
 ALL = list(range(12))
 EVEN, ODD = ALL[::2], ALL[1::2]  # the domains ct and xray
@@ -36,7 +37,7 @@ def build(student, samples, bank):
 def gradients(objective, names=("relation", "fd", "icl")):
     modules = nn.ModuleList([objective.student.model, *objective.heads.values()])
     modules.zero_grad(set_to_none=True)
-    parts = objective(0)
+    parts = losses_of(objective, 0)
     torch.stack([parts[name] for name in names]).sum().backward()
     return {name: p.grad.clone() for name, p in modules.named_parameters() if p.grad is not None}
 
@@ -75,7 +76,7 @@ def same(one, two):
 )
 def test_a_loss_of_weight_zero_is_not_computed(build, source, weights):
     teacher = source("a", ALL)
-    parts = build([teacher], **weights)(0)
+    parts = losses_of(build([teacher], **weights), 0)
     assert set(parts) == {"fd", "icl", "clip", "relation"} - set(weights)
 
 
@@ -83,13 +84,13 @@ def test_without_losses_on_teachers_no_feature_is_read(build, source):
     teacher = source("a", ALL)
     objective = build([teacher], fd=0, icl=0, relation=0)
     teacher.store.gathered.clear()
-    objective(0)
+    losses_of(objective, 0)
     assert teacher.store.gathered == []
 
 
 def test_weights_are_factors(build, source):
-    plain = build([source("a", ALL)], fd=1, icl=1, clip=1, relation=1)(0)
-    double = build([source("a", ALL)], fd=2, icl=3, clip=0.5, relation=7)(0)
+    plain = losses_of(build([source("a", ALL)], fd=1, icl=1, clip=1, relation=1), 0)
+    double = losses_of(build([source("a", ALL)], fd=2, icl=3, clip=0.5, relation=7), 0)
     for name, factor in (("fd", 2), ("icl", 3), ("clip", 0.5), ("relation", 7)):
         assert double[name].item() == pytest.approx(factor * plain[name].item(), rel=1e-5)
 
@@ -105,7 +106,7 @@ def test_an_untrusted_sample_changes_no_gradient(build, source):
     assert not same(before, gradients(as_before(objective, [altered(teachers[0], [0]), teachers[1]])))
     assert not same(before, gradients(as_before(objective, [teachers[0], altered(teachers[1], [4])])))
     teachers[0].store.gathered.clear()
-    objective(0)
+    losses_of(objective, 0)
     assert set(teachers[0].store.gathered) == {7, 0, 9, 2}
 
 
@@ -122,7 +123,7 @@ def test_a_sample_outside_the_batch_changes_no_gradient(build, source, name):
 def test_relation_against_numpy(build, source, student, samples, bank):
     """All trusted teachers of a sample count; each pair (sample, teacher) weighs its teacher's factor."""
     teachers = [source("a", [0, 3, 4, 7]), source("b", [0, 2, 9], dim=4, logit_scale=25.0, factor=2.0)]
-    value = build(teachers)(0)["relation"].item()
+    value = losses_of(build(teachers), 0)["relation"].item()
     draw = bank.draw(3, SEED, 0)
     images = student.embed_images(samples.pixels)
     total, weight = 0.0, 0.0
@@ -143,15 +144,15 @@ def test_relation_against_numpy(build, source, student, samples, bank):
 
 def test_fd_and_icl_are_means_over_teachers(build, source):
     one, two = source("a", ALL), source("b", EVEN, dim=9)
-    alone = [build([teacher])(0) for teacher in (one, two)]
-    both = build([one, two])(0)
+    alone = [losses_of(build([teacher]), 0) for teacher in (one, two)]
+    both = losses_of(build([one, two]), 0)
     for name in ("fd", "icl"):
         assert both[name].item() == pytest.approx((alone[0][name].item() + alone[1][name].item()) / 2, rel=1e-5)
 
 
 def test_a_teacher_that_counts_for_one_sample_of_the_batch_has_no_contrast(build, source):
     one, two = source("a", ALL), source("b", [0, 1])  # of the batch only row 0
-    alone, both = build([one])(0), build([one, two])(0)
+    alone, both = losses_of(build([one]), 0), losses_of(build([one, two]), 0)
     assert both["fd"].item() == pytest.approx(alone["fd"].item())
     assert both["icl"].item() == pytest.approx(alone["icl"].item())
     assert both["relation"].item() != pytest.approx(alone["relation"].item())
@@ -159,14 +160,14 @@ def test_a_teacher_that_counts_for_one_sample_of_the_batch_has_no_contrast(build
 
 def test_the_parent_teaches_by_relation_only(build, source):
     one, parent = source("a", EVEN), source("student-0001", ODD, dim=16, heads=False, factor=2.0)
-    alone, both = build([one])(0), build([one, parent])(0)
+    alone, both = losses_of(build([one]), 0), losses_of(build([one, parent]), 0)
     assert both["fd"].item() == pytest.approx(alone["fd"].item())
     assert both["icl"].item() == pytest.approx(alone["icl"].item())
     assert both["relation"].item() != pytest.approx(alone["relation"].item())
 
 
 def test_nobody_trusted_gives_zero_and_no_gradient_but_clips(build, source):
-    parts = build([source("a", [5, 11])])(0)
+    parts = losses_of(build([source("a", [5, 11])]), 0)
     assert (parts["relation"].item(), parts["fd"].item(), parts["icl"].item()) == (0, 0, 0)
     assert parts["clip"].item() > 0
     parts["clip"].backward()
@@ -187,7 +188,7 @@ def test_a_domain_without_a_bank_has_no_relation(build, source, student, samples
 
 def test_a_step_is_a_function_of_its_number(build, source):
     objective = build([source("a", ALL)])
-    one, two, again = (objective(step)["relation"].item() for step in (0, 1, 0))
+    one, two, again = (losses_of(objective, step)["relation"].item() for step in (0, 1, 0))
     assert one == again
     assert one != two  # other texts of the bank
 
@@ -197,8 +198,8 @@ def test_a_student_that_agrees_with_its_teacher_has_no_relation_loss(build, sour
     texts = {domain: torch.from_numpy(student.embed_texts(row)) for domain, row in bank.texts.items()}
     store = type(source("x", []).store)(student.embed_images(samples.pixels), np.ones((12, 16), np.float32))
     itself = replace(source("self", ALL, logit_scale=student.logit_scale, heads=False), store=store, bank=texts)
-    assert build([itself])(0)["relation"].item() == pytest.approx(0, abs=1e-4)
-    assert build([replace(itself, logit_scale=3.0)])(0)["relation"].item() > 1e-3
+    assert losses_of(build([itself]), 0)["relation"].item() == pytest.approx(0, abs=1e-4)
+    assert losses_of(build([replace(itself, logit_scale=3.0)]), 0)["relation"].item() > 1e-3
 
 
 def test_at_least_one_loss_counts():
@@ -210,7 +211,9 @@ def test_caption_of_a_sample_counts_more_where_no_teacher_teaches_it(build, sour
     nobody, everybody, some = [], ALL, [7, 3]
 
     def clip(taught, **weights):
-        return build([source("a", taught, heads=False)], relation=1, fd=0, icl=0, **weights)(0)["clip"].item()
+        return losses_of(build([source("a", taught, heads=False)], relation=1, fd=0, icl=0, **weights), 0)[
+            "clip"
+        ].item()
 
     whole = clip(nobody, clip=0, untaught=1)
     assert whole == pytest.approx(clip(everybody, clip=1, untaught=0))

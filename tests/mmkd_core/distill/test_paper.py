@@ -9,6 +9,7 @@ from mmkd_core.distill import losses as loss
 from mmkd_core.distill import paper
 from mmkd_core.distill.config import DistillConfig, Weights
 from mmkd_core.distill.paper import AlignmentAutoencoder, PaperObjective, fit_alignment
+from mmkd_core.student.step import losses_of
 
 ALL = list(range(12))
 BATCH = np.array([7, 0, 3, 4, 9, 2, 11, 5])
@@ -66,7 +67,7 @@ def test_losses_against_numpy(build, source, student, samples):
         def aligned(self, name, features):
             return features
 
-    parts = build([teacher], Identity(), fd=2.0, icl=0.5, clip=0.1)(0)
+    parts = losses_of(build([teacher], Identity(), fd=2.0, icl=0.5, clip=0.1), 0)
     rows = [3, 0, 4, 2]
     image, tokens = student.embed_images(samples.pixels[rows]), samples.tokens[rows]
     with torch.no_grad():
@@ -88,7 +89,7 @@ def test_losses_against_numpy(build, source, student, samples):
 
 def test_fewer_than_two_taught_samples_leave_only_clip(build, source):
     alignment = fit_alignment([source("a", [0])], 16, seed=0)
-    assert set(build([source("a", [0])], alignment)(0)) == {"clip"}
+    assert set(losses_of(build([source("a", [0])], alignment), 0)) == {"clip"}
 
 
 def test_the_alignment_is_deterministic_frozen_and_learns(source, monkeypatch):
@@ -139,21 +140,21 @@ def test_what_weighs_nothing_is_not_computed(weights, computed, build, source, m
     losses = {"clip": (paper, "clip_loss"), "fd": (loss, "mse_distillation"), "icl": (loss, "interactive_contrast")}
     for name, (module, function) in losses.items():
 
-        def counted(*arguments, name=name, real=getattr(module, function)):
+        def counted(*arguments, name=name, real=getattr(module, function), **options):
             called.add(name)
-            return real(*arguments)
+            return real(*arguments, **options)
 
         monkeypatch.setattr(module, function, counted)
     teacher = source("a", ALL, dim=16)
     objective = build([teacher], fit_alignment([teacher], 16, seed=0), **weights)
     teacher.store.gathered.clear()
-    assert set(objective(0)) == computed == called
+    assert set(losses_of(objective, 0)) == computed == called
     assert bool(teacher.store.gathered) == bool(computed & {"fd", "icl"})
 
 
 def test_a_step_that_teaches_nothing_still_has_a_gradient(build, source):
     nobody = source("a", [])
-    parts = build([nobody], fit_alignment([nobody], 16, seed=0), clip=0)(0)
+    parts = losses_of(build([nobody], fit_alignment([nobody], 16, seed=0), clip=0), 0)
     assert list(parts) == ["fd"]
     assert parts["fd"].item() == 0
     parts["fd"].backward()

@@ -22,9 +22,9 @@ from mmkd_core.student.training import (
     forget_checkpoint,
     learning_rate,
     optimizer_for,
-    random_crops,
     read_log,
 )
+from mmkd_core.student.views import crop, crop_windows
 
 CONFIG = PretrainConfig(steps=12, batch_size=4, warmup=3, lr=1e-2)
 WORDS = ("radiograph", "nodule", "liver", "skin", "fundus", "retina", "lung", "lesion", "border", "slice", "left", "no")
@@ -75,11 +75,30 @@ def kill_after(monkeypatch, module, name, calls):
     monkeypatch.setattr(module, name, mortal)
 
 
+class Plain:
+    """A function from the step's number to losses, as an objective."""
+
+    def __init__(self, losses):
+        self.function = losses
+
+    def batch(self, step, share):
+        return step
+
+    def embed(self, step, piece):
+        parts = self.function(step)
+        self.names = list(parts)
+        return (torch.stack(list(parts.values())),)
+
+    def losses(self, step, embedded):
+        return dict(zip(self.names, embedded[0], strict=True))
+
+
 def linear_run(folder, losses, *, identity="x", steps=6, **options):
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     config = TrainConfig(steps=steps, batch_size=2, warmup=2, precision="fp32")
-    log = fit(module, lambda step: losses(module, step), config, folder, identity=identity, label="test", **options)
+    objective = Plain(lambda step: losses(module, step))
+    log = fit(module, objective, config, folder, identity=identity, label="test", **options)
     return module, log
 
 
@@ -241,7 +260,8 @@ def test_freeze_norms_keeps_running_statistics(tmp_path, frozen):
     norm = nn.BatchNorm1d(3)
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) + 5
     config = TrainConfig(steps=2, batch_size=2, precision="fp32")
-    fit(norm, lambda _: {"x": norm(x).square().mean()}, config, tmp_path, identity="", label="", freeze_norms=frozen)
+    objective = Plain(lambda _: {"x": norm(x).square().mean()})
+    fit(norm, objective, config, tmp_path, identity="", label="", freeze_norms=frozen)
     assert torch.equal(norm.running_mean, torch.zeros(3)) is frozen
     assert not norm.training
 
@@ -299,19 +319,19 @@ def test_epochs_differ_and_repeat_by_seed():
 
 def test_a_crop_of_one_is_the_image_itself():
     images = torch.rand(3, 3, 8, 8)
-    assert random_crops(images, 1.0, seed=0, step=0) is images
+    assert crop(images, crop_windows(3, 1.0, seed=0, step=0)) is images
 
 
 @given(seed=st.integers(0, 2**31), step=st.integers(0, 10**6), smallest=st.floats(0.1, 0.99))
 def test_crops_depend_on_seed_and_step_alone(seed, step, smallest):
     ramp = torch.linspace(-1, 1, 8).expand(2, 3, 8, 8)
     torch.manual_seed(0)
-    one = random_crops(ramp, smallest, seed, step)
+    one = crop(ramp, crop_windows(2, smallest, seed, step))
     torch.manual_seed(1)
     np.random.default_rng().random()
-    assert torch.equal(one, random_crops(ramp, smallest, seed, step))
+    assert torch.equal(one, crop(ramp, crop_windows(2, smallest, seed, step)))
     assert one.shape == ramp.shape
-    other = random_crops(ramp, smallest, seed, step + 1)
+    other = crop(ramp, crop_windows(2, smallest, seed, step + 1))
     assert not torch.equal(one, other)
     # Nobody is mirrored: the ramp still rises from left to right, at most as steeply as before.
     rise = one[..., 2:-2].diff(dim=-1)
@@ -322,7 +342,8 @@ def test_crops_depend_on_seed_and_step_alone(seed, step, smallest):
 def test_a_crop_shows_a_window_inside_the_image():
     """Grid coordinates of a crop stay inside the image: no border is made up."""
     across = torch.linspace(-1, 1, 64).expand(64, 1, 64, 64)
-    crops = random_crops(torch.cat([across, across.transpose(2, 3), across], dim=1), 0.5, seed=5, step=1)
+    images = torch.cat([across, across.transpose(2, 3), across], dim=1)
+    crops = crop(images, crop_windows(64, 0.5, seed=5, step=1))
     left, right = crops[:, 0, 32, 0], crops[:, 0, 32, -1]
     side = (right - left) / 2
     assert side.min() >= 0.48
