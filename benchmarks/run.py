@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import audit
 import extract
 import quality
 import store
@@ -26,6 +27,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **store_disk.FIGURES,
     **extract.FIGURES,
     **quality.FIGURES,
+    **audit.FIGURES,
 }
 
 

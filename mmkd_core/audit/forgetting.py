@@ -9,6 +9,7 @@ Does not: repair, promote or write anything. It reads predictions of two models 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
-from mmkd_core.evaluate.summary import mean_interval, paired_bootstraps, status
-from mmkd_core.statistics import Interval, macro_auc, samples_needed
+from mmkd_core.evaluate.summary import mean_draws, mean_interval, paired_bootstraps, status
+from mmkd_core.statistics import Interval, macro_auc, samples_to_decide
 
 _SAME = "Evaluate both releases on the same split of the same corpus with `mmkd eval zero-shot`."
 
@@ -75,7 +76,7 @@ class DomainChange:
     groups: int
     verdict: Verdict
     needed: int | None
-    """Samples still needed to decide, were the change to stay: 0 if decided, None if no number would do."""
+    """Samples still needed to decide with power 0.8, were the change true: 0 if decided, None if no number would do."""
     before: float
     """AUC of the parent."""
     after: float
@@ -152,7 +153,7 @@ def forgetting(candidate: Predictions, parent: Predictions, config: AuditConfig 
         draw = bootstrap.macro_auc(new.scores, new.truth) - bootstrap.macro_auc(old.scores, old.truth)
         before, after = _auc(old), _auc(new)
         interval = bootstrap.interval(after - before, draw, config.confidence, (-1.0, 1.0))
-        domains[domain] = _change(interval, before, after, _flips(new, old), status(old), config)
+        domains[domain] = _change(interval, draw, before, after, _flips(new, old), status(old), config)
         draws.append(draw)
     mean = _mean(compared, domains, draws, config)
     return ForgettingAudit(domains, mean, _overall([*domains.values(), mean]), config, undefined)
@@ -163,13 +164,20 @@ def _mean(
 ) -> DomainChange:
     changes = list(domains.values())
     interval = mean_interval(compared.domains, [c.delta for c in changes], draws, config.confidence, (-1.0, 1.0))
+    draw = mean_draws(draws)
     flips = sum(c.positive_flips for c in changes), sum(c.negative_flips for c in changes)
     before, after = float(np.mean([c.before for c in changes])), float(np.mean([c.after for c in changes]))
-    return _change(interval, before, after, flips, f"over {len(changes)} domains", config)
+    return _change(interval, draw, before, after, flips, f"over {len(changes)} domains", config)
 
 
 def _change(
-    interval: Interval, before: float, after: float, flips: tuple[int, int], note: str, config: AuditConfig
+    interval: Interval,
+    draws: NDArray[np.float64],
+    before: float,
+    after: float,
+    flips: tuple[int, int],
+    note: str,
+    config: AuditConfig,
 ) -> DomainChange:
     if interval.lower > -config.margin:
         verdict = Verdict.PASS
@@ -184,13 +192,21 @@ def _change(
         n=interval.n,
         groups=interval.groups,
         verdict=verdict,
-        needed=samples_needed(interval, -config.margin),
+        needed=0 if verdict is not Verdict.INCONCLUSIVE else _needed(interval, draws, config),
         before=before,
         after=after,
         positive_flips=flips[0],
         negative_flips=flips[1],
         status=note,
     )
+
+
+def _needed(interval: Interval, draws: NDArray[np.float64], config: AuditConfig) -> int | None:
+    if interval.groups < 2:
+        return None
+    spread = float(np.nanstd(draws)) * interval.n**0.5
+    whole = samples_to_decide(spread, config.margin, interval.estimate, (1 - config.confidence) / 2)
+    return max(1, math.ceil(whole) - interval.n) if math.isfinite(whole) else None
 
 
 def _overall(changes: list[DomainChange]) -> Verdict:

@@ -86,10 +86,15 @@ def mean_interval(
     """
     groups = np.concatenate([part.group_id for part in parts.values()])
     samples, patients = len(groups), len(set(groups))
+    return percentile_interval(float(np.mean(estimates)), mean_draws(draws), samples, patients, confidence, limits)
+
+
+def mean_draws(draws: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over domains of each resample, (B,); NaN where no domain is defined."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a resample in which no domain is defined stays NaN
-        mean = np.nanmean(np.stack(draws), axis=0)
-    return percentile_interval(float(np.mean(estimates)), mean, samples, patients, confidence, limits)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean: NDArray[np.float64] = np.nanmean(np.stack(draws), axis=0)
+    return mean
 
 
 def status(part: DomainPredictions) -> str:

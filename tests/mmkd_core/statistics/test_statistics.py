@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from mmkd_core import statistics
 from mmkd_core.statistics import (
     GroupBootstrap,
     Interval,
@@ -17,7 +16,6 @@ from mmkd_core.statistics import (
     macro_auc,
     paired_auc_difference,
     percentile_interval,
-    samples_needed,
     wilson_lower,
 )
 
@@ -133,7 +131,7 @@ class TestGroupBootstrap:
         rng = np.random.default_rng(0)
         scores, truth, groups = rng.normal(size=(40, 2)), rng.integers(0, 2, 40), rng.integers(0, 9, 40).astype(str)
         whole = GroupBootstrap(groups, 100).macro_auc(scores, truth)
-        monkeypatch.setattr(statistics, "CHUNK_BYTES", 40 * 8 * 7)
+        monkeypatch.setattr("mmkd_core.statistics.bootstrap.CHUNK_BYTES", 40 * 4 * 7)
         bootstrap = GroupBootstrap(groups, 100)
         assert len(list(bootstrap.weights())) == 15
         np.testing.assert_array_equal(bootstrap.macro_auc(scores, truth), whole)
@@ -204,18 +202,3 @@ class TestIntervals:
         assert found.estimate == pytest.approx(macro_auc(first, truth) - macro_auc(second, truth))
         assert found.upper - found.lower < 0.4 * (alone.upper - alone.lower)
         assert paired_auc_difference(first, second, np.zeros(300, int), bootstrap) is None
-
-    def test_samples_needed_literal(self):
-        # half width 0.04 at n = 100, distance 0.02: the width must halve, so four times the samples
-        assert samples_needed(Interval(0.0, -0.04, 0.04, 100, 50), -0.02) == 300
-        assert samples_needed(Interval(-0.03, -0.07, 0.01, 100, 50), -0.02) == 1500
-        assert samples_needed(Interval(0.0, -0.01, 0.01, 100, 50), -0.02) == 0
-        assert samples_needed(Interval(-0.05, -0.06, -0.04, 100, 50), -0.02) == 0
-        assert samples_needed(Interval(-0.02, -0.04, 0.01, 100, 50), -0.02) is None
-        assert samples_needed(Interval(0.0, -1.0, 1.0, 100, 1), -0.02) is None
-
-    @given(st.floats(-0.5, 0.5), st.floats(1e-3, 0.5), st.integers(2, 10**5))
-    def test_samples_needed_decide(self, estimate, half, n):
-        needed = samples_needed(Interval(estimate, estimate - half, estimate + half, n, n), -0.02)
-        if needed and abs(estimate + 0.02) > 1e-4:
-            assert half * (n / (n + needed)) ** 0.5 <= abs(estimate + 0.02) * (1 + 1e-9)

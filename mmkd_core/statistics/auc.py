@@ -1,0 +1,72 @@
+"""Macro one-vs-rest AUC, of samples as they are or weighted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def macro_auc(scores: ArrayLike, truth: ArrayLike) -> float | None:
+    """Mean over classes of the one-vs-rest AUC; ties count half.
+
+    Args:
+        scores: (N, C), higher means more of the class.
+        truth: (N,) integers in ``range(C)``.
+
+    Returns:
+        A fraction, or None if no class has both positives and negatives. A class that lacks either is left out.
+    """
+    checked, labels = checked_scores(scores, truth)
+    aucs = []
+    for column in defined_classes(labels, checked.shape[1]):
+        order = Order(checked[:, column], labels == column)
+        aucs.append(float((order.below + order.up_to).sum()) / (2 * len(order.positives) * len(order.negatives)))
+    return float(np.mean(aucs)) if aucs else None
+
+
+def defined_classes(truth: ArrayLike, classes: int) -> list[int]:
+    """The classes that have at least one positive and one negative, in class order."""
+    counts = np.bincount(np.asarray(truth, dtype=np.int64), minlength=classes)
+    return [column for column in range(classes) if 0 < counts[column] < counts.sum()]
+
+
+class Order:
+    """Where the positives of one class lie among its sorted negatives: all that its AUC needs, for any weights."""
+
+    def __init__(self, scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> None:
+        self.positives, negatives = np.flatnonzero(positive), np.flatnonzero(~positive)
+        self.negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+        ordered = scores[self.negatives]
+        self.below = np.searchsorted(ordered, scores[self.positives], side="left")
+        self.up_to = np.searchsorted(ordered, scores[self.positives], side="right")
+        self._tied = bool((self.below != self.up_to).any())
+
+    def wins(self, weight: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """Weight of the pairs that the positive wins (ties half) and of all pairs, per column of ``weight`` (n, b).
+
+        Whole weights whose sum is below 2^24 are added without rounding, although they are float32.
+        """
+        running = np.zeros((len(self.negatives) + 1, weight.shape[1]), dtype=np.float32)
+        np.cumsum(weight[self.negatives], axis=0, out=running[1:])
+        own = weight[self.positives].astype(np.float64)
+        beaten = running[self.below].astype(np.float64)
+        beaten += running[self.up_to] if self._tied else beaten
+        return 0.5 * np.einsum("pb,pb->b", own, beaten), own.sum(axis=0) * running[-1]
+
+
+def checked_scores(scores: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """The same as arrays.
+
+    Raises:
+        ValueError: shapes that do not belong together, NaN or infinity, or a truth that is no class.
+    """
+    matrix, labels = np.asarray(scores), np.asarray(truth, dtype=np.int64)
+    if matrix.ndim != 2 or labels.shape != matrix.shape[:1]:
+        raise ValueError(f"scores {matrix.shape} and truth {labels.shape} do not belong together")
+    if not np.isfinite(matrix).all():
+        raise ValueError("scores hold NaN or infinity")
+    if len(labels) and (labels.min() < 0 or labels.max() >= matrix.shape[1]):
+        raise ValueError(f"truth outside the {matrix.shape[1]} classes")
+    return matrix, labels
