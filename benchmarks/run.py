@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import audit
 import extract
+import faults
 import quality
 import store
 import store_disk
@@ -26,6 +27,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **store.FIGURES,
     **store_disk.FIGURES,
     **extract.FIGURES,
+    **faults.FIGURES,
     **quality.FIGURES,
     **audit.FIGURES,
 }

@@ -330,12 +330,28 @@ def test_a_store_of_another_version(at: Callable[[str], Path]) -> None:
         with environment.begin(write=True, db=meta) as txn:
             txn.put(b"store", json.dumps(json.loads(txn.get(b"store")) | {"format": 99}).encode())
     before = contents(ws)
-    for command in (("extract",), ("store", "info"), ("store", "verify"), ("eval", "zero-shot", "good")):
+    reading = (("extract", "--dry-run"), ("store", "info"), ("store", "verify"), ("eval", "zero-shot", "good"))
+    writing = (("extract",), ("store", "gc"), ("store", "seal"), ("store", "compact"), ("store", "repair"))
+    for command in (*reading, *writing):
         assert refusal(*command, "-w", ws) == (
             f"the store has format 99, newer than format 2 that this program reads ({store}). Update this program"
         )
     assert contents(ws) == before
     (store / "data.mdb").write_bytes(kept)
+    assert "nothing was missing" in done("extract", "-w", ws).stdout
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_store_that_was_cut_off(at: Callable[[str], Path], share: float) -> None:
+    ws = at("features")
+    file = ws / ".mmkd" / "features" / "data.mdb"
+    kept = file.read_bytes()
+    file.write_bytes(kept[: int(share * len(kept))])
+    before = contents(ws)
+    for command in (("extract",), ("store", "verify"), ("store", "repair"), ("eval", "zero-shot", "good")):
+        assert refusal(*command, "-w", ws).startswith("the data file is cut off: ")
+    assert contents(ws) == before
+    file.write_bytes(kept)
     assert "nothing was missing" in done("extract", "-w", ws).stdout
 
 
