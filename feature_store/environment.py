@@ -15,9 +15,9 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -65,7 +65,7 @@ class Environment:
     _least: int
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.data_file = path, path / "data.mdb"
         self.sealed = is_sealed(path)
         self.users = 0
         self.epoch = 0
@@ -73,26 +73,19 @@ class Environment:
         self._gate, self._pid = Gate(), os.getpid()
         self._lmdb: Any = None
 
-    @property
-    def data_file(self) -> Path:
-        """The file that LMDB maps."""
-        return self.path / "data.mdb"
-
     def database(self, name: str) -> Any:
         """Handle of a named database, for use inside a transaction."""
         return self._databases[name]
 
-    @contextmanager
-    def read(self) -> Iterator[Any]:
-        """A read transaction. Whatever it hands out is a view of the map and dies with it."""
-        with self._translated(), self._transaction(write=False) as txn:
-            yield txn
+    def read(self) -> Transaction:
+        """A read transaction, to be entered. Whatever it hands out is a view of the map and dies with it."""
+        return Transaction(self, write=False)
 
     def write(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` in a write transaction and commit. It may run again from the start, after the map has grown."""
         while True:
             try:
-                with self._transaction(write=True) as txn:
+                with Transaction(self, write=True) as txn:
                     result = work(txn)
                     sign_meta(txn, self._databases["meta"])
                     return result
@@ -104,34 +97,25 @@ class Environment:
                     self._reopen()
                 raise self.write_error(problem) from problem
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except lmdb.Error as problem:
-            raise StoreError(
-                f"LMDB cannot read the store: {problem}",
-                where=str(self.path),
-                next="Run verify() to see what is damaged",
-            ) from problem
-
-    @contextmanager
-    def _transaction(self, write: bool) -> Iterator[Any]:
+    def begin(self, write: bool) -> Any:
+        """An LMDB transaction on the file as it is now. The gate has been entered, and is left by ``end``."""
         self._adopt()
         self._follow()
-        for attempt in range(3):
-            with self._gate.shared():
-                try:
-                    txn = self._lmdb.begin(write=write, buffers=True)
-                except lmdb.MapResizedError:  # another process has grown the store beyond this map
-                    if attempt == 2:
-                        raise
-                else:
-                    with txn:
-                        yield txn
-                    return
+        while True:
+            self._gate.enter()
+            try:
+                return self._lmdb.begin(write=write, buffers=True)
+            except lmdb.MapResizedError:  # another process has grown the store beyond this map
+                self._gate.leave()
+            except BaseException:
+                self._gate.leave()
+                raise
             with self._gate.alone():
                 self._lmdb.set_mapsize(0)
+
+    def end(self) -> None:
+        """After a transaction that ``begin`` made has ended."""
+        self._gate.leave()
 
     def _adopt(self) -> None:
         """After a fork: leave the parent's environment alone and open one of our own, for reading."""
@@ -296,6 +280,40 @@ class Environment:
         with self._gate.alone():
             self._lmdb.close()
         self.unlock()
+
+
+class Transaction:
+    """A transaction of an environment as a context. A class, because a generator would cost each batch 3 us more.
+
+    What a failed read means is a sentence; what a failed write means ``Environment.write`` knows.
+    """
+
+    def __init__(self, environment: Environment, write: bool) -> None:
+        self._environment, self._write = environment, write
+
+    def __enter__(self) -> Any:
+        try:
+            self._txn = self._environment.begin(self._write)
+        except lmdb.Error as problem:
+            self._explain(problem)
+            raise
+        return self._txn
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            self._txn.__exit__(kind, error, at)
+        finally:
+            self._environment.end()
+        if isinstance(error, lmdb.Error):
+            self._explain(error)
+
+    def _explain(self, problem: lmdb.Error) -> None:
+        if not self._write:
+            raise StoreError(
+                f"LMDB cannot read the store: {problem}",
+                where=str(self._environment.path),
+                next="Run verify() to see what is damaged",
+            ) from problem
 
 
 def acquire(path: Path, write: bool, block_rows: int) -> Environment:

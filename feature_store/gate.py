@@ -14,16 +14,16 @@ class Gate:
         self._condition = threading.Condition()
         self._inside = 0
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Enter beside others."""
+    def enter(self) -> None:
+        """Come in beside others."""
         with self._condition:
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
+
+    def leave(self) -> None:
+        """Go out."""
+        with self._condition:
+            self._inside -= 1
+            if not self._inside:
                 self._condition.notify_all()
 
     @contextmanager

@@ -29,6 +29,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import gcd
 
 import numpy as np
 import xxhash
@@ -39,7 +40,8 @@ from feature_store.precision import DTYPES, Stored, storage_type, width
 FORMAT = 2
 """Number of this layout. A store with another number is refused, never guessed at."""
 BLOCK_ROWS = 4096
-HEADER = 4080
+PAGE = 4096
+HEADER = PAGE - 16
 TOWERS = ("image", "text")
 MOST_VIEWS = 1 << 16
 """Views of one image, the plain one included."""
@@ -87,6 +89,11 @@ class TableState:
     def width(self) -> int:
         """Items of one stored row."""
         return width(self.dtype, self.dim)
+
+    @cached_property
+    def step(self) -> int:
+        """Bytes between one place in the map and the next: divides a row and a page, so that any row has a place."""
+        return gcd(self.row_bytes, PAGE)
 
     @property
     def stored_bytes(self) -> int:

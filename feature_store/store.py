@@ -178,8 +178,9 @@ class FeatureStore:
         """
         environment = self._writable()
         with self._lock:
-            columns = self._column(table, tower, view)
-            writing.put(columns, environment, writing.as_rows(rows), features, dtype)
+            with self.reading((table, tower, view)) as (txn, (columns,)):
+                count = writing.count_ids(txn, environment, tower)
+            writing.put(columns, environment, count, writing.as_rows(rows), features, dtype)
 
     def missing(self, table: str, tower: str, rows: ArrayLike, *, view: int = 0) -> NDArray[np.bool_]:
         """Mask (n,): True where the row has no features in this table. A table that does not exist lacks all."""
@@ -311,23 +312,24 @@ class FeatureStore:
             yield self._writable() if write else self._ready()
 
     def _column(self, table: str, tower: str, view: int) -> Columns:
-        key, environment = (table, tower, view), self._ready()
-        if self._epoch != environment.epoch:  # another file is in place: what is known of the old one says nothing
-            self._epoch, self._files = environment.epoch, FileMap(environment.data_file)
-            self._columns.clear()
-        if key not in self._columns:
-            name = writing.check_view(tower, view)
-            self._columns[key] = Columns(environment, self._files, writing.check_name(table), name)
-        return self._columns[key]
+        assert self._environment is not None
+        name = writing.check_view(tower, view)
+        columns = Columns(self._environment, self._files, writing.check_name(table), name)
+        self._columns[table, tower, view] = columns
+        return columns
 
     @contextmanager
     def reading(self, *columns: tuple[str, str, int]) -> Iterator[tuple[Any, list[Columns]]]:
         """A read transaction and, as of that transaction, the indices of these (table, tower, view)."""
         environment = self._ready()
         with self._lock, environment.read() as txn:
-            found = [self._column(*column) for column in columns]
+            if self._epoch != environment.epoch:  # another file is in place: what is known of the old one says nothing
+                self._epoch, self._files = environment.epoch, FileMap(environment.data_file)
+                self._columns.clear()
+            found, commit = [self._columns.get(key) or self._column(*key) for key in columns], txn.id()
             for one in found:
-                one.refresh(txn)
+                if one.commit != commit:
+                    one.refresh(txn)
             yield txn, found
 
 

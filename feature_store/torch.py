@@ -17,13 +17,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from feature_store.columns import Columns, Found
+from feature_store.columns import NO_ROWS, Columns, Found, find
 from feature_store.errors import StoreError
 from feature_store.store import FeatureStore
 from feature_store.writing import as_rows
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
-_NONE: NDArray[np.intp] = np.empty(0, np.intp)
 _CHUNK = 1024
 """Rows converted at a time."""
 
@@ -41,6 +40,10 @@ class Batch:
     images: dict[str, Tensor]
     texts: dict[str, Tensor]
     mask: Tensor
+
+    def side(self, tower: str) -> dict[str, Tensor]:
+        """``images`` or ``texts``."""
+        return self.images if tower == "image" else self.texts
 
 
 def gather(
@@ -73,41 +76,52 @@ def gather(
     sizes = {len(rows) for rows in towers.values()}
     if len(sizes) != 1:
         raise StoreError(f"images and texts must be rows of the same samples, not of {sorted(sizes)}")
-    mask = _trusted(trust, (sizes.pop(), len(tables)))
+    count = sizes.pop()
+    mask = _trusted(trust, (count, len(tables)))
     batch = Batch({}, {}, torch.from_numpy(mask))
-    asked = [(table, tower, view if tower == "image" else 0) for table in tables for tower in towers]
+    asked = [(table, tower, view if tower == "image" else 0) for tower in towers for table in tables]
     with store.reading(*asked) as (txn, columns):
-        for number, table in enumerate(tables):
-            ours = columns[number * len(towers) : (number + 1) * len(towers)]
-            found = [one.find(txn, rows) for one, rows in zip(ours, towers.values(), strict=True)]
-            allowed = mask[:, number]
-            for one in found:
-                allowed[one.absent] = False
-            for tower, index, one in zip(towers, ours, found, strict=True):
-                side = "images" if tower == "image" else "texts"
-                kept = getattr(out, side).get(table) if out is not None else None
-                getattr(batch, side)[table] = _copied(index, one, allowed, dtype, kept)
+        parts = []
+        for number, (tower, rows) in enumerate(towers.items()):
+            ours = columns[number * len(tables) : (number + 1) * len(tables)]
+            parts.append((tower, ours, find(txn, ours, rows)))
+        refused = _refused(mask, [found for _, _, found in parts], trust is not None)
+        for tower, ours, found in parts:
+            side, kept = batch.side(tower), out.side(tower) if out is not None else {}
+            for table, one, where, without in zip(tables, ours, found, refused, strict=True):
+                side[table] = _copied(one, where, count, without, dtype, kept.get(table))
     return batch
 
 
 def _trusted(trust: ArrayLike | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
     if trust is None:
-        return np.ones(shape, np.bool_)
+        mask = np.empty(shape, np.bool_)
+        mask.fill(True)
+        return mask
     mask = np.array(trust)
     if mask.dtype != np.bool_ or mask.shape != shape:
         raise StoreError(f"trust must be bool of shape {shape}, not {mask.dtype} of {mask.shape}")
     return mask
 
 
+def _refused(mask: NDArray[np.bool_], found: Sequence[list[Found]], partly: bool) -> list[NDArray[np.intp]]:
+    """Per table the positions that are not trusted or lack features in a tower; these become False in ``mask``."""
+    for tower in found:
+        for number, one in enumerate(tower):
+            if len(one.absent):
+                mask[one.absent, number], partly = False, True
+    return [np.flatnonzero(~column) for column in mask.T] if partly else [NO_ROWS] * mask.shape[1]
+
+
 def _copied(
     columns: Columns,
     found: Found,
-    allowed: NDArray[np.bool_],
+    count: int,
+    refused: NDArray[np.intp],
     dtype: torch.dtype | None,
     kept: Tensor | None,
 ) -> Tensor:
-    """Features (n, d); zeros where they are not allowed."""
-    count, refused = len(allowed), _NONE if allowed.all() else np.flatnonzero(~allowed)
+    """Features (n, d); zeros where they are refused."""
     state = columns.require()
     natural = torch.float32 if state.dtype == "int8" else _TYPES[state.dtype]
     out = _buffer(kept, count, state.dim, dtype or natural)
@@ -115,7 +129,7 @@ def _copied(
         return out.zero_()
     if len(found.places):
         if len(refused):
-            found.places[refused] = found.places[allowed.argmax()]  # already in the cache when its turn comes
+            found.places[refused] = found.places[_outside(refused)]  # already in the cache when its turn comes
         _copy(columns, torch.from_numpy(found.places), out)
     if len(found.elsewhere):
         loose = torch.from_numpy(found.features).view(_TYPES[state.dtype])
@@ -126,9 +140,17 @@ def _copied(
     return out
 
 
+def _outside(positions: NDArray[np.intp]) -> int:
+    """The first position that is not among these, which ascend."""
+    gaps = np.flatnonzero(positions != np.arange(len(positions)))
+    return int(gaps[0]) if len(gaps) else len(positions)
+
+
 def _buffer(kept: Tensor | None, count: int, dim: int, dtype: torch.dtype) -> Tensor:
-    if kept is not None and kept.dtype == dtype and kept.shape[1] == dim and len(kept) >= count:
-        return kept if len(kept) == count else kept[:count]
+    if kept is not None and kept.dtype == dtype:
+        rows, width = kept.shape
+        if width == dim and rows >= count:
+            return kept if rows == count else kept[:count]
     return torch.empty(count, dim, dtype=dtype, pin_memory=_has_gpu())
 
 
@@ -140,9 +162,9 @@ def _has_gpu() -> bool:
 def _copy(columns: Columns, places: Tensor, out: Tensor) -> None:
     """Copy rows out of the map; converted in parts that stay in the processor's cache, if they must be."""
     state = columns.require()
-    kind, step = _TYPES[state.dtype], columns.step
+    kind = _TYPES[state.dtype]
     view = columns.files.view(
-        ("torch", state.dtype, state.width, step), lambda data: _strided(data, kind, state.width, step)
+        ("torch", state.dtype, state.width, state.step), lambda data: _strided(data, kind, state.width, state.step)
     )
     if state.dtype != "int8" and out.dtype == kind:
         torch.index_select(view, 0, places, out=out)

@@ -118,7 +118,7 @@ def as_rows(rows: ArrayLike) -> Rows:
     array = np.asarray(rows)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
         raise StoreError(f"rows must be a list of whole numbers, not {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def checked(table: str, tower: str, rows: Rows, features: ArrayLike, dtype: str) -> tuple[NDArray[np.floating], Stored]:
@@ -161,15 +161,19 @@ def _unfit(array: NDArray[np.floating], dtype: str, rows: Rows, where: str) -> S
     )
 
 
-def put(columns: Columns, environment: Environment, rows: Rows, features: ArrayLike, dtype: str | None) -> None:
-    """Store features in one commit. See ``FeatureStore.put``."""
+def count_ids(txn: Any, environment: Environment, tower: str) -> int:
+    """Ids of a tower, or of the one that a view belongs to."""
+    raw = txn.get(f"count/{split_tower(tower)[0]}".encode(), db=environment.database("meta"))
+    return int(struct.unpack("<Q", raw)[0]) if raw else 0
+
+
+def put(
+    columns: Columns, environment: Environment, count: int, rows: Rows, features: ArrayLike, dtype: str | None
+) -> None:
+    """Store features of some of the tower's ``count`` rows in one commit. See ``FeatureStore.put``."""
     table, tower = columns.table, columns.tower
     if dtype is not None and dtype not in DTYPES:
         raise StoreError(f"features cannot be stored as {dtype!r}", next=f"Use {' or '.join(map(repr, DTYPES))}")
-    with environment.read() as txn:
-        columns.refresh(txn)
-        raw = txn.get(f"count/{split_tower(tower)[0]}".encode(), db=environment.database("meta"))
-        count = struct.unpack("<Q", raw or bytes(8))[0]
     before = columns.state
     _check_rows(table, tower, rows, count)
     settled = _settled_dtype(before, table, tower, dtype)

@@ -9,11 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
@@ -232,22 +229,19 @@ assert (store.gather("t", "image", rows) == values(rows)).all()
 
 
 def test_no_space_left_on_the_device(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = environment.Environment._transaction
+    real = environment.Transaction.__exit__
 
-    @contextmanager
-    def full(self: environment.Environment, write: bool) -> Iterator[Any]:
-        try:
-            with real(self, write) as txn:
-                yield txn
-                if write:
-                    raise lmdb.DiskError("mdb_txn_commit: No space left on device")
-        finally:
-            if write:
-                self._lmdb.close()  # as useless as LMDB leaves it after a failed write of its meta page
+    def full(self: environment.Transaction, *error: object) -> None:
+        if not self._write:
+            return real(self, *error)
+        problem = lmdb.DiskError("mdb_txn_commit: No space left on device")
+        real(self, type(problem), problem, None)
+        self._environment._lmdb.close()  # as useless as LMDB leaves it after a failed write of its meta page
+        raise problem
 
     with FeatureStore.open(filled, "w") as store:
         with monkeypatch.context() as patch:
-            patch.setattr(environment.Environment, "_transaction", full)
+            patch.setattr(environment.Transaction, "__exit__", full)
             with pytest.raises(StoreError, match="the disk is full; nothing that was committed is lost"):
                 store.put("t", "image", [0], values(range(1)) + 1)
         np.testing.assert_array_equal(store.gather("t", "image", [0]), values(range(1)))
