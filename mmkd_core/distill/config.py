@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmkd_core.student.config import TrainConfig
 
@@ -53,11 +53,30 @@ class DistillConfig(TrainConfig):
     recipe: Literal["mmkd", "paper"] = "mmkd"
     weights: Weights | None = Field(default=None, description="factors of the losses; the recipe's own if left out")
     bank: BankConfig = BankConfig()
+    average: Literal["none", "tail", "ema"] = Field(
+        default="none", description="weights of the result: the last, their mean over the last quarter, or exponential"
+    )
 
     @property
     def factors(self) -> Weights:
         """The factors that count."""
         return self.weights or RECIPES[self.recipe]
+
+
+class BudgetConfig(BaseModel):
+    """How far the relation loss of an earlier teacher in a domain may rise, and what happens where it rises further."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rise: float = Field(default=0.1, ge=0, description="share by which it may rise over the parent's")
+    slack: float = Field(default=0.01, gt=0, description="nats that it may rise beside that, where it was near 0")
+    rate: float = Field(default=2.0, ge=0, description="step of the dual ascent; 0 watches and does nothing")
+    most: float = Field(default=8.0, ge=0, description="largest multiplier")
+    every: int = Field(default=10, ge=1, description="steps between two checks")
+    rows: int = Field(default=16, ge=0, description="rows per teacher and domain that are watched; 0 is no budget")
+    rows_per_check: int = Field(default=128, ge=1, description="rows that a check looks at; strata take turns")
+    far: float = Field(default=3.0, gt=1, description="times the bound that is far above it")
+    patience: int = Field(default=5, ge=1, description="checks far above the bound after which training stops")
 
 
 class IncrementalConfig(DistillConfig):
@@ -70,8 +89,22 @@ class IncrementalConfig(DistillConfig):
         default="herding", description="choose typical rows, or the range of them"
     )
     at_once: int = Field(default=4, ge=1, description="earlier teachers that a step asks, in turn")
-    watch: int = Field(default=16, ge=0, description="rows per teacher and domain on which forgetting is watched")
-    keep: float = Field(
-        default=0.5, ge=0, lt=1, description="share of the parent's weights in the result (weight interpolation)"
+    budget: BudgetConfig = BudgetConfig()
+    heads_first: float = Field(
+        default=0.02, ge=0, le=1, description="share of the steps in which only heads learn, at the beginning"
+    )
+    keep: float | Literal["search"] = Field(
+        default="search",
+        description="share of the parent's weights in the result; or the least that the validation split allows",
+    )
+    loss: float = Field(
+        default=0.004, ge=0, lt=1, description="AUC that the search lets a domain lose on the validation split"
     )
     parent: float = Field(default=2.0, ge=0, description="factor of the parent's relation beside the teachers'")
+
+    @field_validator("keep")
+    @classmethod
+    def _share(cls, keep: float | str) -> float | str:
+        if isinstance(keep, float) and not 0 <= keep < 1:
+            raise ValueError("a share of at least 0 and less than 1, or search")
+        return keep

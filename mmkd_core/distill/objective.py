@@ -59,6 +59,8 @@ class StepBatch:
         which: (B,) the place of each row's caption among all of the step's texts.
         captions: how many of those texts are captions.
         draw: per domain, which texts of the bank follow.
+        sources: who teaches in this step.
+        frozen: the towers take no gradient in this step.
     """
 
     share: Share
@@ -68,6 +70,8 @@ class StepBatch:
     which: Tensor
     captions: int
     draw: Mapping[str, Rows]
+    sources: tuple[Source, ...]
+    frozen: bool
 
 
 class Objective:
@@ -78,6 +82,7 @@ class Objective:
         heads: per source with ``heads=True``, its ``TeacherHead``.
         sources: the teachers (and, in an incremental run, the parent).
         batches: rows of the corpus for a step.
+        frozen: steps at the beginning in which only heads learn, so that a new one does not push the student about.
     """
 
     def __init__(
@@ -90,8 +95,9 @@ class Objective:
         batches: Callable[[int], Rows],
         config: DistillConfig,
         seed: int,
+        frozen: int = 0,
     ) -> None:
-        self.student, self.heads, self.sources = student, heads, sources
+        self.student, self.heads, self.sources, self.frozen = student, heads, sources, frozen
         self.samples, self.bank, self.batches, self.config, self.seed = samples, bank, batches, config, seed
         self.bank_tokens = {domain: student.tokenize(texts) for domain, texts in bank.texts.items()}
 
@@ -105,42 +111,50 @@ class Objective:
         draw = self.bank.draw(config.bank.per_step, self.seed, step) if config.factors.relation else {}
         captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
         tokens = torch.cat([captions, *(self.bank_tokens[domain][index] for domain, index in draw.items())])
-        return StepBatch(share, rows, views, tokens[share.of(len(tokens))], which, len(captions), draw)
+        own = tokens[share.of(len(tokens))]
+        sources = tuple(source for source in self.sources if source.teaches(step))
+        return StepBatch(share, rows, views, own, which, len(captions), draw, sources, step < self.frozen)
 
     def embed(self, batch: StepBatch, piece: Share) -> Embedded:
         """Unit-norm embeddings of images (b, D) and of texts (t, D)."""
-        text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
-        return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not batch.frozen):
+            text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
+            return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
 
     def losses(self, batch: StepBatch, embedded: Embedded) -> Losses:
         """Weighted losses of the share."""
-        weights, rows, draw, share = self.config.factors, batch.rows, batch.draw, batch.share
+        weights, share = self.config.factors, batch.share
         image, texts = embedded
         text, bank = texts[batch.which], texts[batch.captions :]
         scale = self.student.model.logit_scale.exp()
+        scale = scale.detach() if batch.frozen else scale
         parts = {}
         if weights.clip or weights.untaught:
-            parts["clip"] = clip_loss(image, text, scale, self._captions(rows), share)
+            parts["clip"] = clip_loss(image, text, scale, self._captions(batch), share)
         if weights.relation:
-            parts["relation"] = weights.relation * self._relation(rows, image, bank, draw, scale) / share.count
+            parts["relation"] = weights.relation * self._relation(batch, image, bank, scale) / share.count
         if weights.fd or weights.icl:
-            fd, icl = self._heads(rows, image, text)
+            fd, icl = self._heads(batch, image, text)
             parts |= {"fd": weights.fd * fd / share.count} if weights.fd else {}
             parts |= {"icl": weights.icl * icl / share.count} if weights.icl else {}
         return parts
 
-    def _captions(self, rows: Rows) -> Tensor:
+    def _captions(self, batch: StepBatch) -> Tensor:
         """Factor (B,) of each sample's own caption: the only thing that teaches a sample nobody else teaches."""
-        taught = np.any([source.mask[rows] for source in self.sources], axis=0)
+        taught = np.any([source.mask[batch.rows] for source in batch.sources], axis=0)
         weights = self.config.factors
         return torch.from_numpy(np.where(taught, weights.clip, weights.untaught).astype(np.float32))
 
-    def _relation(self, rows: Rows, image: Tensor, texts: Tensor, draw: Mapping[str, Rows], scale: Tensor) -> Tensor:
-        """Mean over all (sample, trusted source) pairs of KL(source || student) over the bank of their domain."""
+    def _relation(self, batch: StepBatch, image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+        """Mean over all (sample, trusted source) pairs of KL(source || student) over the bank of their domain.
+
+        What is urgent adds to it and takes nothing from the others.
+        """
+        rows, draw = batch.rows, batch.draw
         texts = texts.reshape(len(draw), -1, image.shape[1])
         domain = self.samples.domain[torch.from_numpy(rows)]
         total, pairs = image.new_zeros(()), 0.0
-        for source in self.sources:
+        for source in batch.sources:
             chosen = np.flatnonzero(source.mask[rows] & (domain.numpy() >= 0))
             if not len(chosen):
                 continue
@@ -149,15 +163,17 @@ class Objective:
             bank = torch.stack([source.bank[name][index] for name, index in draw.items()])
             with torch.autocast("cpu", enabled=False):  # a teacher's posterior is the target: in full precision
                 teacher = source.logit_scale * torch.einsum("bd,bkd->bk", source.images(rows[chosen]), bank[where])
-            divergence = loss.relation(logits.float(), teacher.softmax(-1), torch.ones(len(chosen)))
-            total = total + source.factor * len(chosen) * divergence
+            urgency = source.weights(rows[chosen])
+            divergence = loss.relation(logits.float(), teacher.softmax(-1), urgency)
+            total = total + source.factor * urgency.sum() * divergence
             pairs += source.factor * len(chosen)
         return total / max(pairs, 1.0)
 
-    def _heads(self, rows: Rows, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def _heads(self, batch: StepBatch, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """FD and ICL, each a mean over the teachers that count for at least two samples of the batch."""
+        rows = batch.rows
         fd, icl = [image.new_zeros(())], [image.new_zeros(())]
-        for source in self.sources:
+        for source in batch.sources:
             chosen = np.flatnonzero(source.mask[rows])
             if not source.heads or len(chosen) < 2:
                 continue

@@ -196,15 +196,23 @@ class MixedBatches:
         self.old = min(round(size * share), size - 1, listed)
         self.free = round(self.old * len(self.untaught) / listed) if listed else 0
         self._pools: dict[tuple[str, ...], Rows] = {}
+        self._turn: tuple[int, tuple[str, ...]] = (-1, ())
 
     def teachers(self, step: int) -> tuple[str, ...]:
         """Who teaches the replayed rows of a step: each of the earlier teachers at least once in a cycle of steps."""
         if len(self.everyone) <= self.at_once:
             return tuple(self.everyone)
+        if self._turn[0] == step:  # every source asks
+            return self._turn[1]
         cycle, place = divmod(step, -(-len(self.everyone) // self.at_once))
         order = np.random.default_rng([self.seed, 5, cycle]).permutation(len(self.everyone))
         turn = np.arange(place * self.at_once, (place + 1) * self.at_once) % len(order)
-        return tuple(sorted(self.everyone[i] for i in order[turn]))
+        self._turn = step, tuple(sorted(self.everyone[i] for i in order[turn]))
+        return self._turn[1]
+
+    def has_turn(self, teacher: str, step: int) -> bool:
+        """Whether an earlier teacher teaches in a step."""
+        return teacher in self.teachers(step)
 
     def __call__(self, step: int) -> Rows:
         """Rows of a step. Where the teachers whose turn it is have too few, more are fresh."""

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmkd_core.distill.averaging import measure_norms
 from mmkd_core.distill.bank import Bank
-from mmkd_core.distill.config import DistillConfig
+from mmkd_core.distill.budget import Watch
+from mmkd_core.distill.config import BudgetConfig, DistillConfig, IncrementalConfig
+from mmkd_core.distill.course import Course, urgent
 from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.normalise import PhiS
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.paper import PaperObjective, fit_alignment
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.replay import UNTAUGHT, Stratum
+from mmkd_core.distill.sources import Mask, Rows, Source
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clamp_logit_scale
 from mmkd_core.student.training import fit
 
 FIT_ROWS = 20_000
+NORM_BATCHES = 32
+"""Batches from which the batch norms of averaged weights are measured."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,32 @@ class Distilled:
     log: list[dict[str, float]]
     fidelity: dict[str, float]
     """Per new head: mean cosine of the ridge fit, before any training."""
+    budget: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By ``teacher/domain``: bound, loss and multiplier at the end (``budget.Budget.facts``)."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an incremental run must not lose.
+
+    Attributes:
+        heads: of earlier teachers, from the parent release.
+        watched: rows by stratum on which forgetting is watched.
+        untaught: (N,) samples that nobody taught.
+        parent: name of the source that stands for the parent.
+    """
+
+    heads: dict[str, TeacherHead]
+    watched: Mapping[Stratum, Rows]
+    untaught: Mask
+    parent: str
+
+    def watch(
+        self, student: Student, sources: Sequence[Source], samples: Samples, bank: Bank, config: BudgetConfig
+    ) -> Watch:
+        """Made while ``student`` is still the parent."""
+        named = {UNTAUGHT if source.name == self.parent else source.name: source for source in sources}
+        return Watch(student, samples, bank, named, self.watched, config.rows_per_check)
 
 
 def distill(
@@ -44,8 +76,7 @@ def distill(
     config: DistillConfig,
     folder: Path,
     *,
-    heads: dict[str, TeacherHead] | None = None,
-    freeze_norms: bool = False,
+    earlier: Earlier | None = None,
     seed: int,
     identity: str,
     label: str,
@@ -54,46 +85,47 @@ def distill(
     """Teach ``student`` in place.
 
     Args:
-        heads: heads of earlier teachers (of the parent release); sources without one get a head by ridge regression.
-        freeze_norms: keep running statistics of batch norms (an incremental run sees another mix of domains).
+        earlier: what was learnt before and is not to be lost. Sources without a head get one by ridge regression. Batch
+            norms keep their running statistics, because an incremental run sees another mix of domains.
         identity: hash of everything that determines the result; see ``training.fit``.
     """
     if config.recipe == "paper":
-        return _paper(student, sources, samples, batches, config, folder, seed, identity, label, progress)
-    heads = dict(heads or {})
+        return _paper(
+            student, sources, samples, batches, config, folder, seed, identity, label, progress, earlier is not None
+        )
+    heads = dict(earlier.heads if earlier else {})
     fidelity = {}
     for source in sources:
         if source.heads and source.name not in heads and source.mask.sum() >= 2:
             heads[source.name], fidelity[source.name] = warm_head(student, source, samples)
+            if progress:
+                progress.say(f"{source.name}: a new head, fidelity {fidelity[source.name]:.3f} before any training")
     used = {source.name: heads[source.name] for source in sources if source.name in heads}
-    modules = nn.ModuleList([student.model, *used.values()])
+    trained = nn.ModuleList([student.model, *used.values()])
     active = [source for source in sources if source.mask.any()]
-    objective = Objective(student, used, active, samples, bank, batches, config, seed)
+    course, frozen = Course(student, trained, config.average, config.steps), 0
+    if earlier and isinstance(config, IncrementalConfig):
+        frozen = round(config.heads_first * config.steps)
+        watch = earlier.watch(student, active, samples, bank, config.budget)
+        course = Course(student, trained, config.average, config.steps, watch, config.budget)
+        active = urgent(active, course.budget, earlier.untaught, samples, bank, earlier.parent)
+    objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen)
     log = fit(
-        modules,
+        nn.ModuleList([trained, course]),
         objective,
         config,
         folder,
         identity=identity,
         label=label,
         progress=progress,
-        freeze_norms=freeze_norms,
-        after_step=lambda: clamp_logit_scale(student),
+        freeze_norms=earlier is not None,
+        after_step=course,
     )
-    return Distilled(heads, log, fidelity)
-
-
-@torch.no_grad()
-def interpolate(student: Student, parent: Student, keep: float) -> None:
-    """Move ``student`` in place to ``keep * parent + (1 - keep) * student``.
-
-    Between a model and its fine-tuned child lies one that keeps most of what the child learnt and of what it lost
-    (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). Both must share their batch norms' statistics.
-    """
-    old = parent.model.state_dict()
-    for name, value in student.model.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(old[name], keep)
+    course.finish()
+    if course.average is not None and earlier is None:
+        rows = (batches(step) for step in range(min(config.steps, NORM_BATCHES)))
+        measure_norms(student, (student.prepare(samples.pixels[index]) for index in rows))
+    return Distilled(heads, log, fidelity, course.budget.facts())
 
 
 def warm_head(student: Student, source: Source, samples: Samples) -> tuple[TeacherHead, float]:
@@ -124,6 +156,7 @@ def _paper(
     identity: str,
     label: str,
     progress: Progress | None,
+    freeze_norms: bool,
 ) -> Distilled:
     alignment = fit_alignment(sources, student.embed_dim, seed)
     scale = nn.ParameterDict({"cross": nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))})
@@ -136,6 +169,7 @@ def _paper(
         identity=identity,
         label=label,
         progress=progress,
-        after_step=lambda: clamp_logit_scale(student),
+        freeze_norms=freeze_norms,
+        after_step=lambda done: clamp_logit_scale(student),
     )
     return Distilled({}, log, {})

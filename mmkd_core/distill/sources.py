@@ -5,7 +5,7 @@ Does not: know a teacher. The parent student is a source like any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class Source:
         mask: (N,) true where the source teaches.
         heads: whether it has a head of its own; the parent teaches by relation only.
         factor: weight of its relation beside the others'.
+        turn: from a step's number to whether it teaches then; it always does if left out.
+        urgency: from rows (B,) to factors (B,) on top; 1 if left out.
     """
 
     name: str
@@ -47,6 +49,16 @@ class Source:
     mask: Mask
     heads: bool = True
     factor: float = 1.0
+    turn: Callable[[int], bool] | None = None
+    urgency: Callable[[Rows], Tensor] | None = None
+
+    def teaches(self, step: int) -> bool:
+        """Whether it has its turn in a step."""
+        return self.turn is None or self.turn(step)
+
+    def weights(self, index: Rows) -> Tensor:
+        """How much the samples ``index`` (B,) count beside its others: 1 unless something is urgent."""
+        return torch.ones(len(index)) if self.urgency is None else self.urgency(index)
 
     def images(self, index: Rows) -> Tensor:
         """Unit-norm image features (B, D) of the samples ``index``."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from feature_store import FeatureStore
 from mmkd_core.contract import TeacherSpec
+from mmkd_core.distill.averaging import Weights, mix
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.replay import UNTAUGHT, Coreset, Replay, replay_list, with_untaught
-from mmkd_core.distill.run import distill, interpolate
+from mmkd_core.distill.replay import UNTAUGHT, Coreset, MixedBatches, Replay, replay_list, with_untaught
+from mmkd_core.distill.run import Earlier, distill
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.errors import PluginError
 from mmkd_core.extract import Job, extract
@@ -33,6 +34,7 @@ from mmkd_core.integrate.features import (
     release_spec,
     weights_digest,
 )
+from mmkd_core.integrate.interpolating import Step, largest_step
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
@@ -99,7 +101,7 @@ class Distillation:
                 return Features(spec, self.corpus, store).images(rows)
 
             coreset = Coreset(config.coreset, config.coreset_method, features)
-            seed, watch = self.workspace.config.seed, config.watch
+            seed, watch = self.workspace.config.seed, config.budget.rows
             return replay_list(self.corpus, masks, config.replay_rows, seed, first=first, coreset=coreset, watch=watch)
 
     def run(self, new: list[str], batches: Callable[[int], Rows], label: str, replay: Replay | None = None) -> Outcome:
@@ -116,27 +118,25 @@ class Distillation:
         self, key: str, new: list[str], batches: Callable[[int], Rows], label: str, replay: Replay | None
     ) -> Release:
         run = self.workspace.runs / f"{label}-{key[:12]}"
-        student = Student.load(self.start)
+        student, began = Student.load(self.start), time.monotonic()
+        before = {name: value.clone() for name, value in student.model.state_dict().items()}
         samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
-        began = time.monotonic()
         with open_store(self.workspace) as store:
             taught = distill(
                 student,
-                self._sources(store, new, replay),
+                self._sources(store, new, batches),
                 samples,
                 self.bank,
                 batches,
                 self.config,
                 run,
-                heads=load_heads(self.parent.folder) if self.parent else None,
-                freeze_norms=self.parent is not None,
+                earlier=self._earlier(replay, new),
                 seed=self.workspace.config.seed,
                 identity=key,
                 label=label,
                 progress=self.progress,
             )
-        if self.parent and isinstance(self.config, IncrementalConfig) and self.config.keep:
-            interpolate(student, Student.load(self.parent.student), self.config.keep)
+        step = self._toward(student, before)
         facts = {
             "identity": key,
             "parent": self.parent.id if self.parent else None,
@@ -146,21 +146,41 @@ class Distillation:
             "steps": self.config.steps,
             "seconds": round(time.monotonic() - began, 1),
             "fidelity": taught.fidelity,
+            **({"step": step.size, "tried": step.tried, "budget": taught.budget} if step else {}),
             "replayed": 0 if replay is None else len(replay.rows),
             **releases.licences(self.parent, {name: self.specs[name].license for name in new}),
             "student": _shape(student),
         }
         return self._commit(student, taught.heads, run, replay, facts)
 
-    def _sources(self, store: FeatureStore, new: list[str], replay: Replay | None) -> list[Source]:
+    def _earlier(self, replay: Replay | None, new: Sequence[str]) -> Earlier | None:
+        if self.parent is None or replay is None:
+            return None
+        masks = {name: self.trust[name].mask for name in (*self.earlier, *new)}
+        untaught = with_untaught(self.corpus, masks, {})[UNTAUGHT]
+        return Earlier(load_heads(self.parent.folder), replay.watched, untaught, self.parent_spec.name)
+
+    def _toward(self, student: Student, parent: Weights) -> Step | None:
+        """Put the student where the configuration wants it between the parent and what it was taught."""
+        if not isinstance(self.config, IncrementalConfig):
+            return None
+        candidate = {name: value.clone() for name, value in student.model.state_dict().items()}
+        if self.config.keep != "search":
+            mix(student, parent, candidate, 1 - self.config.keep)
+            return Step(1 - self.config.keep, {})
+        audit, loss = self.workspace.config.audit, self.config.loss
+        return largest_step(student, parent, candidate, self.corpus, self.pixels, audit, loss, self.progress)
+
+    def _sources(self, store: FeatureStore, new: list[str], batches: Callable[[int], Rows]) -> list[Source]:
         taught = [
             Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask) for name in new
         ]
-        if self.parent is None or replay is None:
+        if self.parent is None or not isinstance(batches, MixedBatches):
             return taught
         for name in self.earlier:
             # On rows that are fresh as well: where domains overlap, the newcomer is not left alone with them.
-            taught.append(Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask))
+            source = Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask)
+            taught.append(replace(source, turn=partial(batches.has_turn, name)))
         if factor := getattr(self.config, "parent", 0.0):
             unclaimed = ~np.any([self.trust[name].mask for name in new], axis=0) & (self.corpus.split == "train")
             old = Features(self.parent_spec, self.corpus, store)
@@ -182,7 +202,7 @@ class Distillation:
             weights_digest(self.start),
             self.parent.id if self.parent else None,
             {name: (self.specs[name].fingerprint, self.trust[name].to_json()) for name in new},
-            None if replay is None else replay.rows.tolist(),
+            None if replay is None else self._named(replay),
         )
 
     def _commit(

@@ -124,7 +124,7 @@ def pretrain(
         identity=identity,
         label=label,
         progress=progress,
-        after_step=lambda: clamp_logit_scale(student),
+        after_step=lambda done: clamp_logit_scale(student),
     )
 
 

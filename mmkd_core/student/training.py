@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,23 @@ def optimizer_for(modules: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What somebody who watches a run has to say after a step.
+
+    Attributes:
+        facts: go into the log.
+        note: stands at the end of the progress line.
+        warnings: lines that are said once.
+        stop: why the run ends with this step; empty if it goes on.
+    """
+
+    facts: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+    stop: str = ""
+
+
 def fit(
     modules: nn.Module,
     objective: Objective[Batch],
@@ -59,7 +77,7 @@ def fit(
     identity: str,
     label: str,
     progress: Progress | None = None,
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[int], Remark | None] | None = None,
     freeze_norms: bool = False,
 ) -> list[dict[str, float]]:
     """Train ``modules`` in place for ``config.steps`` steps and return the log.
@@ -71,7 +89,8 @@ def fit(
             stays until ``forget_checkpoint``, which the caller does when it has kept the result.
         identity: a hash of all that determines the result; a checkpoint of another identity is not used.
         freeze_norms: batch norms keep their running statistics and use them.
-        after_step: called after every optimiser step (to clamp a logit scale, say).
+        after_step: called after every optimiser step with the number of steps done (to clamp a logit scale, say). Must
+            depend on nothing but that and the modules, like the losses.
 
     Raises:
         TrainingError: when a loss is not finite.
@@ -86,8 +105,8 @@ def fit(
         for module in modules.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-    saved = time.monotonic()
-    with (progress or Silent()).task(label, config.steps, "steps", done=start) as advance, log_file.open("a") as lines:
+    saved, watcher = time.monotonic(), progress or Silent()
+    with watcher.task(label, config.steps, "steps", done=start) as advance, log_file.open("a") as lines:
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
@@ -100,14 +119,17 @@ def fit(
                 )
             nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)
             optimizer.step()
-            if after_step:
-                after_step()
             done = step + 1  # the log and its readers count finished steps
-            if step == 0 or done % LOG_EVERY == 0 or done == config.steps:
+            remark = (after_step(done) if after_step else None) or Remark()
+            if step == 0 or done % LOG_EVERY == 0 or done == config.steps or remark.stop:
                 row = {"step": float(done), "loss": total.item()} | {name: part.item() for name, part in parts.items()}
-                log.append(row)
-                lines.write(json.dumps(row) + "\n")
-            advance(1, f"loss {total.item():.3f}")
+                log.append(row | remark.facts)
+                lines.write(json.dumps(log[-1]) + "\n")
+            advance(1, ", ".join(filter(None, [f"loss {total.item():.3f}", remark.note])))
+            for line in filter(None, [*remark.warnings, remark.stop]):
+                watcher.say(f"{label}, step {done}: {line}")
+            if remark.stop:
+                break
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 lines.flush()
                 _save(checkpoint, identity, done, modules, optimizer)

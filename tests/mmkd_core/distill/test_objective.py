@@ -221,3 +221,28 @@ def test_caption_of_a_sample_counts_more_where_no_teacher_teaches_it(build, sour
     assert 0 < taught < whole
     assert taught + free == pytest.approx(whole)
     assert clip(some, clip=0.1, untaught=1) == pytest.approx(0.1 * taught + free)
+
+
+def test_a_source_without_its_turn_is_not_asked(build, source):
+    teachers = [source("a", ALL), replace(source("b", EVEN), turn=lambda step: step % 2 == 0)]
+    objective, both, alone = build(teachers), build(teachers), build(teachers[:1])
+    for step in (0, 1):
+        teachers[1].store.gathered.clear()
+        found = losses_of(objective, step)
+        assert bool(teachers[1].store.gathered) == (step == 0)
+        expected = losses_of(both if step == 0 else alone, step)
+        assert {name: value.item() for name, value in found.items()} == {n: v.item() for n, v in expected.items()}
+
+
+def test_what_is_urgent_adds_to_the_relation_and_takes_nothing_from_the_others(build, source):
+    """Twice the urgency of one half of the samples, and of the other: together the loss of all of them thrice."""
+
+    def relation(urgency):
+        teacher = replace(source("a", ALL), urgency=urgency)
+        return losses_of(build([teacher], relation=1), 0)["relation"].item()
+
+    plain = relation(None)
+    even = relation(lambda rows: torch.from_numpy((rows % 2 == 0).astype(np.float32) + 1))
+    odd = relation(lambda rows: torch.from_numpy((rows % 2 == 1).astype(np.float32) + 1))
+    assert even > plain
+    assert even + odd == pytest.approx(3 * plain, rel=1e-5)

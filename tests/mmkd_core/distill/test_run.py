@@ -9,9 +9,11 @@ import torch
 
 from feature_store import FeatureStore
 from mmkd_core.distill import paper
-from mmkd_core.distill.config import BankConfig, DistillConfig
-from mmkd_core.distill.run import distill, interpolate, warm_head
+from mmkd_core.distill.config import BankConfig, BudgetConfig, DistillConfig, IncrementalConfig
+from mmkd_core.distill.replay import UNTAUGHT
+from mmkd_core.distill.run import Earlier, distill, warm_head
 from mmkd_core.distill.sources import Source
+from mmkd_core.progress import Silent
 from mmkd_core.student import training
 from mmkd_core.student.model import Student
 from mmkd_core.student.training import epoch_batch
@@ -19,6 +21,11 @@ from mmkd_core.student.training import epoch_batch
 ALL = list(range(12))
 CONFIG = DistillConfig(steps=6, batch_size=6, warmup=1, lr=3e-3, precision="fp32", bank=BankConfig(per_step=3))
 BATCHES = partial(epoch_batch, np.arange(12), 6, 0)
+
+
+def known(heads):
+    """Earlier heads, and nothing to watch."""
+    return Earlier(heads, {}, np.zeros(12, bool), "")
 
 
 class KilledError(Exception):
@@ -82,7 +89,13 @@ def test_heads_of_earlier_teachers_are_kept_and_go_on(built, source, teach, samp
     with torch.no_grad():
         earlier["old"].image.weight.fill_(0.25)
     idle = deepcopy(earlier["idle"].state_dict())
-    taught = teach(copy_of(built), [old, new], "run", CONFIG.model_copy(update={"steps": 1, "lr": 1e-9}), heads=earlier)
+    taught = teach(
+        copy_of(built),
+        [old, new],
+        "run",
+        CONFIG.model_copy(update={"steps": 1, "lr": 1e-9}),
+        earlier=known(earlier),
+    )
     assert set(taught.heads) == {"old", "new", "idle"}
     assert set(taught.fidelity) == {"new"}
     torch.testing.assert_close(taught.heads["old"].image.weight, torch.full((6, 16), 0.25))
@@ -97,7 +110,13 @@ def test_who_may_not_have_a_head_has_none(built, source, teach):
 
 def test_freeze_norms(built, source, teach):
     student = copy_of(built)
-    teach(student, [source("a", ALL)], "run", CONFIG.model_copy(update={"steps": 2}), freeze_norms=True)
+    teach(
+        student,
+        [source("a", ALL)],
+        "run",
+        CONFIG.model_copy(update={"steps": 2}),
+        earlier=known({}),
+    )
     norms = [m for m in student.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms
     assert all(int(m.num_batches_tracked) == 0 for m in norms)
@@ -141,15 +160,81 @@ def test_features_from_a_real_store(built, source, teach, tmp_path, monkeypatch,
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.25, 1.0])
-def test_interpolation_is_linear_in_every_weight_and_spares_the_parent(built, keep):
-    parent, child = copy_of(built), copy_of(built)
-    with torch.no_grad():
-        for parameter in child.model.parameters():
-            parameter.add_(1.0)
-    before = deepcopy(parent.model.state_dict())
-    interpolate(child, parent, keep)
-    for name, value in child.model.named_parameters():
-        torch.testing.assert_close(value, before[name] + (1 - keep), rtol=0, atol=1e-5)
-    for name, value in parent.model.state_dict().items():
-        assert torch.equal(value, before[name])
+INCREMENTAL = IncrementalConfig(
+    **CONFIG.model_dump() | {"steps": 8, "average": "tail"},
+    heads_first=0.25,
+    budget=BudgetConfig(rise=0.0, slack=1e-6, every=2, rows=4, rows_per_check=8, rate=50.0, patience=100),
+)
+
+
+def earlier_of(built, source, samples):
+    """An old teacher with a head, a parent, a new teacher, and what is watched."""
+    old, parent = source("old", ALL[:8]), source("student-0001", ALL, dim=4, heads=False)
+    untaught = np.zeros(12, bool)
+    untaught[10:] = True
+    heads = {"old": warm_head(built, old, samples)[0]}
+    watched = {("old", "ct"): np.array([0, 2]), ("old", "xray"): np.array([1, 3]), (UNTAUGHT, "ct"): np.array([10])}
+    sources = [source("new", ALL[6:10], dim=5), old, parent]
+    return sources, lambda: Earlier(deepcopy(heads), watched, untaught, "student-0001")
+
+
+def test_a_killed_integration_ends_as_one_that_was_not(built, source, samples, teach, monkeypatch):
+    """Multipliers, the average of the weights and the phase of the heads are where they were."""
+    sources, earlier = earlier_of(built, source, samples)
+    whole, broken, resumed = (copy_of(built) for _ in range(3))
+    taught = teach(whole, sources, "whole", INCREMENTAL, earlier=earlier())
+    assert max(entry["multiplier"] for entry in taught.budget.values()) > 0, "a budget of no effect shows nothing"
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+
+    def dies(step):
+        if step == 7:
+            raise KilledError
+        return BATCHES(step)
+
+    with pytest.raises(KilledError):
+        teach(broken, sources, "broken", INCREMENTAL, batches=dies, earlier=earlier())
+    again = teach(resumed, sources, "broken", INCREMENTAL, earlier=earlier())
+    ours, theirs = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert again.log == taught.log
+    assert again.budget == taught.budget
+    assert set(taught.log[-1]) >= {"forgetting", "multiplier"}
+
+
+def test_at_first_only_heads_learn(built, source, samples, teach):
+    sources, earlier = earlier_of(built, source, samples)
+    student, known = copy_of(built), earlier()
+    before = deepcopy(known.heads["old"].state_dict())
+    config = INCREMENTAL.model_copy(update={"steps": 3, "heads_first": 1.0, "average": "none"})
+    taught = teach(student, sources, "run", config, earlier=known)
+    ours, theirs = student.model.state_dict(), built.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(taught.heads["old"].image.weight, before["image.weight"])
+    taught = teach(student, sources, "run 2", config.model_copy(update={"heads_first": 0.0}), earlier=earlier())
+    assert not torch.equal(student.model.logit_scale, built.model.logit_scale)
+
+
+def test_training_stops_when_something_is_being_lost(built, source, samples, teach):
+    sources, earlier = earlier_of(built, source, samples)
+    budget = INCREMENTAL.budget.model_copy(update={"far": 1.001, "patience": 2})
+    config = INCREMENTAL.model_copy(update={"budget": budget, "steps": 40, "lr": 0.05})
+    said = []
+
+    class Heard(Silent):
+        def say(self, line):
+            said.append(line)
+
+    taught = teach(copy_of(built), sources, "run", config, earlier=earlier(), progress=Heard())
+    assert taught.log[-1]["step"] < 40
+    assert any("is being forgotten" in line for line in said)
+    assert "stopped early" in said[-1]
+    again = teach(copy_of(built), sources, "run", config, earlier=earlier())
+    assert again.log == taught.log, "a run that stopped is over"
+
+
+def test_a_first_distillation_can_average_too(built, source, teach):
+    student = copy_of(built)
+    teach(student, [source("a", ALL)], "run", CONFIG.model_copy(update={"average": "ema"}))
+    norms = [m for m in student.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(int(m.num_batches_tracked) == CONFIG.steps for m in norms), "measured anew, from as many batches"

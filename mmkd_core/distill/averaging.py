@@ -1,0 +1,96 @@
+"""Weights between others: running averages along a run, mixtures of parent and candidate, and their batch norms.
+
+A running average of the weights is steadier than the last ones. Uniform over the tail of a run it is stochastic weight
+averaging (Izmailov et al. 2018, arXiv 1803.05407); exponential it is Polyak's. Between a model and its fine-tuned child
+lies one that keeps most of what the child learnt and of what it lost (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903).
+
+The running statistics of batch norms belong to weights. Where a run froze them, all weights on its way share them.
+Elsewhere those of an average are measured anew, because the statistics of an average are no average of statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from mmkd_core.student.model import Student
+
+Kind = Literal["none", "tail", "ema"]
+TAIL = 0.25
+"""Share of the steps, at their end, that a tail average covers."""
+WINDOW = 0.1
+"""Share of the steps after which what an exponential average remembers has fallen to 1 / e."""
+Weights = Mapping[str, Tensor]
+
+
+class RunningAverage(nn.Module):
+    """The average of a model's weights along a run; a checkpoint that holds this module holds all it knows.
+
+    Args:
+        model: whose weights are averaged; only those that are trained are.
+        steps: of the whole run.
+    """
+
+    step: Tensor
+
+    def __init__(self, model: nn.Module, kind: Literal["tail", "ema"], steps: int) -> None:
+        super().__init__()
+        decay = 1 - 1 / max(1.0, WINDOW * steps)
+        how = get_ema_multi_avg_fn(decay) if kind == "ema" else None  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(model, multi_avg_fn=how)
+        self.averaged.requires_grad_(False)
+        self.start = steps - max(1, round(TAIL * steps)) if kind == "tail" else 0
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
+        self.step += 1
+        if int(self.step) > self.start:
+            self.averaged.update_parameters(model)
+
+    def put_into(self, model: nn.Module) -> None:
+        """Give a model the averaged weights; before the first one it stays as it is. Its buffers stay."""
+        if not int(self.averaged.n_averaged):
+            return
+        with torch.no_grad():
+            for mine, theirs in zip(self.averaged.module.parameters(), model.parameters(), strict=True):
+                theirs.copy_(mine)
+
+
+@torch.no_grad()
+def mix(student: Student, parent: Weights, candidate: Weights, step: float) -> None:
+    """Put ``parent + step * (candidate - parent)`` into ``student``; 0 and 1 give the two themselves, bit for bit.
+
+    Args:
+        parent, candidate: state dicts of the student's model.
+
+    Raises:
+        ValueError: batch norms of the two have different statistics, so that those of a mixture are not known.
+    """
+    if not same_norms(parent, candidate):
+        raise ValueError("parent and candidate do not share the statistics of their batch norms")
+    for name, value in student.model.state_dict().items():
+        if step in (0, 1) or not value.is_floating_point():
+            value.copy_((candidate if step else parent)[name])
+        else:
+            value.copy_(parent[name].lerp(candidate[name], step))
+
+
+def same_norms(one: Weights, other: Weights) -> bool:
+    """Whether two state dicts have equal running statistics."""
+    return all(
+        torch.equal(value, other[name]) for name, value in one.items() if name.endswith(("running_mean", "running_var"))
+    )
+
+
+def measure_norms(student: Student, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of the image tower's batch norms to those of ``batches`` (B, 3, H, W), prepared."""
+    model = student.model.visual
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        with torch.no_grad():
+            update_bn((batch.contiguous(memory_format=torch.channels_last) for batch in batches), model)

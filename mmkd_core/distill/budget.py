@@ -1,0 +1,192 @@
+"""The forgetting budget: how far the loss on what was learnt before may rise, and what happens when it rises further.
+
+For every earlier teacher and domain (and for what nobody taught, where the parent is the teacher) the relation loss on
+watched rows may rise to ``(1 + rise)`` times the parent's, and a little more. As a constrained problem,
+
+    minimise the losses of the new teacher and of replay,  subject to  L_s <= bound_s  for every stratum s,
+
+it has the Lagrangian ``losses + sum_s multiplier_s * L_s``. Training descends on it; after every check the multipliers
+ascend by the share by which a bound is broken, and fall where it is not, never below 0 (dual ascent; Boyd and
+Vandenberghe, Convex Optimization, 5.2; Fioretto et al. 2020, arXiv 2001.09394, for networks). So replay weighs more
+only where it is needed.
+
+The watched rows are the same ones at every check and are compared with the parent on the same rows and texts, without
+random crops: a rise is no noise of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_core.distill import losses as loss
+from mmkd_core.distill.bank import Bank
+from mmkd_core.distill.config import BudgetConfig
+from mmkd_core.distill.objective import Samples
+from mmkd_core.distill.replay import Stratum
+from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.student.model import Student
+
+TEXTS = 32
+"""Texts of the bank that a domain is watched with, at most."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """One stratum: its rows, the number of its domain, and the teacher's posteriors (n, K) there."""
+
+    stratum: Stratum
+    rows: Rows
+    domain: str
+    posterior: Tensor
+
+
+class Watch:
+    """The relation loss of the student, stratum by stratum, on rows that are not trained on.
+
+    Args:
+        sources: the earlier teachers and, under ``UNTAUGHT``, the parent.
+        watched: by stratum the rows; strata without a source or a bank are left out.
+        most: rows that one check embeds, at most; more strata than fit take turns.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        samples: Samples,
+        bank: Bank,
+        sources: Mapping[str, Source],
+        watched: Mapping[Stratum, Rows],
+        most: int,
+    ) -> None:
+        self.student, self.samples = student, samples
+        self.tokens = {domain: student.tokenize(texts[:TEXTS]) for domain, texts in bank.texts.items()}
+        self.watched = [
+            _Watched(key, rows, key[1], _posterior(sources[key[0]], rows, key[1]))
+            for key, rows in sorted(watched.items())
+            if len(rows) and key[0] in sources and key[1] in bank.texts
+        ]
+        longest = max((len(entry.rows) for entry in self.watched), default=1)
+        self.at_once = max(1, most // longest)
+
+    @property
+    def strata(self) -> list[Stratum]:
+        """What is watched, in the order of ``turn``."""
+        return [entry.stratum for entry in self.watched]
+
+    def turn(self, number: int) -> list[int]:
+        """Places of the strata that check ``number`` looks at; all come round."""
+        count = len(self.watched)
+        if count <= self.at_once:
+            return list(range(count))
+        return [(number * self.at_once + i) % count for i in range(self.at_once)]
+
+    @torch.no_grad()
+    def losses(self, places: Sequence[int]) -> Tensor:
+        """Mean KL(teacher || student) of each stratum in ``places``."""
+        entries = [self.watched[place] for place in places]
+        if not entries:
+            return torch.zeros(0)
+        rows = np.concatenate([entry.rows for entry in entries])
+        with evaluating(self.student.model), torch.autocast("cpu", enabled=False):
+            image = F.normalize(self.student.images(self.student.prepare(self.samples.pixels[rows])), dim=-1)
+            texts = {
+                domain: F.normalize(self.student.texts(self.tokens[domain]), dim=-1)
+                for domain in dict.fromkeys(entry.domain for entry in entries)
+            }
+        scale = self.student.model.logit_scale.exp()
+        found, start = [], 0
+        for entry in entries:
+            part = image[start : start + len(entry.rows)]
+            start += len(part)
+            logits = scale * part @ texts[entry.domain].T
+            found.append(loss.relation(logits, entry.posterior, torch.ones(len(part))))
+        return torch.stack(found)
+
+
+def _posterior(source: Source, rows: Rows, domain: str) -> Tensor:
+    return (source.logit_scale * source.images(rows) @ source.bank[domain][:TEXTS].T).softmax(-1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode inside; every part of it is put back as it was."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+class Budget(nn.Module):
+    """Bounds, levels and multipliers; buffers, so that checkpoints hold them.
+
+    Attributes:
+        bound, level, multiplier, far: (S,) by stratum: the most its loss may be; what it was when last looked at; the
+            weight that replay has on top; for how many checks in a row it was far above the bound.
+    """
+
+    bound: Tensor
+    level: Tensor
+    multiplier: Tensor
+    far: Tensor
+
+    def __init__(self, strata: Sequence[Stratum], parent: Tensor, config: BudgetConfig) -> None:
+        super().__init__()
+        self.strata, self.config = list(strata), config
+        parent = parent.double()
+        self.register_buffer("bound", parent * (1 + config.rise) + config.slack)
+        self.register_buffer("level", parent.clone())
+        self.register_buffer("multiplier", torch.zeros_like(parent))
+        self.register_buffer("far", torch.zeros(len(parent), dtype=torch.int64))
+        self._place = {stratum: place for place, stratum in enumerate(self.strata)}
+
+    def update(self, places: Sequence[int], losses: Tensor) -> list[Stratum]:
+        """Take in the losses of some strata; return those whose bound was kept before and is broken now."""
+        where = torch.tensor(places, dtype=torch.int64)
+        losses, bound = losses.double(), self.bound[where]
+        broken = (losses > bound) & (self.level[where] <= bound)
+        self.level[where] = losses
+        ascent = self.multiplier[where] + self.config.rate * (losses / bound - 1)
+        self.multiplier[where] = ascent.clamp(0.0, self.config.most)
+        self.far[where] = torch.where(losses > self.config.far * bound, self.far[where] + 1, 0)
+        return [self.strata[place] for place, now in zip(places, broken.tolist(), strict=True) if now]
+
+    def weight(self, stratum: Stratum) -> float:
+        """How much replay of a stratum counts: 1 as long as its bound is kept."""
+        place = self._place.get(stratum)
+        return 1.0 if place is None else 1.0 + float(self.multiplier[place])
+
+    def worst(self) -> tuple[Stratum, float] | None:
+        """The stratum whose loss is largest beside its bound, and the ratio of the two."""
+        if not self.strata:
+            return None
+        ratio = self.level / self.bound
+        place = int(ratio.argmax())
+        return self.strata[place], float(ratio[place])
+
+    def lost(self) -> Stratum | None:
+        """A stratum that has stayed far above its bound for too long."""
+        place = int(self.far.argmax()) if self.strata else 0
+        return self.strata[place] if self.strata and int(self.far[place]) >= self.config.patience else None
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """By ``teacher/domain``: bound, loss when last looked at, and multiplier."""
+        rows = zip(self.strata, self.bound.tolist(), self.level.tolist(), self.multiplier.tolist(), strict=True)
+        return {
+            named(stratum): {"bound": round(bound, 4), "loss": round(level, 4), "multiplier": round(weight, 3)}
+            for stratum, bound, level, weight in rows
+        }
+
+
+def named(stratum: Stratum) -> str:
+    """``teacher/domain``; what nobody taught stands under ``captions/domain``."""
+    return f"{stratum[0] or 'captions'}/{stratum[1]}"

@@ -1,0 +1,70 @@
+"""How far to go from the parent toward the candidate: the largest step that loses nothing on the validation split.
+
+The weights in between are models too, and a few of them are asked for predictions, the boldest first. The verdict on
+the one that is chosen comes from the test split, which has no part in the choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmkd_core.audit.forgetting import AuditConfig, ForgettingAudit, Verdict, forgetting
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.averaging import Weights, mix
+from mmkd_core.integrate.student_data import Pixels, predict
+from mmkd_core.progress import Progress, Silent
+from mmkd_core.student.model import Student
+
+STEPS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1)
+SPLIT = "val"
+
+
+@dataclass(frozen=True)
+class Step:
+    """The step that was chosen: 0 is the parent, 1 the candidate.
+
+    Attributes:
+        tried: by step the lowest change of AUC over domains on the validation split, the domain, and the verdict.
+    """
+
+    size: float
+    tried: dict[str, dict[str, Any]]
+
+
+def largest_step(
+    student: Student,
+    parent: Weights,
+    candidate: Weights,
+    corpus: Corpus,
+    pixels: Pixels,
+    audit: AuditConfig,
+    loss: float,
+    progress: Progress | None = None,
+    steps: tuple[float, ...] = STEPS,
+) -> Step:
+    """Leave ``student`` at the largest of ``steps`` that passes; at the parent if none does.
+
+    Args:
+        audit: the rule of the audit. A step that it fails is refused.
+        loss: a step is refused too if a domain loses more than this (a fraction of AUC): a validation split is small,
+            and the audit's rule alone leaves much open on it.
+    """
+    mix(student, parent, candidate, 0.0)
+    before, tried = predict(student, corpus, pixels, SPLIT), {}
+    with (progress or Silent()).task("between parent and candidate", len(steps), "steps") as advance:
+        for step in steps:
+            mix(student, parent, candidate, step)
+            found = forgetting(predict(student, corpus, pixels, SPLIT), before, audit)
+            domain, change = worst(found)
+            tried[f"{step:g}"] = {"domain": domain, "delta": round(change, 5), "verdict": found.verdict.value}
+            advance(1, f"{step:g}: {domain} {100 * change:+.1f}")
+            if found.verdict is not Verdict.FAIL and change >= -loss:
+                return Step(step, tried)
+    mix(student, parent, candidate, 0.0)
+    return Step(0.0, tried)
+
+
+def worst(audit: ForgettingAudit) -> tuple[str, float]:
+    """The domain with the lowest change of AUC, and the change."""
+    return min(((domain, entry.delta) for domain, entry in audit.domains.items()), key=lambda pair: pair[1])
