@@ -5,6 +5,7 @@
 
 from feature_store.errors import StoreError
 from feature_store.facts import Damage, Repair, StoreInfo, TableInfo
+from feature_store.opening import is_sealed
 from feature_store.store import VIEWS, FeatureStore
 
-__all__ = ["VIEWS", "Damage", "FeatureStore", "Repair", "StoreError", "StoreInfo", "TableInfo"]
+__all__ = ["VIEWS", "Damage", "FeatureStore", "Repair", "StoreError", "StoreInfo", "TableInfo", "is_sealed"]

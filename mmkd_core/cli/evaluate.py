@@ -158,14 +158,13 @@ def _trust_code(rows: "list[TrustRow]") -> int:
 
 def _sweep(workspace: "Workspace", specs: "Mapping[str, TeacherSpec]") -> dict[float, dict[str, dict[str, Any]]]:
     """By threshold and teacher: samples admitted, and domains that are taught whole."""
-    from feature_store import FeatureStore
     from mmkd_core.audit.trust import sweep
-    from mmkd_core.integrate.features import Features
+    from mmkd_core.integrate.features import Features, open_store
     from mmkd_core.trust import measure
 
     corpus, config = workspace.corpus(), workspace.config.trust
     result: dict[float, dict[str, dict[str, Any]]] = {}
-    with FeatureStore.open(workspace.store) as store:
+    with open_store(workspace) as store:
         for name, spec in specs.items():
             evidence = measure(Features(spec, corpus, store).view(), corpus, config.seed)
             for threshold, found in sweep(evidence, corpus, config).items():

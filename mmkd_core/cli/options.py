@@ -15,6 +15,7 @@ class Rule(StrEnum):
     NINETY = "90"
     GAIN = "gain"
     NONE = "none"
+    PUBLISHED = "published"
 
 
 class Recipe(StrEnum):

@@ -36,7 +36,7 @@ def quickstart(
 ) -> None:
     """Do everything once: data, teachers, features, trust, student, a new teacher, an audit and a report."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.errors import DataError
+    from mmkd_core.errors import DataError, TrustError
     from mmkd_core.integrate.profiles import profile
     from mmkd_core.integrate.quickstart import quickstart as run
 
@@ -44,6 +44,11 @@ def quickstart(
         raise DataError("no such file or folder", where=str(data), next="Give a manifest or a folder to --data")
     target = folder or root or FOLDER
     name = {} if data is None else {"name": _name(data)}
+    if trust is Rule.PUBLISHED:
+        raise TrustError(
+            "quickstart makes a new workspace, and that has no published list of trusted teachers",
+            next="Use the single commands: `mmkd init --trust published`, then `mmkd store import mmkd-clip DIR`",
+        )
     config, phantom = profile(smoke, data is not None, seed, trust.value, recipe.value, **name)
     summary = run(target, config, phantom, data, watch(), _command(smoke, seed, trust, recipe, data))
     out = Output(json, target)

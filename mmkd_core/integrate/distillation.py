@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -94,11 +95,12 @@ class Distillation:
         self._extract_parent()
         old, fresh = ({name: self.trust[name].mask for name in names} for names in (self.earlier, new))
         masks = with_untaught(self.corpus, old, fresh)
-        with open_store(self.workspace) as store:
+        with open_store(self.workspace) as store, FeatureStore.open(self.workspace.own_store) as own:
 
             def features(teacher: str, rows: Rows) -> Array:
-                spec = self.parent_spec if teacher == UNTAUGHT else self.specs[teacher]
-                return Features(spec, self.corpus, store).images(rows)
+                if teacher == UNTAUGHT:
+                    return Features(self.parent_spec, self.corpus, own).images(rows)
+                return Features(self.specs[teacher], self.corpus, store).images(rows)
 
             coreset = Coreset(config.coreset, config.coreset_method, features)
             seed, watch = self.workspace.config.seed, config.budget.rows
@@ -121,10 +123,10 @@ class Distillation:
         student, began = Student.load(self.start), time.monotonic()
         before = {name: value.clone() for name, value in student.model.state_dict().items()}
         samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
-        with open_store(self.workspace) as store:
+        with open_store(self.workspace) as store, self._own_store() as own:
             taught = distill(
                 student,
-                self._sources(store, new, batches),
+                self._sources(store, own, new, batches),
                 samples,
                 self.bank,
                 batches,
@@ -171,11 +173,13 @@ class Distillation:
         audit, loss = self.workspace.config.audit, self.config.loss
         return largest_step(student, parent, candidate, self.corpus, self.pixels, audit, loss, self.progress)
 
-    def _sources(self, store: FeatureStore, new: list[str], batches: Callable[[int], Rows]) -> list[Source]:
+    def _sources(
+        self, store: FeatureStore, own: FeatureStore | None, new: list[str], batches: Callable[[int], Rows]
+    ) -> list[Source]:
         taught = [
             Features(self.specs[name], self.corpus, store).source(self.bank, self.trust[name].mask) for name in new
         ]
-        if self.parent is None or not isinstance(batches, MixedBatches):
+        if own is None or not isinstance(batches, MixedBatches):
             return taught
         for name in self.earlier:
             # On rows that are fresh as well: where domains overlap, the newcomer is not left alone with them.
@@ -183,7 +187,7 @@ class Distillation:
             taught.append(replace(source, turn=partial(batches.has_turn, name)))
         if factor := getattr(self.config, "parent", 0.0):
             unclaimed = ~np.any([self.trust[name].mask for name in new], axis=0) & (self.corpus.split == "train")
-            old = Features(self.parent_spec, self.corpus, store)
+            old = Features(self.parent_spec, self.corpus, own)
             taught.append(old.source(self.bank, unclaimed, heads=False, factor=factor))
         return taught
 
@@ -191,8 +195,12 @@ class Distillation:
         """The parent's own features; what is in the store already is not asked for again."""
         spec = self.parent_spec
         job = Job(spec, lambda: open_clip.load(spec, resolve(spec), "cpu"))
-        with FeatureStore.open(self.workspace.store, "w") as store:
+        with FeatureStore.open(self.workspace.own_store, "w") as store:
             extract(self.corpus, corpus_texts(self.corpus), [job], store, self.progress).require()
+
+    def _own_store(self) -> AbstractContextManager[FeatureStore | None]:
+        """Where the parent's features are: never in a sealed generation. None if there is no parent."""
+        return FeatureStore.open(self.workspace.own_store) if self.parent else nullcontext()
 
     def _identity(self, new: list[str], replay: Replay | None) -> str:
         return identity(

@@ -9,13 +9,17 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from feature_store import FeatureStore
 from mmkd_core.contract import Teacher
-from mmkd_core.errors import PluginError
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.errors import DataError, PluginError, WorkspaceError
 from mmkd_core.extract import ExtractConfig, Extraction, Job, extract
+from mmkd_core.extract.features import Skipped, Work
 from mmkd_core.extract.on_ray import cluster, extract_on_ray
 from mmkd_core.extract.plan import Plan, plan
-from mmkd_core.integrate.features import corpus_texts, locked_specs
+from mmkd_core.integrate.features import corpus_texts, locked_specs, open_store
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.plugins.opening import open_teacher
@@ -38,9 +42,12 @@ def run_extract(
     Raises:
         DataError: too many images cannot be read.
         PluginError: no teacher is in use, or Ray is not installed.
+        WorkspaceError: something is missing, and the workspace reads a sealed generation.
     """
     corpus, config = workspace.corpus(whole=True), config or workspace.config.extract
-    if engine == "ray":
+    if workspace.config.features:
+        done = _looked_up(workspace, corpus, config)
+    elif engine == "ray":
         with cluster() as machines, FeatureStore.open(workspace.store, "w") as store:
             jobs = locked_jobs(workspace, machines.device)
             done = extract_on_ray(machines, corpus, corpus_texts(corpus), jobs, store, progress, config)
@@ -55,10 +62,41 @@ def run_extract(
 def plan_extract(workspace: Workspace) -> Plan:
     """What ``run_extract`` would do; nothing is written."""
     jobs, corpus = locked_jobs(workspace, device()), workspace.corpus(whole=True)
-    if not workspace.store.exists():
+    if not workspace.store.exists() and not workspace.config.features:
         return plan(corpus, corpus_texts(corpus), jobs, None, workspace.config.extract)
-    with FeatureStore.open(workspace.store) as store:
+    with open_store(workspace) as store:
         return plan(corpus, corpus_texts(corpus), jobs, store, workspace.config.extract)
+
+
+def _looked_up(workspace: Workspace, corpus: Corpus, config: ExtractConfig) -> Extraction:
+    """Nothing is extracted into a sealed generation; this sees that everything is there, but for unreadable images."""
+    jobs, texts = locked_jobs(workspace, "cpu"), corpus_texts(corpus)
+    with open_store(workspace) as store:
+        work = Work.of(corpus, texts, store)
+        missing = {job.spec.name: work.missing(store, job.spec.fingerprint) for job in jobs}
+    nothing = dict.fromkeys(missing, 0)
+    skipped = Skipped(corpus, len(work.index), config.max_bad)
+    for place in np.flatnonzero(np.any([images for images, _ in missing.values()], axis=0)):
+        try:
+            corpus.open(int(work.index[place]))
+        except DataError as error:
+            skipped.add(int(work.index[place]), error)
+            continue
+        break  # it could have been extracted
+    else:
+        if not any(captions.any() for _, captions in missing.values()):
+            return Extraction(nothing, dict(nothing), skipped=skipped.found)
+    counts = [
+        f"{name}: {images.sum():,} images and {captions.sum():,} texts"
+        for name, (images, captions) in missing.items()
+        if images.any() or captions.any()
+    ]
+    raise WorkspaceError(
+        f"features are missing ({'; '.join(counts)}), and mmkd.yaml reads a sealed generation, which is never written",
+        where=str(workspace.store),
+        next=f"Extract them where it was sealed and seal again; or leave `features` empty in mmkd.yaml, then "
+        f"`mmkd store merge {workspace.store}` and `mmkd extract`",
+    )
 
 
 def device() -> str:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from feature_store import FeatureStore
+from feature_store import FeatureStore, is_sealed
 from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
 from mmkd_core.data.manifest import Corpus, text_id
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.sources import Mask, Source
-from mmkd_core.errors import PluginError
+from mmkd_core.errors import PluginError, WorkspaceError
 from mmkd_core.evaluate.zero_shot import class_embeddings
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace
@@ -47,11 +47,19 @@ def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpe
 
 
 def open_store(workspace: Workspace) -> FeatureStore:
-    """The workspace's features, for reading.
+    """The workspace's features, for reading: its own store, or the sealed generation that ``mmkd.yaml`` names.
 
     Raises:
         PluginError: nothing was extracted yet.
+        WorkspaceError: what ``mmkd.yaml`` names is not there, or is not sealed.
     """
+    if workspace.config.features and not is_sealed(workspace.store):
+        gone = not workspace.store.exists()
+        raise WorkspaceError(
+            f"mmkd.yaml reads features from a folder that {'is not there' if gone else 'is no sealed generation'}",
+            where=str(workspace.store),
+            next="Name one that `mmkd store seal` made, or leave `features` empty for a store of the workspace's own",
+        )
     if not workspace.store.exists():
         raise PluginError("no features were extracted yet", where=str(workspace.store), next="Run `mmkd extract`")
     return FeatureStore.open(workspace.store)

@@ -114,7 +114,7 @@ def run_import_published(
     """What the authors of MMKD-CLIP publish: features into the store, trusted sets into a file beside it."""
     with FeatureStore.open(workspace.store, "w") as store:
         done = import_published(folder, store, progress)
-    path = workspace.state / f"{SOURCE}-trusted.json"
+    path = workspace.published_trust
     pairs = [{"image_id": image, "text_id": text, "teachers": names} for image, text, names in done.trusted]
     write_json(path, {"source": SOURCE, "pairs": pairs})
     return done, path

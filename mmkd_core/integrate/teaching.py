@@ -16,7 +16,7 @@ from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
 from mmkd_core.student.training import Batches
-from mmkd_core.trust import StudentProbe, TeacherTrust, decide
+from mmkd_core.trust import PublishedTrust, StudentProbe, TeacherTrust, decide
 
 
 def run_trust(
@@ -33,6 +33,7 @@ def run_trust(
     parent = parent or releases.current(workspace)
     decided = {}
     probe: StudentProbe | None = None
+    published = PublishedTrust.load(workspace.published_trust) if config.rule == "published" else None
     with open_store(workspace) as store:
         for name, spec in specs.items():
             kept = parent.folder / "trust" / f"{name}.npz" if parent else None
@@ -42,7 +43,7 @@ def run_trust(
             if config.rule == "gain" and probe is None:
                 student = Student.load(parent.student if parent else stage_one(workspace))
                 probe = StudentProbe(probe_scores(student, corpus, pixels_of(workspace, corpus, progress)))
-            decided[name] = decide(Features(spec, corpus, store).view(), corpus, config, probe)
+            decided[name] = decide(Features(spec, corpus, store).view(), corpus, config, probe, published)
             decided[name].save(workspace.trust / f"{name}.npz")
     return decided
 

@@ -51,6 +51,7 @@ class Config(BaseModel):
     name: str = "student"
     seed: int = Field(default=0, ge=0)
     data: str = Field(default="data", description="folder of the corpus, relative to the workspace or absolute")
+    features: str = Field(default="", description="a sealed generation to read; empty: the workspace's own store")
     student: StudentConfig = StudentConfig()
     extract: ExtractConfig = ExtractConfig()
     specialist: SpecialistConfig = SpecialistConfig()
@@ -74,8 +75,10 @@ class Workspace:
         self.state = root / ".mmkd"
         self.lock_file = root / LOCK
         self.releases = root / "releases"
-        self.store = self.state / "features"
+        self.own_store = self.state / "features"
+        self.store = root / config.features if config.features else self.own_store
         self.trust = self.state / "trust"
+        self.published_trust = self.state / "mmkd-clip-trusted.json"
         self.runs = self.state / "runs"
         self.evaluations = self.state / "evaluations"
         self.audits = self.state / "audits"

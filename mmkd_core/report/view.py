@@ -225,6 +225,8 @@ class View:
         """The trust rule in words."""
         if self.rule == "none":
             return "No rule was applied: every teacher teaches every sample of its corpus."
+        if self.rule == "published":
+            return "The published list: a teacher teaches the samples for which the authors of MMKD-CLIP list it."
         if self.rule == "gain":
             return (
                 "The gain rule: where a teacher is better than the present student, by a paired test on the probe "

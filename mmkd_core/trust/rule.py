@@ -1,4 +1,5 @@
-"""The rules: 90 % (a teacher teaches where it is right), gain (where it beats the student), none (where it says so).
+"""The rules: 90 % (a teacher teaches where it is right), gain (where it beats the student), none (where it says so),
+published (where the paper's authors say so).
 
 The 90 % rule in one sentence: where a teacher is right at least nine times in ten it teaches every sample of that
 domain, elsewhere only the samples of which it is at least 90 % sure and right. That covers both readings of the paper
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 from mmkd_core.errors import TrustError
 from mmkd_core.statistics import GroupBootstrap, Interval, macro_auc, paired_auc_difference, wilson_lower
 from mmkd_core.trust.evidence import DomainEvidence, Evidence, TeacherView, measure
+from mmkd_core.trust.published import PublishedTrust
 from mmkd_core.trust.results import DomainTrust, TeacherTrust
 
 if TYPE_CHECKING:
     from mmkd_core.data.manifest import Corpus
 
-Rule = Literal["90", "gain", "none"]
+Rule = Literal["90", "gain", "none", "published"]
 RULES: tuple[str, ...] = get_args(Rule)
 
 ONE_SIDED = 0.90
@@ -90,25 +92,41 @@ class _Verdict:
     gain: Interval | None = None
 
 
-def decide(view: TeacherView, corpus: Corpus, config: TrustConfig, student: StudentProbe | None = None) -> TeacherTrust:
+def decide(
+    view: TeacherView,
+    corpus: Corpus,
+    config: TrustConfig,
+    student: StudentProbe | None = None,
+    published: PublishedTrust | None = None,
+) -> TeacherTrust:
     """Measure a teacher on a corpus and apply a rule.
 
     Raises:
-        TrustError: features that do not fit the corpus, or ``gain`` without a student to gain on.
+        TrustError: features that do not fit the corpus; ``gain`` without a student to gain on, or ``published``
+            without a list.
     """
-    return judge(measure(view, corpus, config.seed), corpus, config, student)
+    return judge(measure(view, corpus, config.seed), corpus, config, student, published)
 
 
-def judge(evidence: Evidence, corpus: Corpus, config: TrustConfig, student: StudentProbe | None = None) -> TeacherTrust:
+def judge(
+    evidence: Evidence,
+    corpus: Corpus,
+    config: TrustConfig,
+    student: StudentProbe | None = None,
+    published: PublishedTrust | None = None,
+) -> TeacherTrust:
     """Apply a rule to evidence that was measured on ``corpus``."""
     view = evidence.view
     mask, domains = np.zeros(len(corpus), dtype=bool), {}
+    listed = _listed(view.name, corpus, published) if config.rule == "published" else mask
     for domain, found in evidence.domains.items():
         case = _case(view, corpus, domain, found, config.seed)
         if config.rule == "90":
             verdict = _ninety(case, config)
         elif config.rule == "gain":
             verdict = _gain(case, corpus, config, student)
+        elif config.rule == "published":
+            verdict = _published(listed[found.train])
         else:
             verdict = _everyone(case)
         mask[found.train] = verdict.admit
@@ -187,6 +205,19 @@ def _everyone(case: _Case) -> _Verdict:
     if case.declared:
         return _Verdict(admit, True, f"declared by the teacher: teaches all {len(admit)}")
     return _Verdict(admit, False, "not declared by the teacher: teaches nothing")
+
+
+def _listed(teacher: str, corpus: Corpus, published: PublishedTrust | None) -> NDArray[np.bool_]:
+    if published is None:
+        raise TrustError(
+            "the rule `published` needs the list that the paper's authors publish",
+            next="Run `mmkd store import mmkd-clip DIR`",
+        )
+    return published.mask(teacher, corpus)
+
+
+def _published(listed: NDArray[np.bool_]) -> _Verdict:
+    return _Verdict(listed, bool(listed.all()), f"the paper's authors list it for {int(listed.sum())} of {len(listed)}")
 
 
 def _student_scores(case: _Case, corpus: Corpus, student: StudentProbe) -> NDArray[np.floating]:
