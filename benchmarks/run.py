@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import audit
 import extract
 import faults
+import losses
 import quality
 import store
 import store_disk
@@ -28,6 +29,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **store_disk.FIGURES,
     **extract.FIGURES,
     **faults.FIGURES,
+    **losses.FIGURES,
     **quality.FIGURES,
     **audit.FIGURES,
 }

@@ -16,6 +16,9 @@ class Weights(BaseModel):
 
     fd: float = Field(default=1.0, ge=0, description="feature distillation, per teacher's head")
     icl: float = Field(default=1.0, ge=0, description="interactive contrastive learning, per teacher's head")
+    crd: float = Field(default=0.0, ge=0, description="contrastive relation (CRD of CLIP-KD), per teacher's head")
+    gd: float = Field(default=0.0, ge=0, description="gradients of the contrast (GD of CLIP-KD), per teacher's head")
+    afd: float = Field(default=0.0, ge=0, description="contrast of fused features (AFD of CLIP-KD), per teacher's head")
     clip: float = Field(default=0.1, ge=0, description="the student's own contrastive loss")
     untaught: float = Field(default=1.0, ge=0, description="clip for samples that no teacher teaches (recipe mmkd)")
     relation: float = Field(
@@ -24,8 +27,8 @@ class Weights(BaseModel):
 
     @model_validator(mode="after")
     def _something(self) -> Weights:
-        if not (self.fd or self.icl or self.clip or self.relation):
-            raise ValueError("one of fd, icl, clip and relation must be above 0")
+        if not (self.fd or self.icl or self.crd or self.gd or self.afd or self.clip or self.relation):
+            raise ValueError("one of fd, icl, crd, gd, afd, clip and relation must be above 0")
         return self
 
 

@@ -12,6 +12,34 @@ from torch import Tensor, nn
 from mmkd_core.data.files import replacing
 from mmkd_core.distill.normalise import PhiS
 
+MAX_SCALE = 100.0
+
+
+def full(features: Tensor) -> Tensor:
+    """In fp32 at least: what a matrix product in bf16 gives is summed and compared in fp32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+class Fusion(nn.Module):
+    """AFD of CLIP-KD: student's and teacher's features of a sample are fused by a linear map per tower.
+
+    Their CLIP loss teaches the student to be what the teacher's features lack.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(2 * dim, dim), nn.Linear(2 * dim, dim)
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
+
+    def forward(
+        self, student_image: Tensor, student_text: Tensor, teacher_image: Tensor, teacher_text: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit-norm fused images and texts (B, D), and the factor on their cosines."""
+        image = full(self.image(torch.cat([student_image, teacher_image], dim=-1)))
+        text = full(self.text(torch.cat([student_text, teacher_text], dim=-1)))
+        scale = self.log_scale.exp().clamp_max(MAX_SCALE)
+        return nn.functional.normalize(image, dim=-1), nn.functional.normalize(text, dim=-1), scale
+
 
 class TeacherHead(nn.Module):
     """Linear maps, one per tower, from the student's unit-norm embedding (B, S) to PHI-S space (B, D).
@@ -20,24 +48,31 @@ class TeacherHead(nn.Module):
         image, text: ``nn.Linear``.
         normalisers: ``{"image": PhiS, "text": PhiS}`` of the teacher, frozen.
         log_scale: the learned logit scale of this teacher's contrast (log).
+        fusion: what AFD trains beside the maps; None where AFD is not asked for.
     """
 
-    def __init__(self, student_dim: int, normalisers: dict[str, PhiS], logit_scale: float) -> None:
+    def __init__(
+        self, student_dim: int, normalisers: dict[str, PhiS], logit_scale: float, *, fusion: bool = False
+    ) -> None:
         super().__init__()
         dim = len(normalisers["image"].mean)
         self.image, self.text = nn.Linear(student_dim, dim), nn.Linear(student_dim, dim)
         self.normalisers = normalisers
-        self.log_scale = nn.Parameter(torch.tensor(float(np.log(min(logit_scale, 100.0)))))
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(min(logit_scale, MAX_SCALE)))))
+        self.fusion = Fusion(dim) if fusion else None
 
     def forward(self, embedding: Tensor, tower: str) -> Tensor:
         """Predicted features in PHI-S space (B, D)."""
         layer: nn.Linear = self.image if tower == "image" else self.text
-        predicted: Tensor = layer(embedding)
-        return predicted.float()
+        return full(layer(embedding))
 
     def native(self, predicted: Tensor, tower: str) -> Tensor:
         """PHI-S space back to unit-norm features in the teacher's own space."""
         return nn.functional.normalize(self.normalisers[tower].inverse(predicted), dim=-1)
+
+    def scale(self) -> Tensor:
+        """The learned factor on cosines, at most 100."""
+        return self.log_scale.exp().clamp_max(MAX_SCALE)
 
     @torch.no_grad()
     def fit_ridge(self, embedding: Tensor, features: Tensor, tower: str, penalty: float = 1e-2) -> float:

@@ -46,7 +46,7 @@ class PhiS:
 
     def inverse(self, features: Tensor) -> Tensor:
         """Normalised space to teacher's space, (..., D)."""
-        return features @ self.rotation / self.scale + self.mean
+        return features / self.scale @ self.rotation + self.mean
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Tensors for a safetensors file."""

@@ -9,7 +9,17 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
-from mmkd_core.distill.losses import feature_distillation, interactive_contrast, mse_distillation, relation
+from mmkd_core.distill.heads import Fusion
+from mmkd_core.distill.losses import (
+    clip_contrast,
+    contrast_gradients,
+    contrastive_relation,
+    feature_distillation,
+    gradient_distillation,
+    interactive_contrast,
+    mse_distillation,
+    relation,
+)
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER, IMAGES, TEXTS = RNG.normal(size=(4, 5, 3))
@@ -64,6 +74,81 @@ def test_the_students_images_meet_the_teachers_texts_and_not_its_images():
     crossed = interactive_contrast(*leaves(axes, axes, axes, axes[::-1].copy(), 20.0)).item()
     assert right == pytest.approx(0, abs=1e-8)
     assert crossed == pytest.approx(10, abs=1e-6)
+
+
+def quartet():
+    """Unit-norm images and texts of student and teacher, and the logit scale of each."""
+    features = np.random.default_rng(1).normal(size=(4, 5, 3))
+    return [*map(unit, features), 6.0, 11.0]
+
+
+def test_contrastive_relation():
+    images, texts, t_images, t_texts, scale, t_scale = quartet()
+    logits, t_logits = scale * images @ texts.T, t_scale * t_images @ t_texts.T
+    by_image = entropy(softmax(t_logits, axis=1), softmax(logits, axis=1), axis=1).mean()
+    by_text = entropy(softmax(t_logits, axis=0), softmax(logits, axis=0), axis=0).mean()
+    inputs = leaves(*quartet())
+    assert contrastive_relation(*inputs).item() == pytest.approx((by_image + by_text) / 2, rel=1e-12)
+    assert torch.autograd.gradcheck(contrastive_relation, inputs)
+    same = leaves(images, texts, images, texts, scale, scale)
+    assert contrastive_relation(*same).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_gradients_of_the_contrast_are_those_of_autograd():
+    image, text, scale = leaves(*quartet()[:2], 6.0)
+    summed = 5 * clip_contrast(image, text, scale)
+    for mine, true in zip(
+        contrast_gradients(image, text, scale), torch.autograd.grad(summed, [image, text]), strict=True
+    ):
+        torch.testing.assert_close(mine, true)
+
+
+def test_gradients_of_the_contrast_by_hand():
+    """Two samples, logits of +-1: every posterior of the right one is 1 / (1 + e^-2)."""
+    image = text = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    by_image, by_text = contrast_gradients(image, text, torch.tensor(1.0))
+    wrong = 1 / (1 + np.exp(2))
+    np.testing.assert_allclose(by_image, [[-2 * wrong], [2 * wrong]])
+    np.testing.assert_allclose(by_text, by_image)
+
+
+def test_gradient_distillation():
+    inputs = leaves(*quartet())
+    images, texts, t_images, t_texts, scale, t_scale = inputs
+
+    def by_autograd(image, text, factor):
+        leaf = [x.detach().requires_grad_() for x in (image, text)]
+        return torch.autograd.grad(5 * clip_contrast(*leaf, factor.detach()), leaf)
+
+    student, teacher = by_autograd(images, texts, scale), by_autograd(t_images, t_texts, t_scale)
+    expected = sum(((a - b) ** 2).numpy().mean() for a, b in zip(student, teacher, strict=True))
+    assert gradient_distillation(*inputs).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(gradient_distillation, inputs)
+
+
+def test_clip_contrast():
+    images, texts, *_ = quartet()
+    own, logits = np.arange(5), 6.0 * images @ texts.T
+    expected = -(log_softmax(logits, axis=1)[own, own] + log_softmax(logits, axis=0)[own, own]).mean() / 2
+    inputs = leaves(images, texts, 6.0)
+    assert clip_contrast(*inputs).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(clip_contrast, inputs)
+
+
+def test_augmented_features_are_fused_by_a_linear_map_per_tower():
+    images, texts, t_images, t_texts, *_ = quartet()
+    fusion = Fusion(3).double()
+    image, text, scale = fusion(*leaves(images, texts, t_images, t_texts))
+    for fused, layer, pair in (
+        (image, fusion.image, (images, t_images)),
+        (text, fusion.text, (texts, t_texts)),
+    ):
+        weight, bias = (p.detach().numpy() for p in layer.parameters())
+        np.testing.assert_allclose(fused.detach(), unit(np.hstack(pair) @ weight.T + bias))
+    assert scale.item() == pytest.approx(1 / 0.07)
+    assert torch.autograd.gradcheck(
+        lambda *pair: clip_contrast(*fusion(*pair)), leaves(images, texts, t_images, t_texts)
+    )
 
 
 def test_relation():

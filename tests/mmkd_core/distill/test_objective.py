@@ -203,7 +203,7 @@ def test_a_student_that_agrees_with_its_teacher_has_no_relation_loss(build, sour
 
 
 def test_at_least_one_loss_counts():
-    with pytest.raises(ValidationError, match="one of fd, icl, clip and relation must be above 0"):
+    with pytest.raises(ValidationError, match="one of fd, icl, crd, gd, afd, clip and relation must be above 0"):
         Weights(fd=0, icl=0, clip=0, relation=0)
 
 

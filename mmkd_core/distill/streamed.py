@@ -1,0 +1,281 @@
+"""Losses of any number of teachers in the memory of one: a teacher at a time, its samples in chunks of rows.
+
+A plain loop keeps, for every teacher, predictions, targets and two matrices of logits until the backward pass. Here the
+gradient is computed with the loss and only the gradient is kept: (B, S) per tower and that of the heads' parameters.
+FD and ICL never hold more than a chunk of logits; CRD, GD and AFD, which pair the student with itself, hold those of
+one teacher. With bf16, matrices are multiplied in bf16; softmax and sums are in fp32.
+
+The formulas are those of ``losses``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmkd_core.distill import losses
+from mmkd_core.distill.config import Weights
+from mmkd_core.distill.heads import TeacherHead, full
+
+TERMS = ("fd", "icl", "crd", "gd", "afd")
+PAIRED = ("crd", "gd", "afd")
+"""Terms that pair the student's images with the student's texts."""
+TOWERS = ("image", "text")
+CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 25}
+"""Logits of a chunk: what a processor's cache holds, what keeps a GPU busy."""
+Pair = dict[str, Tensor]
+"""One tensor per tower."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one teacher teaches in a step.
+
+    Attributes:
+        head: from the student's embedding to the teacher's space.
+        rows: (n,) rows of the student's embeddings that the teacher counts for.
+        features: per tower unit-norm features (m, D) of all samples that it counts for. With several processes these
+            are the samples of all of them, m >= n, so that the negatives are those of the whole batch.
+        own: (n,) where each of ``rows`` lies in ``features``.
+        logit_scale: the teacher's own, already exponentiated.
+        factor: of all its losses.
+        sample_factor: (n,) of its FD, sample by sample; None is 1.
+    """
+
+    head: TeacherHead
+    rows: Tensor
+    features: Pair
+    own: Tensor
+    logit_scale: float = 1.0
+    factor: float = 1.0
+    sample_factor: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the terms are computed.
+
+    Attributes:
+        weights: of the terms; what weighs 0 is not computed.
+        fd: which of the two forms of FD, see ``losses``.
+        dtype: in which matrices are multiplied; None is that of the embeddings.
+    """
+
+    weights: Weights
+    fd: Literal["cosine", "mse"] = "cosine"
+    dtype: torch.dtype | None = None
+
+
+def taught(image: Tensor, text: Tensor, lessons: Sequence[Lesson], method: Method) -> dict[str, Tensor]:
+    """Weighted FD, ICL, CRD, GD and AFD: each the sum over lessons of ``factor`` times the mean over its m samples.
+
+    A process that holds n of the m samples gets its share of the mean of FD and ICL. The other terms need all samples.
+
+    Args:
+        image, text: the student's unit-norm embeddings (B, S), with gradient.
+        lessons: of teachers that count for at least one sample.
+
+    Returns:
+        Terms by name. Only their sum is meant to be minimised: all of the gradient hangs on the last one.
+
+    Raises:
+        ValueError: CRD, GD or AFD is asked for samples of which some are elsewhere.
+    """
+    names = [term for term in TERMS if getattr(method.weights, term)]
+    if not names:
+        return {}
+    parameters = {id(p): p for lesson in lessons for p in lesson.head.parameters() if p.requires_grad}
+    total, *parts = _Streamed.apply(image, text, lessons, method, names, *parameters.values())
+    *first, last = names
+    named = dict(zip(first, parts, strict=False))
+    return named | {last: total - sum(named.values())}
+
+
+@dataclass
+class _Sums:
+    """Weighted losses by term and the gradient of their sum, as far as lessons have been given."""
+
+    values: dict[str, Tensor]
+    embeddings: Pair
+    parameters: dict[int, Tensor] = field(default_factory=dict)
+
+    def keep(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                kept = self.parameters.get(id(parameter))
+                self.parameters[id(parameter)] = gradient if kept is None else kept.add_(gradient)
+
+
+class _Streamed(torch.autograd.Function):
+    """Computes the gradient in the forward pass; the backward pass only scales it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        lessons: Sequence[Lesson],
+        method: Method,
+        names: Sequence[str],
+        *parameters: Tensor,
+    ) -> Any:
+        zeros = {"image": torch.zeros_like(image), "text": torch.zeros_like(text)}
+        sums = _Sums({name: image.new_zeros(()) for name in names}, zeros)
+        with torch.autocast(image.device.type, enabled=False):
+            for lesson in lessons:
+                _Teaching(lesson, {"image": image.detach(), "text": text.detach()}, method, sums).teach()
+        ctx.gradients = (*sums.embeddings.values(), *(sums.parameters.get(id(p)) for p in parameters))
+        parts = tuple(sums.values.values())
+        ctx.mark_non_differentiable(*parts)
+        return torch.stack(parts).sum(), *parts
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
+        # In place and once: a copy would be as large as all else together.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the streamed losses keep one gradient, and it has been taken: compute them again")
+        image, text, *parameters = (None if g is None else g.mul_(grad) for g in gradients)
+        return image, text, None, None, None, *parameters
+
+
+class _Teaching:
+    """One lesson on its way into the sums."""
+
+    def __init__(self, lesson: Lesson, embeddings: Pair, method: Method, sums: _Sums) -> None:
+        self.lesson, self.head, self.method, self.sums = lesson, lesson.head, method, sums
+        self.embeddings = embeddings
+        self.device, self.count = embeddings["image"].device.type, len(lesson.features["image"])
+        self.parameters = [p for p in lesson.head.parameters() if p.requires_grad]
+        self.contrast = bool(method.weights.icl) and self.count > 1
+        with torch.no_grad():
+            self.scale = lesson.head.scale()
+        self.d_scale = torch.zeros_like(self.scale)
+
+    def teach(self) -> None:
+        """Tower by tower, chunk by chunk."""
+        paired = any(getattr(self.method.weights, term) for term in PAIRED) and self.count > 1
+        pulls = self._paired() if paired else {}
+        for tower, other in (TOWERS, TOWERS[::-1]):
+            keys = self.lesson.features[other]
+            keys = keys if self.method.dtype is None else keys.to(self.method.dtype)
+            for part in self._chunks():
+                gradient = self._chunk(tower, other, keys, part, pulls.get(tower))
+                self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
+        with torch.enable_grad():
+            self.sums.keep(self.parameters, self._gradients([(self.head.scale(), self.d_scale)], self.parameters))
+
+    def _chunks(self) -> Iterator[slice]:
+        rows = max(1, CHUNK_LOGITS["cpu" if self.device == "cpu" else "cuda"] // max(1, self.count))
+        return (slice(start, start + rows) for start in range(0, len(self.lesson.rows), rows))
+
+    def _chunk(self, tower: str, other: str, keys: Tensor, part: slice, pull: Tensor | None) -> Tensor:
+        """Gradient (rows, S) with respect to the student's embeddings of some rows."""
+        weights, lesson, own = self.method.weights, self.lesson, self.lesson.own[part]
+        with torch.enable_grad(), self._multiplying():
+            x = self.embeddings[tower][lesson.rows[part]].requires_grad_()
+            predicted = self.head(x, tower)
+            native = self.head.native(predicted, tower) if self.contrast or pull is not None else None
+        pushes = []
+        if weights.fd:
+            with self._multiplying():
+                target = self.head.normalisers[tower].forward(lesson.features[tower][own])
+            value, push = (_cosine if self.method.fd == "cosine" else _squares)(predicted.detach(), full(target))
+            if lesson.sample_factor is not None:
+                value, push = (x * lesson.sample_factor[part].unsqueeze(1) for x in (value, push))
+            half = lesson.factor * weights.fd / (2 * self.count)
+            self.sums.values["fd"] += half * value.sum()
+            pushes.append((predicted, push.mul_(half)))
+        if native is not None:
+            push = torch.zeros_like(native) if pull is None else pull[part]
+            if self.contrast:
+                value, away, d_scale = _contrast(native.detach(), keys, lesson.features[other][own], own, self.scale)
+                half = lesson.factor * weights.icl / (2 * self.count)
+                self.sums.values["icl"] += half * value
+                self.d_scale += half * d_scale
+                push = push.add(away, alpha=half)
+            pushes.append((native, push))
+        gradient, *others = self._gradients(pushes, [x, *self.parameters])
+        self.sums.keep(self.parameters, others)
+        assert gradient is not None
+        return gradient
+
+    def _paired(self) -> Pair:
+        """CRD, GD and AFD by autograd of the plain formulas; returns their gradient (n, D) per tower."""
+        lesson, weights, head = self.lesson, self.method.weights, self.head
+        if len(lesson.rows) != self.count:
+            raise ValueError("crd, gd and afd pair all samples of a batch, and some of these are elsewhere")
+        with self._multiplying():
+            embedded = {tower: self.embeddings[tower][lesson.rows] for tower in TOWERS}
+            student = {tower: head.native(head(x, tower), tower) for tower, x in embedded.items()}
+        teacher = {tower: lesson.features[tower][lesson.own] for tower in TOWERS}
+        both = (teacher["image"], teacher["text"])
+        with torch.enable_grad(), self._multiplying():
+            image, text, scale = (x.requires_grad_() for x in (*student.values(), self.scale.clone()))
+            scales, terms = (scale, scale.new_tensor(lesson.logit_scale)), {}
+            if weights.crd:
+                terms["crd"] = weights.crd * losses.contrastive_relation(image, text, *both, *scales)
+            if weights.gd:
+                terms["gd"] = weights.gd * losses.gradient_distillation(image, text, *both, *scales)
+            if weights.afd:
+                assert head.fusion is not None
+                terms["afd"] = weights.afd * losses.clip_contrast(*head.fusion(image, text, *both))
+            total = lesson.factor * torch.stack(list(terms.values())).sum()
+        for name, value in terms.items():
+            self.sums.values[name] += lesson.factor * value.detach()
+        leaves = [image, text, scale, *self.parameters]
+        d_image, d_text, d_scale, *others = torch.autograd.grad(total, leaves, allow_unused=True)
+        self.sums.keep(self.parameters, others)
+        self.d_scale += 0 if d_scale is None else d_scale
+        return {"image": d_image, "text": d_text}
+
+    def _gradients(self, pushes: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        outputs, gradients = zip(*pushes, strict=True)
+        return torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
+
+    def _multiplying(self) -> torch.autocast:
+        dtype = self.method.dtype
+        return torch.autocast(self.device, dtype, enabled=dtype is not None, cache_enabled=False)
+
+
+def _cosine(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """``losses.feature_distillation`` per sample (n, 1), and its gradient (n, D)."""
+    inverse_s, inverse_t = (1 / x.norm(dim=1, keepdim=True).clamp_min(1e-8) for x in (student, teacher))
+    cosine = (student * teacher).sum(1, keepdim=True) * inverse_s * inverse_t
+    difference = student - teacher
+    clipped = difference.clamp(-1, 1)  # the gradient of smooth L1
+    smooth = (clipped * (difference - clipped / 2)).mean(1, keepdim=True)
+    share = losses.COSINE_SHARE
+    gradient = student * (share * cosine * inverse_s**2) - teacher * (share * inverse_s * inverse_t)
+    return share * (1 - cosine) + (1 - share) * smooth, gradient.add_(clipped, alpha=(1 - share) / student.shape[1])
+
+
+def _squares(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """``losses.mse_distillation`` per sample (n, 1), and its gradient (n, D)."""
+    difference = student - teacher
+    return difference.square().mean(1, keepdim=True), difference.mul_(2 / student.shape[1])
+
+
+def _contrast(
+    student: Tensor, keys: Tensor, positive: Tensor, own: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross entropy of unit-norm rows (n, D) against all keys (m, D), summed over rows, and its gradients.
+
+    Args:
+        keys: in the dtype in which matrices are multiplied.
+        positive: (n, D) the key of each row in full precision, ``own`` (n,) its place.
+
+    Returns:
+        The sum, and its gradients with respect to ``student`` and to ``scale``.
+    """
+    logits = (scale * student).to(keys.dtype) @ keys.T
+    highest, right = full(logits.amax(1)), full(logits.gather(1, own.unsqueeze(1)))
+    posterior = logits.softmax(1)
+    # The log of the sum, from the largest entry: unlike the positive's, its posterior cannot be 0.
+    total = highest - full(posterior.amax(1)).log()
+    away = full(posterior @ keys) - positive
+    return (total - right.squeeze(1)).sum(), scale * away, (student * away).sum()
