@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from mmkd_core.cli import authors, data, evaluate, export, quickstart, releases, store, teachers, train, workspace
+from mmkd_core.cli import (
+    authors,
+    data,
+    eval_sets,
+    evaluate,
+    export,
+    quickstart,
+    releases,
+    store,
+    teachers,
+    train,
+    workspace,
+)
 from mmkd_core.cli.errors import Root
 
 __all__ = ["app", "main"]
@@ -50,7 +62,9 @@ for _group in (quickstart, workspace, train, export):
 app.add_typer(data.app, name="data")
 teachers.app.add_typer(authors.app)
 app.add_typer(teachers.app, name="teachers")
+evaluate.eval_app.add_typer(eval_sets.app)
 app.add_typer(evaluate.eval_app, name="eval")
+app.add_typer(eval_sets.compare_app)
 app.add_typer(evaluate.audit_app, name="audit")
 app.add_typer(releases.app, name="releases")
 app.add_typer(store.app, name="store")

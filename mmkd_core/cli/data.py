@@ -46,6 +46,25 @@ def phantom(
     _answer(Output(json, root), corpus, {"config": config})
 
 
+@app.command("phantom-sets", epilog="Example:  mmkd data phantom-sets --out evals")
+def phantom_sets(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sets.")] = Path("evals"),
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write evaluation sets of the phantom images with their truth: findings, questions, follow-up of patients."""
+    from mmkd_core.data.phantom.tasks import phantom_sets as write
+    from mmkd_core.integrate.workspace import Workspace
+
+    answer, workspace = Output(json, root), Workspace.open(root)
+    sets = write(workspace.root / out, _folder(workspace))
+    rows = [(found.task.name, len(found), ", ".join(found.task.tasks)) for found in sets]
+    answer.table(("set", "rows", "tasks"), rows)
+    folders = [found.folder for found in sets]
+    answer.finish({"sets": [found.task for found in sets]}, wrote=folders, next=f"mmkd eval set {folders[0]} current")
+
+
 @app.command("import", epilog="Example:  mmkd data import images/manifest.csv")
 def import_(
     path: Annotated[

@@ -75,12 +75,7 @@ def read_table(path: Path) -> Table:
     Raises:
         DataError: no such file, unknown format, damaged, wrong columns, or a row without image, domain or text.
     """
-    if not path.is_file():
-        raise DataError("no such file", where=str(path), next="Give a csv, jsonl or parquet manifest.")
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        raise DataError("unknown kind of manifest", where=str(path), next=f"Use one of {', '.join(SUFFIXES)}.")
-    columns, cells = readers[path.suffix.lower()](path)
+    columns, cells = cells_of(path, _KNOWN)
     _check_columns(columns, path)
     rows = [_row(where, values, path, columns) for where, values in cells]
     if not rows:
@@ -89,6 +84,24 @@ def read_table(path: Path) -> Table:
 
 
 Cells = Iterator[tuple[str, Mapping[str, object]]]
+"""Where a row stands, and its cells by column."""
+
+
+def cells_of(path: Path, known: Collection[str]) -> tuple[list[str], Cells]:
+    """Columns and rows of a csv, jsonl or parquet file as they are; of a parquet file only the ``known`` columns.
+
+    Raises:
+        DataError: no such file, unknown format, or damaged.
+    """
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), next="Give a csv, jsonl or parquet manifest.")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(path, known)
+    readers = {".csv": _csv, ".jsonl": _jsonl}
+    if suffix not in readers:
+        raise DataError("unknown kind of manifest", where=str(path), next=f"Use one of {', '.join(SUFFIXES)}.")
+    return readers[suffix](path)
 
 
 def _csv(path: Path) -> tuple[list[str], Cells]:
@@ -127,14 +140,14 @@ def _jsonl(path: Path) -> tuple[list[str], Cells]:
     return list(columns), iter(records)
 
 
-def _parquet(path: Path) -> tuple[list[str], Cells]:
+def _parquet(path: Path, known: Collection[str]) -> tuple[list[str], Cells]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             columns = list(file.schema_arrow.names)
-            wanted = [name for name in columns if name in _KNOWN]
+            wanted = [name for name in columns if name in known]
             records = file.read(columns=wanted).to_pylist() if wanted else []
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a parquet table: {error}", where=path.name) from error

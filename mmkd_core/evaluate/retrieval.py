@@ -16,6 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.errors import DataError
+from mmkd_core.evaluate.classes import share
+from mmkd_core.evaluate.figures import Measured
+from mmkd_core.evaluate.outcomes import Outcomes
+from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.trust.beliefs import unit
 
 PROTOCOL = "mmkd/retrieval@1"
@@ -95,6 +99,39 @@ def retrieval(
         _direction(images, texts, pairs, image_names.astype(object), ks),
         _direction(texts, images, pairs[:, ::-1], text_names.astype(object), ks),
     )
+
+
+def search(
+    image_features: NDArray[np.floating],
+    text_features: NDArray[np.floating],
+    image_id: NDArray[np.object_],
+    text_id: NDArray[np.object_],
+    group_id: NDArray[np.object_],
+) -> Outcomes:
+    """``retrieval`` of n pairs as outcomes: one row per query; a text of several groups counts with the first."""
+    found = retrieval(image_features, text_features, image_id, text_id)
+    ways = {"image to text": (found.image_to_text, image_id), "text to image": (found.text_to_image, text_id)}
+    columns: dict[str, list[NDArray[Any]]] = {"sample_id": [], "group_id": [], "way": [], "rank": []}
+    for way, (direction, ids) in ways.items():
+        group: dict[str, str] = {}
+        for name, owner in zip(ids, group_id, strict=True):
+            group.setdefault(str(name), str(owner))
+        columns["sample_id"].append(direction.ids)
+        columns["group_id"].append(np.array([group[str(name)] for name in direction.ids], object))
+        columns["way"].append(np.full(direction.queries, way, object))
+        columns["rank"].append(direction.ranks)
+    gallery = {way: direction.gallery for way, (direction, _) in ways.items()}
+    return Outcomes(PROTOCOL, {name: np.concatenate(parts) for name, parts in columns.items()}, {"gallery": gallery})
+
+
+def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
+    """R@K (hit rate) and mean reciprocal rank, both ways."""
+    found = []
+    for way in outcomes.facts["gallery"]:
+        rows, rank = outcomes["way"] == way, outcomes["rank"]
+        found += [share(f"R@{k}", way, rank <= k, rows, bootstrap) for k in KS]
+        found.append(share("mean reciprocal rank", way, 1 / rank, rows, bootstrap))
+    return found
 
 
 def _direction(

@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.errors import DataError
+from mmkd_core.evaluate.classes import classification
+from mmkd_core.evaluate.figures import Measured
+from mmkd_core.evaluate.outcomes import Outcomes
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
+from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.trust.beliefs import posterior, unit
 
 if TYPE_CHECKING:
@@ -69,3 +73,31 @@ def zero_shot(
             columns = (corpus.sample_id[rows], corpus.group_id[rows], corpus.label[rows])
             domains[domain] = DomainPredictions.build(*columns, scores, names)
     return Predictions(domains, PROTOCOL)
+
+
+def choose(
+    image_features: NDArray[np.floating],
+    classes: Mapping[str, NDArray[np.floating]],
+    logit_scale: float,
+    label: NDArray[np.object_],
+    group_id: NDArray[np.object_],
+    sample_id: NDArray[np.object_],
+) -> Outcomes:
+    """Score n images of an evaluation set.
+
+    Args:
+        image_features: (n, D), any length.
+        classes: by class (P, D) features of its sentences.
+        logit_scale: of the model, already exponentiated.
+        label: (n,) each one of the classes.
+    """
+    names = list(classes)
+    scores = posterior(image_features, class_embeddings(list(classes.values())), logit_scale)
+    truth = np.array([names.index(str(name)) for name in label], np.int64)
+    columns = {"sample_id": sample_id, "group_id": group_id, "truth": truth, "scores": scores}
+    return Outcomes(PROTOCOL, columns, {"classes": names, "logit_scale": logit_scale})
+
+
+def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
+    """Classification figures of ``choose``."""
+    return classification(outcomes["scores"], outcomes["truth"], bootstrap)

@@ -29,7 +29,7 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
     Returns:
         The predictions and the parquet file that holds them.
     """
-    found = _release(workspace, model)
+    found = releases.named(workspace, model)
     if found:
         return Predictions.load(found.predictions), found.predictions
     out = workspace.evaluations / f"{model}.parquet"
@@ -51,7 +51,7 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
     corpus = workspace.corpus()
     rows = corpus.where(split=SPLIT)
     part = corpus.take(rows)
-    found = _release(workspace, model)
+    found = releases.named(workspace, model)
     if found or model == STAGE_ONE:
         student = Student.load(found.student if found else stage_one(workspace))
         images = student.embed_images(pixels_of(workspace, corpus, progress)[rows])
@@ -92,15 +92,6 @@ def run_audit(
     if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
         releases.promote(workspace, new.id)
     return audit, new, old
-
-
-def _release(workspace: Workspace, model: str) -> Release | None:
-    if model == "current":
-        found = releases.current(workspace)
-        if found is None:
-            raise ReleaseError("there is no release in use", next="Run `mmkd distill`")
-        return found
-    return releases.release(workspace, model) if model.isdigit() else None
 
 
 def _teacher(workspace: Workspace, name: str) -> TeacherSpec:

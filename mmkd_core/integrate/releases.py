@@ -105,6 +105,20 @@ def current(workspace: Workspace) -> Release | None:
     return release(workspace, name)
 
 
+def named(workspace: Workspace, model: str) -> Release | None:
+    """The release that ``current`` or a number stands for; None for the name of another model.
+
+    Raises:
+        ReleaseError: there is no such release.
+    """
+    if model == "current":
+        found = current(workspace)
+        if found is None:
+            raise ReleaseError("there is no release in use", next="Run `mmkd distill`")
+        return found
+    return release(workspace, model) if model.isdigit() else None
+
+
 def promote(workspace: Workspace, name: str) -> Release:
     """Make a release the one in use, in one step. Also how one rolls back."""
     chosen = verify(release(workspace, name))

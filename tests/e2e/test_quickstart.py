@@ -14,6 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+TASKS = ("zero-shot", "linear-probe", "retrieval", "vqa", "survival", "diagnosis")
 COMMAND = [sys.executable, "-m", "mmkd_core", "quickstart", "--smoke", "--json"]
 
 
@@ -82,6 +83,30 @@ def test_figures_can_be_recomputed_from_predictions(finished: Path) -> None:
             if 0 < labels.count(c) < len(labels)
         ]
         assert auc == pytest.approx(np.mean(per_class), abs=1e-6)
+
+
+def mmkd(folder: Path, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mmkd_core", *words, "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    facts: dict[str, Any] = json.loads(result.stdout)
+    return facts
+
+
+def test_six_tasks_of_students_teachers_and_their_ensemble(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(finished, folder)
+    made = mmkd(folder, "data", "phantom-sets")
+    assert {task for found in made["sets"] for task in found["tasks"]} == set(TASKS)
+    found = mmkd(folder, "eval", "set", "evals/phantom-xray", "0001")["figures"]
+    found += mmkd(folder, "eval", "set", "evals/phantom-xray-vqa", "ensemble")["figures"]
+    assert len({figure["protocol"] for figure in found}) == 7, "six tasks, of which one has two protocols"
+    assert all(figure["status"] == "ok" or figure["status"].startswith("undefined: ") for figure in found)
+    again = mmkd(folder, "eval", "set", "evals/phantom-xray", "phantom-radio", "--task", "zero-shot")
+    assert [(folder / path).is_file() for path in again["wrote"]] == [True]
+    paired = mmkd(folder, "compare", "evals/phantom-xray", "phantom-radio", "0001", "--task", "zero-shot")
+    change = next(figure["interval"] for figure in paired["figures"] if figure["metric"].startswith("macro AUC"))
+    assert change["estimate"] > 0.2, "the radiology specialist is far above a student of a few steps"
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(finished: Path) -> None:

@@ -133,6 +133,20 @@ def generate(root: Path, config: PhantomConfig, workers: int = 1, progress: Prog
     return corpus
 
 
+def drawn_with(root: Path) -> PhantomConfig:
+    """The configuration of a finished corpus in ``root``.
+
+    Raises:
+        DataError: ``generate`` wrote none there.
+    """
+    found: Any = {}
+    with suppress(OSError, ValueError):
+        found = json.loads((root / STAMP).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not found.get("complete"):
+        raise DataError("The folder holds no phantom images", where=str(root), next="Run `mmkd data phantom`")
+    return PhantomConfig.model_validate(found["config"])
+
+
 def _check_folder(root: Path, stamp: dict[str, Any]) -> bool:
     """Whether ``root`` holds exactly this corpus, complete; refuse a folder that holds another one."""
     found: dict[str, Any] = {}

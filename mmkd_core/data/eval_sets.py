@@ -1,0 +1,300 @@
+"""``mmkd.eval/v1``: an evaluation set is a folder with ``task.yaml`` and a manifest, for the tasks its columns allow.
+
+    schema: mmkd.eval/v1
+    name: chest-clinic
+    tasks: [zero-shot, diagnosis]
+    domain: xray
+    manifest: manifest.csv          # also jsonl or parquet; paths in it are relative to the folder
+    classes: [no finding, nodule]
+    positive: [nodule]
+    prompts: {no finding: [a normal chest x-ray], nodule: [a chest x-ray with a nodule]}   # or a CONCH prompt file
+    license: CC-BY-4.0
+
+What would make a figure wrong is refused, not warned of: a patient or an image in two splits, a label that is no
+class, a class without a sentence, a follow-up time of zero.
+
+Does not: know a model, or copy images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmkd_core.data.files import replacing
+from mmkd_core.data.manifest import SPLITS
+from mmkd_core.errors import DataError
+
+SCHEMA = "mmkd.eval/v1"
+TASK = "task.yaml"
+Task = Literal["zero-shot", "linear-probe", "retrieval", "vqa", "survival", "diagnosis"]
+NEEDS: dict[str, tuple[str, ...]] = {
+    "zero-shot": ("label",),
+    "linear-probe": ("label", "split"),
+    "retrieval": ("caption",),
+    "vqa": ("question", "answer", "split"),
+    "survival": ("time", "event"),
+    "diagnosis": ("label", "split"),
+}
+COLUMNS = (
+    "image",
+    "sample_id",
+    "group_id",
+    "split",
+    "label",
+    "caption",
+    "question",
+    "answer",
+    "answer_type",
+    "choices",
+    "time",
+    "event",
+)
+Column = NDArray[np.object_]
+
+
+class TaskFile(BaseModel):
+    """``task.yaml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["mmkd.eval/v1"] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    domain: str
+    manifest: str = "manifest.csv"
+    classes: tuple[str, ...] = ()
+    positive: tuple[str, ...] = Field(default=(), description="diagnosis: the classes that make a patient ill")
+    prompts: dict[str, tuple[str, ...]] | str = Field(
+        default_factory=dict, description="sentences of each class, or the name of a CONCH prompt file"
+    )
+    license: str = ""
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _belongs(self) -> TaskFile:
+        if "zero-shot" in self.tasks and not self.prompts:
+            raise ValueError("zero-shot needs prompts")
+        if "diagnosis" in self.tasks and not self.positive:
+            raise ValueError("diagnosis needs positive: the classes that make a patient ill")
+        if odd := sorted(set(self.positive) - set(self.classes)):
+            raise ValueError(f"positive names {odd[0]!r}, which is not in classes")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class EvalSet:
+    """N rows of an evaluation set.
+
+    Attributes:
+        folder: where it lies.
+        task: what ``task.yaml`` says.
+        prompts: sentences by class, read from wherever ``task.yaml`` has them.
+        columns: (N,) objects by name; cells that are empty are None.
+    """
+
+    folder: Path
+    task: TaskFile
+    prompts: dict[str, tuple[str, ...]]
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.columns["image"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def path(self, row: int) -> Path:
+        """Where the image of a row lies."""
+        return self.folder / str(self.columns["image"][row])
+
+    def where(self, split: str) -> NDArray[np.int64]:
+        """Rows (ascending) of one split; all rows where there are no splits and ``test`` is asked for."""
+        if "split" not in self.columns:
+            return np.arange(len(self)) if split == "test" else np.empty(0, np.int64)
+        return np.flatnonzero(self.columns["split"] == split)
+
+    @classmethod
+    def load(cls, folder: Path) -> EvalSet:
+        """Read and check a folder.
+
+        Raises:
+            DataError: names file, row and column of the first thing that is wrong.
+        """
+        folder = Path(folder)
+        task = read_task(folder)
+        columns = _columns(folder / task.manifest)
+        prompts = task.prompts if isinstance(task.prompts, dict) else conch_prompts(folder / task.prompts)
+        found = cls(folder, task, prompts, columns)
+        _check(found)
+        return found
+
+
+def read_task(folder: Path) -> TaskFile:
+    """``task.yaml`` of a folder.
+
+    Raises:
+        DataError: there is none, or a key is wrong.
+    """
+    path = folder / TASK
+    if not path.is_file():
+        raise DataError(f"the folder is no evaluation set: it has no {TASK}", where=str(folder), next=_HOW)
+    try:
+        return TaskFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{TASK} cannot be read: {' '.join(str(error).split())}", where=str(path), next=_HOW) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{key}: {first['msg'].removeprefix('Value error, ')}", where=str(path), next=_HOW) from error
+
+
+def conch_prompts(path: Path) -> dict[str, tuple[str, ...]]:
+    """Sentences by class from a CONCH prompt file: synonyms of each class times templates with ``CLASSNAME``.
+
+    Raises:
+        DataError: the file is not of that layout.
+    """
+    try:
+        sets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, list[str]] = {}
+        for entry in sets.values():
+            for label, synonyms in entry["classnames"].items():
+                sentences = [
+                    template.replace("CLASSNAME", name) for name in synonyms for template in entry["templates"]
+                ]
+                result.setdefault(label, []).extend(sentences)
+        return {label: tuple(dict.fromkeys(sentences)) for label, sentences in result.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = "not a CONCH prompt file: a mapping to classnames (lists of synonyms) and templates is needed"
+        raise DataError(what, where=str(path), next=_HOW) from error
+
+
+def write(folder: Path, task: TaskFile, rows: Sequence[dict[str, Any]]) -> EvalSet:
+    """Write ``task.yaml`` last, so that its presence says that the set is whole; return the set that lies there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    table = pa.table({name: [_cell(row.get(name)) for row in rows] for name in names})
+    with replacing(folder / task.manifest) as file:
+        if task.manifest.endswith(".parquet"):
+            pq.write_table(table, file, compression="zstd")
+        else:
+            from pyarrow.csv import write_csv
+
+            write_csv(table, file)
+    with replacing(folder / TASK) as file:
+        file.write(yaml.safe_dump(task.model_dump(mode="json", by_alias=True), sort_keys=False, width=120).encode())
+    return EvalSet.load(folder)
+
+
+def _cell(value: Any) -> str | None:
+    if isinstance(value, list | tuple):
+        return json.dumps(list(value))
+    return None if value is None else str(value)
+
+
+def _columns(path: Path) -> dict[str, Column]:
+    from mmkd_core.data.tables import cells_of
+
+    names, rows = cells_of(path, COLUMNS)
+    if unknown := sorted(set(names) - set(COLUMNS)):
+        raise DataError(f"unknown column {unknown[0]!r}", where=str(path), next=f"Use {', '.join(COLUMNS)}.")
+    if "image" not in names:
+        raise DataError("the manifest has no column image", where=str(path), next=_HOW)
+    table = [values for _, values in rows]
+    if not table:
+        raise DataError("the manifest has no rows", where=str(path))
+    columns = {name: _objects([row.get(name) for row in table]) for name in names}
+    columns.setdefault("group_id", columns.get("sample_id", columns["image"]))
+    columns.setdefault("sample_id", _objects([f"{path.parent.name}-{number:07d}" for number in range(len(table))]))
+    return columns
+
+
+def _objects(values: Sequence[Any]) -> Column:
+    column = np.empty(len(values), dtype=object)
+    column[:] = [None if value is None or str(value).strip() == "" else str(value) for value in values]
+    return column
+
+
+def _check(found: EvalSet) -> None:
+    """Raise what would make a figure wrong."""
+    task, columns, path = found.task, found.columns, str(found.folder / found.task.manifest)
+    for name in task.tasks:
+        for column in NEEDS[name]:
+            if column not in columns:
+                raise DataError(f"{name} needs a column {column}", where=path, next=_HOW)
+    for column in ("image", "group_id", "sample_id"):
+        if (empty := np.array([value is None for value in columns[column]])).any():
+            raise DataError(f"row {1 + int(empty.argmax())} has no {column}", where=path, next="Fill it in.")
+    _check_splits(found, path)
+    if {"zero-shot", "linear-probe", "diagnosis"} & set(task.tasks):
+        for row, label in enumerate(columns["label"]):
+            if label is not None and task.classes and label not in task.classes:
+                what = f"row {row + 1}: the label {label!r} is none of the classes {', '.join(task.classes)}"
+                raise DataError(what, where=path, next=f"Correct the row, or add the class to {TASK}.")
+    if "zero-shot" in task.tasks:
+        for label in task.classes:
+            if not found.prompts.get(label):
+                raise DataError(f"the class {label!r} has no sentences", where=path, next=f"Add some to {TASK}.")
+    if "survival" in task.tasks:
+        for row, (time, event) in enumerate(zip(columns["time"], columns["event"], strict=True)):
+            if _number(time) is None or (_number(time) or 0) <= 0:
+                raise DataError(f"row {row + 1}: time must be above 0, not {time!r}", where=path, next="Correct it.")
+            if str(event).lower() not in _EVENT:
+                raise DataError(f"row {row + 1}: event must be 0 or 1, not {event!r}", where=path, next="Correct it.")
+
+
+def _check_splits(found: EvalSet, path: str) -> None:
+    """No group and no image may lie in two splits."""
+    if "split" not in found.columns:
+        return
+    if odd := sorted({str(value) for value in found["split"]} - set(SPLITS)):
+        raise DataError(f"unknown split {odd[0]!r}", where=path, next=f"Use {', '.join(SPLITS)}.")
+    for column, kind in (("group_id", "the group"), ("image", "the image")):
+        seen: dict[str, str] = {}
+        for value, split in zip(found[column], found["split"], strict=True):
+            if seen.setdefault(value, split) != split:
+                what = f"{kind} {value!r} lies in {seen[value]} and in {split}: what is learnt there is known here"
+                raise DataError(what, where=path, next="Split by group, so that no patient is in two splits.")
+
+
+def check_pixels(image_id: Column, split: Column, where: str) -> None:
+    """Refuse an image that lies in two splits under two names.
+
+    Raises:
+        DataError: names the hash.
+    """
+    seen: dict[str, str] = {}
+    for name, part in zip(image_id, split, strict=True):
+        if seen.setdefault(name, part) != part:
+            what = f"the same pixels ({name[:12]}) lie in {seen[name]} and in {part} under two names"
+            raise DataError(what, where=where, next="Leave the image out of one split.")
+
+
+def times(found: EvalSet) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(N,) follow-up times and events of a set that has them."""
+    event = np.array([_EVENT[str(value).lower()] for value in found["event"]], bool)
+    return np.array([float(value) for value in found["time"]]), event
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+_EVENT = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}
+_HOW = "See docs/evaluate.md for what an evaluation set holds."

@@ -1,0 +1,63 @@
+"""Figures of a choice among classes, from scores: what zero-shot, probe and diagnosis share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmkd_core.evaluate.figures import Measured
+from mmkd_core.statistics import GroupBootstrap, macro_auc
+from mmkd_core.statistics.classification import classification as resampled
+
+MACRO_AUC = "macro AUC (one-vs-rest, probabilities)"
+BINS = 15
+
+
+def classification(
+    scores: NDArray[np.floating], truth: NDArray[np.int64], bootstrap: GroupBootstrap, part: str = ""
+) -> list[Measured]:
+    """AUC, accuracy, balanced accuracy, macro F1, Brier score and calibration error.
+
+    Args:
+        scores: (n, C) probabilities.
+        truth: (n,) class of each sample.
+        bootstrap: over the groups of these samples.
+        part: what the samples are.
+    """
+    choice, classes = scores.argmax(axis=1), scores.shape[1]
+    draws = resampled(truth, choice, classes, bootstrap)
+    here = np.flatnonzero(np.bincount(truth, minlength=classes))
+    one_hot = np.eye(classes)
+    right = choice == truth
+    recall = [float(right[truth == number].mean()) for number in here]
+    chosen = np.bincount(choice, minlength=classes)
+    hits = np.bincount(truth[right], minlength=classes)
+    f1 = 2 * hits / np.maximum(np.bincount(truth, minlength=classes) + chosen, 1)
+    brier = share("Brier score", part, ((scores - one_hot[truth]) ** 2).sum(axis=1), np.ones(len(truth)), bootstrap)
+    return [
+        Measured(MACRO_AUC, part, macro_auc(scores, truth), bootstrap.macro_auc(scores, truth), "one class only"),
+        Measured("accuracy", part, float(right.mean()), draws.accuracy),
+        Measured("balanced accuracy", part, float(np.mean(recall)), draws.recall * classes / len(here)),
+        Measured("macro F1", part, float(f1.mean()), draws.f1),
+        Measured("Brier score", part, brier.estimate, brier.draws, limits=(0.0, 2.0), lower_is_better=True),
+        calibration_error(scores.max(axis=1), right, part, bootstrap),
+    ]
+
+
+def share(metric: str, part: str, value: ArrayLike, of: ArrayLike, bootstrap: GroupBootstrap) -> Measured:
+    """Mean of ``value`` (n,) over the rows that ``of`` (n,) counts."""
+    values, weight = np.asarray(value, np.float64), np.asarray(of, np.float64)
+    estimate = float(values @ weight / weight.sum()) if weight.sum() else None
+    return Measured(metric, part, estimate, bootstrap.mean(values, weight), "no such samples")
+
+
+def calibration_error(sure: ArrayLike, right: ArrayLike, part: str, bootstrap: GroupBootstrap) -> Measured:
+    """ECE with 15 bins of equal width (Guo et al. 2017, eq. 3): how far certainty and success differ in each bin."""
+    sure, right = np.asarray(sure, np.float64), np.asarray(right, np.float64)
+    place = np.clip((sure * BINS).astype(int), 0, BINS - 1)
+    inside = np.eye(BINS)[place]
+    gap = inside * (sure - right)[:, None]
+    totals = bootstrap.totals(np.concatenate([gap, np.ones((len(sure), 1))], axis=1))
+    draws = np.abs(totals[:, :BINS]).sum(axis=1) / np.maximum(totals[:, BINS], 1)
+    estimate = float(np.abs(gap.sum(axis=0)).sum() / len(sure))
+    return Measured(f"ECE, {BINS} bins of equal width", part, estimate, draws, lower_is_better=True)

@@ -1,0 +1,111 @@
+"""Per-sample outcomes of a task, in memory and as parquet: what a model said, never what a figure makes of it.
+
+Every task of this room is two pure halves: one turns features into ``Outcomes``, the other turns ``Outcomes`` into
+figures. So each published figure can be computed again from the file, and two models are compared row by row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mmkd_core.data.files import replacing
+from mmkd_core.errors import DataError
+
+VERSION = 1
+_KEY = b"mmkd.outcomes"
+_AGAIN = "Evaluate again with `mmkd eval`."
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """n rows of what one model said in one task.
+
+    Attributes:
+        protocol: name and version of the task, such as ``mmkd/linear-probe@1``.
+        columns: by name (n,) or (n, C) arrays; always ``sample_id`` and ``group_id``.
+        facts: what the figures need beside the rows (classes, horizon, thresholds), as plain JSON.
+
+    Raises:
+        DataError: no ids, columns of different lengths, or scores that are not finite.
+    """
+
+    protocol: str
+    columns: dict[str, NDArray[Any]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in ("sample_id", "group_id") if name not in self.columns]:
+            raise DataError(f"outcomes without {', '.join(missing)}")
+        if len({len(column) for column in self.columns.values()}) != 1:
+            raise DataError(f"columns of outcomes differ in length: { {k: len(c) for k, c in self.columns.items()} }")
+        for name, column in self.columns.items():
+            if column.dtype.kind == "f" and not np.isfinite(column).all():
+                raise DataError(f"{name} holds NaN or infinity", next="Check the features with `mmkd store verify`.")
+
+    def __len__(self) -> int:
+        return len(self.columns["sample_id"])
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def take(self, index: NDArray[Any]) -> Outcomes:
+        """The rows at ``index`` (integers or a mask)."""
+        return Outcomes(self.protocol, {name: column[index] for name, column in self.columns.items()}, self.facts)
+
+    def save(self, path: Path) -> None:
+        """Write one parquet file; ``load`` gives back the same bits in the same order."""
+        table = pa.table({name: _stored(column) for name, column in self.columns.items()})
+        facts = {"version": VERSION, "protocol": self.protocol, "facts": self.facts}
+        with replacing(Path(path)) as file:
+            pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(facts)}), file, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> Outcomes:
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: no such file, not outcomes, damaged, or of another version.
+        """
+        if not Path(path).is_file():
+            raise DataError("no outcomes", where=str(path), next=_AGAIN)
+        try:
+            table = pq.read_table(pa.BufferReader(Path(path).read_bytes()))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"the outcomes cannot be read: {error}", where=str(path), next=_AGAIN) from error
+        raw = (table.schema.metadata or {}).get(_KEY)
+        if raw is None:
+            raise DataError("the table holds no outcomes", where=str(path), next=_AGAIN)
+        found: Mapping[str, Any] = json.loads(raw)
+        if found.get("version") != VERSION:
+            what = f"the outcomes are of version {found.get('version')}, this mmkd reads {VERSION}"
+            raise DataError(what, where=str(path), next=_AGAIN)
+        columns = {name: _read(table.column(name)) for name in table.column_names}
+        return cls(found["protocol"], columns, found["facts"])
+
+
+def _stored(column: NDArray[Any]) -> pa.Array:
+    if column.dtype.kind in "OU":
+        return pa.array([str(value) for value in column], pa.string())
+    if column.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), column.shape[1])
+    return pa.array(column)
+
+
+def _read(column: pa.ChunkedArray) -> NDArray[Any]:
+    if pa.types.is_string(column.type):
+        values = np.empty(len(column), dtype=object)
+        values[:] = column.to_pylist()
+        return values
+    if pa.types.is_fixed_size_list(column.type):
+        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat.reshape(-1, column.type.list_size))
+    return np.asarray(column.to_numpy())

@@ -1,0 +1,227 @@
+"""``mmkd/survival@1``: how well frozen image features rank patients by risk.
+
+A patient is the mean of their images' features. Inside each of five folds of patients (stratified by event): features
+are standardised, reduced to at most one component per ten events (PCA), and given to a Cox model with a ridge penalty
+(Cox 1972; lifelines), whose strength is chosen inside the training part alone. The risks of the five held-out parts are
+compared within their own folds, because models of two folds have no common scale.
+
+Harrell's C (Harrell et al. 1982) is what papers quote; Uno's C (Uno et al. 2011, eq. 5) weighs pairs by the inverse of
+the censoring survival, so that it does not depend on how many patients were lost to follow-up.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.errors import DataError
+from mmkd_core.evaluate.figures import Measured
+from mmkd_core.evaluate.outcomes import Outcomes
+from mmkd_core.statistics import GroupBootstrap
+from mmkd_core.statistics.intervals import Floats
+
+PROTOCOL = "mmkd/survival@1"
+FOLDS = 5
+MAX_COMPONENTS = 16
+EVENTS_PER_COMPONENT = 10
+PENALTIES = (0.01, 0.1, 1.0)
+TRIED_ON = 2000
+"""Patients on whom the penalties are tried: more would not choose another one of three."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patients:
+    """G patients.
+
+    Attributes:
+        group_id: (G,) who.
+        features: (G, D) mean of the unit-norm features of each patient's images.
+        time: (G,) follow-up, above 0, in one unit.
+        event: (G,) bool; False where the patient was last seen alive.
+    """
+
+    group_id: NDArray[np.object_]
+    features: NDArray[np.float32]
+    time: Floats
+    event: NDArray[np.bool_]
+
+
+def pool(
+    features: NDArray[np.floating], group_id: NDArray[np.object_], time: Floats, event: NDArray[np.bool_]
+) -> Patients:
+    """Average the images of each patient.
+
+    Raises:
+        DataError: a time that is not above 0, or a patient with two times or two events.
+    """
+    if not (np.isfinite(time) & (time > 0)).all():
+        bad = group_id[~(np.isfinite(time) & (time > 0))][0]
+        raise DataError("a follow-up time must be above 0", where=f"group {bad}", next="Correct the manifest.")
+    names, first, member = np.unique(group_id.astype(str), return_index=True, return_inverse=True)
+    differs = (time != time[first][member]) | (event != event[first][member])
+    if differs.any():
+        where = f"group {group_id[differs.argmax()]}"
+        raise DataError("one patient with two times or two events", where=where, next="Correct the manifest.")
+    rows = np.asarray(features, np.float32)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(member, kind="stable")
+    starts = np.searchsorted(member[order], np.arange(len(names)))
+    mean = np.add.reduceat(rows[order], starts, axis=0) / np.bincount(member)[:, None]
+    return Patients(names.astype(object), mean.astype(np.float32), time[first], event[first])
+
+
+def predict(patients: Patients, seed: int = 0) -> Outcomes:
+    """Out-of-fold risk of every patient.
+
+    Raises:
+        DataError: too few events for the folds.
+    """
+    if patients.event.sum() < 2 * FOLDS:
+        what = f"{int(patients.event.sum())} events are too few for {FOLDS} folds"
+        raise DataError(what, next="Survival needs at least ten patients with an event.")
+    fold = _folds(patients.event, FOLDS, seed)
+    risk = np.empty(len(fold))
+    for number in range(FOLDS):
+        train, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        risk[held] = _cox(patients, train, held, _penalty(patients, train, seed))
+    columns = {
+        "sample_id": patients.group_id,
+        "group_id": patients.group_id,
+        "time": patients.time,
+        "event": patients.event,
+        "risk": risk,
+        "fold": fold,
+    }
+    return Outcomes(PROTOCOL, columns, {"folds": FOLDS, "horizon": _horizon(patients)})
+
+
+def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
+    """Harrell's and Uno's C."""
+    found, none = [], "no two patients can be compared"
+    for name, horizon in (("Harrell C", None), ("Uno C", outcomes.facts["horizon"])):
+        wins, pairs = np.zeros(1 + bootstrap.resamples), np.zeros(1 + bootstrap.resamples)
+        for number in range(outcomes.facts["folds"]):
+            rows = np.flatnonzero(outcomes["fold"] == number)
+            time, event, risk = (outcomes[column][rows] for column in ("time", "event", "risk"))
+            weight = _censoring_weight(time, event, horizon)
+            won, of = _concordance(time, event, risk, weight, bootstrap.take(rows))
+            wins, pairs = wins + won, pairs + of
+        values = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
+        found.append(Measured(name, "", float(values[0]) if pairs[0] else None, values[1:], none))
+    return found
+
+
+def concordance(time: Floats, event: NDArray[np.bool_], risk: Floats, horizon: float | None = None) -> float | None:
+    """Harrell's C, or Uno's up to ``horizon``; ties of risk count half. None if no pair can be compared."""
+    weight = _censoring_weight(time, event, horizon)
+    alone = GroupBootstrap([str(i) for i in range(len(time))], 1, 0)
+    wins, pairs = _concordance(time, event, risk, weight, alone)
+    return float(wins[0] / pairs[0]) if pairs[0] else None
+
+
+def _concordance(
+    time: Floats, event: NDArray[np.bool_], risk: Floats, weight: Floats, bootstrap: GroupBootstrap
+) -> tuple[Floats, Floats]:
+    """Weight of the concordant pairs and of all comparable pairs: first on all rows, then of each resample.
+
+    A pair is comparable if the one with the shorter time had the event; at equal times, if the other was censored.
+    Both sums are quadratic forms in the multiplicities of a resample, ``w.T @ A @ w``.
+    """
+    order = np.lexsort((~event, time))[::-1]  # latest first; at equal times the censored come before the events
+    time, event, risk, weight = time[order], event[order], risk[order], weight[order]
+    later = np.searchsorted(-time, -time, side="left")  # how many have a longer time
+    same = np.searchsorted(-time, -time, side="right")
+    censored = np.concatenate([[0], np.cumsum(~event)])
+    reach = later + censored[same] - censored[later]  # and those of the same time who were censored stand first
+    rows = np.flatnonzero(event & (weight > 0))
+    size = bootstrap.resamples
+    wins, pairs = np.zeros(1 + size), np.zeros(1 + size)
+    pairs[0] = (weight[rows] * reach[rows]).sum()
+    step = max(1, 2**24 // max(1, len(time)))
+    for block, times in bootstrap.take(order).weights():
+        running = np.zeros((len(time) + 1, times.shape[1]))
+        np.cumsum(times, axis=0, out=running[1:])
+        pairs[1:][block] = (weight[rows, None] * times[rows] * running[reach[rows]]).sum(axis=0)
+    for first in range(0, len(rows), step):
+        mine = rows[first : first + step]
+        before = np.arange(len(time)) < reach[mine, None]
+        won = before * (0.5 * (risk[mine, None] >= risk).astype(np.float32) + 0.5 * (risk[mine, None] > risk))
+        wins[0] += weight[mine] @ won.sum(axis=1, dtype=np.float64)
+        for block, times in bootstrap.take(order).weights():
+            beaten = won.astype(np.float32) @ times.astype(np.float32)
+            wins[1:][block] += (weight[mine, None] * times[mine] * beaten).sum(axis=0)
+    return wins, pairs
+
+
+def _censoring_weight(time: Floats, event: NDArray[np.bool_], horizon: float | None) -> Floats:
+    """(n,) weight of a patient as the earlier one of a pair: 1 for Harrell's C, 1 / G(time)^2 below the horizon."""
+    if horizon is None:
+        return np.ones(len(time))
+    # Kaplan-Meier of being followed. At equal times events come first: lifelines has no such order for ties.
+    moments, place = np.unique(time, return_inverse=True)
+    left = np.bincount(place, ~event)
+    still = len(time) - np.concatenate([[0], np.cumsum(np.bincount(place))[:-1]]) - np.bincount(place, event)
+    followed = np.cumprod(1 - np.divide(left, still, out=np.zeros(len(moments)), where=still > 0))[place]
+    return np.where((time < horizon) & (followed > 0), 1 / np.maximum(followed, 1e-12) ** 2, 0.0)
+
+
+def _horizon(patients: Patients) -> float:
+    """Uno's tau: the time by which nine in ten events have happened, where some patients are still followed."""
+    return float(np.quantile(patients.time[patients.event], 0.9))
+
+
+def _folds(event: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold of each patient; events and censored patients are dealt out evenly."""
+    fold, rng = np.empty(len(event), np.int64), np.random.default_rng([seed, 31])
+    start = 0
+    for kind in (True, False):
+        rows = rng.permutation(np.flatnonzero(event == kind))
+        fold[rows] = (start + np.arange(len(rows))) % folds
+        start += len(rows)
+    return fold
+
+
+def _penalty(patients: Patients, train: NDArray[np.int64], seed: int) -> float:
+    """The penalty whose risks rank an inner quarter best; the strongest of equals."""
+    train = np.random.default_rng([seed, 32]).permutation(train)[:TRIED_ON]
+    inner = _folds(patients.event[train], 4, seed + 1)
+    fit, held = train[inner != 0], train[inner == 0]
+    found = {p: _rank(patients, held, _cox(patients, fit, held, p)) for p in PENALTIES}
+    return max(found, key=lambda p: (found[p], p))
+
+
+def _rank(patients: Patients, rows: NDArray[np.int64], risk: Floats) -> float:
+    value = concordance(patients.time[rows], patients.event[rows], risk)
+    return 0.5 if value is None else value
+
+
+def _cox(patients: Patients, train: NDArray[np.int64], held: NDArray[np.int64], penalty: float) -> Floats:
+    """Log partial hazard of the held-out patients; zero for all where the features say nothing."""
+    try:
+        from lifelines import CoxPHFitter
+        from pandas import DataFrame
+    except ImportError as error:
+        what = "survival needs the package lifelines, which is not installed"
+        raise DataError(what, next="Run `pip install 'mmkd[survival]'`") from error
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    count = min(MAX_COMPONENTS, int(patients.event[train].sum()) // EVENTS_PER_COMPONENT, patients.features.shape[1])
+    scaler = StandardScaler().fit(patients.features[train])
+    fit, new = (scaler.transform(patients.features[rows].astype(np.float64)) for rows in (train, held))
+    if count < 1 or not fit.std(axis=0).any():
+        return np.zeros(len(held))
+    reducer = PCA(count, random_state=0).fit(fit)
+    fit, new = reducer.transform(fit), reducer.transform(new)
+    spread = fit.std(axis=0)
+    kept = spread > 1e-9
+    fit, new = fit[:, kept] / spread[kept], new[:, kept] / spread[kept]
+    frame: Any = DataFrame(fit).assign(time=patients.time[train], event=patients.event[train])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = CoxPHFitter(penalizer=penalty).fit(frame, "time", "event")
+        return np.asarray(model.predict_log_partial_hazard(DataFrame(new)), np.float64)

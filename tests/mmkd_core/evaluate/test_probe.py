@@ -1,0 +1,88 @@
+"""Linear probe: known answers, draws of labels by patient, and figures that come from the file alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from mmkd_core.errors import DataError
+from mmkd_core.evaluate.figures import score
+from mmkd_core.evaluate.outcomes import Outcomes
+from mmkd_core.evaluate.probe import FRACTIONS, SEEDS, Labelled, draw, measure, predict
+
+CLASSES = ("a", "b", "c")
+
+
+def images(n: int, seed: int, signal: float, split: str = "train") -> Labelled:
+    """Three classes around three directions, ``signal`` standard deviations apart."""
+    rng = np.random.default_rng([seed, len(split)])
+    label = np.array([CLASSES[i % 3] for i in range(n)], object)
+    features = rng.normal(size=(n, 6))
+    features[np.arange(n), np.arange(n) % 3] += signal
+    names = np.array([f"{split}-{i}" for i in range(n)], object)
+    return Labelled(features, label, np.array([f"{split}-g{i // 6}" for i in range(n)], object), names)
+
+
+def splits(signal: float) -> tuple[Labelled, Labelled, Labelled]:
+    return images(300, 0, signal), images(90, 1, signal, "val"), images(150, 2, signal, "test")
+
+
+def by_name(outcomes: Outcomes) -> dict[tuple[str, str], float]:
+    found = {}
+    for figure in score(outcomes, measure, resamples=20):
+        assert figure.interval is not None
+        found[figure.part, figure.metric] = figure.interval.estimate
+    return found
+
+
+def test_a_model_that_knows_the_classes_is_perfect_and_a_random_one_is_at_chance() -> None:
+    good, bad = by_name(predict(*splits(12.0))), by_name(predict(*splits(0.0)))
+    assert good["100% of the labels", "macro AUC (one-vs-rest, probabilities)"] > 0.999
+    assert good["1% of the labels", "accuracy"] > 0.95
+    assert 0.4 < bad["100% of the labels", "macro AUC (one-vs-rest, probabilities)"] < 0.6
+
+
+def test_the_figures_are_those_of_scikit_learn() -> None:
+    outcomes = predict(*splits(1.0))
+    last = outcomes.take(outcomes["run"] == len(outcomes.facts["runs"]) - 1)
+    found = by_name(outcomes)
+    auc = roc_auc_score(last["truth"], last["scores"] / last["scores"].sum(1, keepdims=True), multi_class="ovr")
+    assert found["100% of the labels", "macro AUC (one-vs-rest, probabilities)"] == pytest.approx(auc, abs=1e-9)
+    balanced = balanced_accuracy_score(last["truth"], last["scores"].argmax(1))
+    assert found["100% of the labels", "balanced accuracy"] == pytest.approx(balanced, abs=1e-9)
+
+
+def test_a_collapsed_model_is_at_chance() -> None:
+    constant = [Labelled(np.ones_like(p.features), p.label, p.group_id, p.sample_id) for p in splits(1.0)]
+    found = by_name(predict(*constant))
+    assert found["100% of the labels", "macro AUC (one-vs-rest, probabilities)"] == pytest.approx(0.5)
+
+
+def test_labels_are_drawn_by_patient_with_every_class() -> None:
+    train = images(300, 0, 1.0)
+    for fraction in FRACTIONS:
+        for seed in range(SEEDS):
+            rows = draw(train, fraction, seed)
+            whole = set(train.group_id[rows])
+            assert len(rows) == sum(name in whole for name in train.group_id), "a patient was torn apart"
+            assert set(train.label[rows]) == set(CLASSES)
+            assert fraction * 300 <= len(rows) <= fraction * 300 + 12
+    assert not np.array_equal(draw(train, 0.1, 0), draw(train, 0.1, 1))
+
+
+def test_figures_come_from_the_file_alone(tmp_path: Path) -> None:
+    outcomes = predict(*splits(1.0))
+    outcomes.save(tmp_path / "probe.parquet")
+    again = Outcomes.load(tmp_path / "probe.parquet")
+    assert score(again, measure, resamples=20) == score(outcomes, measure, resamples=20)
+    assert again.protocol == "mmkd/linear-probe@1"
+
+
+def test_one_class_is_refused() -> None:
+    train, val, test = splits(1.0)
+    only = train.take(np.flatnonzero(train.label == "a"))
+    with pytest.raises(DataError, match="two classes"):
+        predict(only, val, test)
