@@ -1,252 +1,275 @@
-"""Is a candidate still as good as its parent? A paired non-inferiority test per domain, resampled by patient.
+"""Is a candidate still as good as its parent? Paired non-inferiority tests, resampled by patient, and one verdict.
 
-A rule on point estimates passes a true loss of the size of the margin about half of the time. Here PASS means that the
-lower bound of the change lies above minus the margin, FAIL that the upper bound lies below it, and INCONCLUSIVE says
-how many more samples would decide.
+A rule on point estimates passes a true loss of the size of the margin about half of the time. Here PASS means that
+each gating figure is shown to have lost less than its margin, FAIL that one is shown to have lost more, and
+INCONCLUSIVE says how many more samples would decide.
 
-Does not: repair, promote or write anything. It reads predictions of two models on the same samples.
+Does not: repair, promote or write anything. It reads what two models said about the same samples.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.errors import MmkdError
-from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
-from mmkd_core.evaluate.summary import mean_draws, mean_interval, paired_bootstraps, status
-from mmkd_core.statistics import Interval, macro_auc, samples_to_decide
+from mmkd_core.audit.comparison import MEAN, Comparison, Measured, Verdict, judge
+from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.gate import Gate
+from mmkd_core.audit.pairing import SAME, AuditError, paired_domains, paired_outcomes
+from mmkd_core.evaluate.calibration import brier_scores, ece, resampled_ece
+from mmkd_core.evaluate.predictions import DomainPredictions
+from mmkd_core.evaluate.summary import mean_draws, status
+from mmkd_core.statistics import Change, GroupBootstrap, macro_auc, paired_shares, resampled
 
-_SAME = "Evaluate both releases on the same split of the same corpus with `mmkd eval zero-shot`."
-
-
-class AuditError(MmkdError):
-    """Two sets of predictions that cannot be compared."""
-
-
-class Verdict(StrEnum):
-    """Outcome of an audit; ``exit_code`` is that of ``mmkd audit``."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-
-    @property
-    def exit_code(self) -> int:
-        """0, 1 or 2."""
-        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2}[self.value]
+SCHEMA = "mmkd.audit/v1"
+Floats = NDArray[np.float64]
+Pair = tuple[DomainPredictions, DomainPredictions]
 
 
 @dataclass(frozen=True)
-class AuditConfig:
-    """What counts as forgetting, fixed before the candidate is looked at.
+class Flips:
+    """Samples of one domain whose first choice turned right or wrong."""
 
-    Raises:
-        AuditError: a margin or a confidence that makes no test.
-    """
-
-    margin: float = 0.02
-    """Loss of AUC that is tolerated, as a fraction."""
-    confidence: float = 0.95
-    """Of the two-sided interval: a true loss equal to the margin passes with probability (1 - confidence) / 2."""
-    resamples: int = 2000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin < 1:
-            raise AuditError(f"a margin of {self.margin} is not a loss of AUC", next="Use a fraction such as 0.02.")
-        if not 0 < self.confidence < 1 or self.resamples < 100:
-            what = f"no interval comes from confidence {self.confidence} and {self.resamples} resamples"
-            raise AuditError(what, next="Use 0.95 and at least 100.")
-
-
-@dataclass(frozen=True)
-class DomainChange:
-    """Candidate minus parent in one domain, as a fraction of AUC."""
-
-    delta: float
-    lower: float
-    upper: float
-    n: int
-    groups: int
-    verdict: Verdict
-    needed: int | None
-    """Samples still needed to decide with power 0.8, were the change true: 0 if decided, None if no number would do."""
-    before: float
-    """AUC of the parent."""
-    after: float
-    """AUC of the candidate."""
-    positive_flips: int
-    """Samples that the parent got wrong and the candidate gets right (first choice among the classes)."""
-    negative_flips: int
-    """Samples that the parent got right and the candidate gets wrong."""
-    status: str
-    """``ok``, or which classes are not in the AUC because the split has no sample of them."""
+    positive: tuple[str, ...]
+    """Sample ids that the parent got wrong and the candidate gets right."""
+    negative: tuple[str, ...]
+    """Sample ids that the parent got right and the candidate gets wrong."""
 
 
 @dataclass(frozen=True)
 class ForgettingAudit:
     """The comparison of a candidate with its parent, and its verdict."""
 
-    domains: dict[str, DomainChange]
-    mean: DomainChange
-    """Over ``domains``, each counting the same."""
-    verdict: Verdict
-    """FAIL if any domain or the mean fails, else INCONCLUSIVE if any is, else PASS."""
-    config: AuditConfig
+    comparisons: tuple[Comparison, ...]
+    flips: dict[str, Flips]
+    """By domain."""
+    gate: Gate
     undefined: dict[str, str] = field(default_factory=dict)
     """Domains that have no AUC on these samples, and why. They have no part in the verdict."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if any gating comparison fails, else INCONCLUSIVE if any is, else PASS."""
+        return Verdict.of(row.verdict for row in self.comparisons if row.gates)
 
     @property
     def exit_code(self) -> int:
         """0 PASS, 1 FAIL, 2 INCONCLUSIVE."""
         return self.verdict.exit_code
 
+    def __getitem__(self, key: tuple[str, str, str]) -> Comparison:
+        """One comparison by family, metric and part."""
+        return next(row for row in self.comparisons if row.key == key)
+
+    def family(self, family: str, metric: str) -> dict[str, Comparison]:
+        """Comparisons of one metric by part."""
+        return {row.part: row for row in self.comparisons if (row.family, row.metric) == (family, metric)}
+
+    @property
+    def open(self) -> list[Comparison]:
+        """Gating comparisons that keep the audit from passing: the failed ones first."""
+        found = [row for row in self.comparisons if row.gates and row.verdict is not Verdict.PASS]
+        return sorted(found, key=lambda row: row.verdict is not Verdict.FAIL)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; ``from_json`` reads it back."""
-        return asdict(self) | {"exit_code": self.exit_code}
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict.value,
+            "exit_code": self.exit_code,
+            "gate": {"hash": self.gate.hash, **self.gate.model_dump(mode="json", by_alias=True)},
+            "comparisons": [row.to_json() for row in self.comparisons],
+            "flips": {d: {"positive": [*f.positive], "negative": [*f.negative]} for d, f in self.flips.items()},
+            "undefined": dict(self.undefined),
+        }
 
     @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> ForgettingAudit:
+    def from_json(cls, facts: Mapping[str, Any]) -> ForgettingAudit:
         """Read what ``to_json`` wrote."""
-        return cls(
-            {domain: _change_from_json(entry) for domain, entry in facts["domains"].items()},
-            _change_from_json(facts["mean"]),
-            Verdict(facts["verdict"]),
-            AuditConfig(**facts["config"]),
-            dict(facts["undefined"]),
-        )
+        settings = {key: value for key, value in facts["gate"].items() if key != "hash"}
+        flips = {d: Flips(tuple(f["positive"]), tuple(f["negative"])) for d, f in facts["flips"].items()}
+        rows = tuple(Comparison.from_json(row) for row in facts["comparisons"])
+        return cls(rows, flips, Gate.model_validate(settings), dict(facts["undefined"]))
 
 
-def forgetting(candidate: Predictions, parent: Predictions, config: AuditConfig | None = None) -> ForgettingAudit:
-    """Compare two models on the same samples, with the same resamples of groups for both.
+def forgetting(candidate: Evidence, parent: Evidence, gate: Gate | None = None) -> ForgettingAudit:
+    """Compare two models on the same samples, with the same resamples of groups for both and for all metrics.
 
-    Domains that only the candidate was measured on cannot have been forgotten and are passed over.
+    Domains that only the candidate was measured on cannot have been forgotten and are passed over, and so is what only
+    one of the two could be measured on (the head of a teacher that is new).
 
     Args:
-        candidate: predictions of the new model, in any order of samples.
-        parent: predictions of the one that it is to replace.
-        config: margin, confidence, resamples and seed.
+        candidate: what the new model said, in any order of samples.
+        parent: what the one said that it is to replace.
+        gate: margins, confidence, resamples and seed.
 
     Raises:
         AuditError: samples, labels, groups, classes or protocols differ, or no domain has an AUC.
     """
-    config = config or AuditConfig()
-    if candidate.protocol != parent.protocol:
-        what = f"the candidate was measured by {candidate.protocol} and the parent by {parent.protocol}"
-        raise AuditError(what, next=_SAME)
-    pairs = {domain: _paired(domain, candidate, parent) for domain in parent.domains}
+    gate = gate or Gate()
+    pairs = paired_domains(candidate.predictions, parent.predictions)
     undefined = {domain: status(old) for domain, (_, old) in pairs.items() if old.auc() is None}
-    compared = Predictions({d: old for d, (_, old) in pairs.items() if d not in undefined}, parent.protocol)
-    if not compared.domains:
-        raise AuditError("no domain has samples of two classes, so there is no AUC to compare", next=_SAME)
-
-    bootstraps = paired_bootstraps(compared, config.resamples, config.seed)
-    domains, draws = {}, []
-    for domain, old in compared.domains.items():
-        new, bootstrap = pairs[domain][0], bootstraps[domain]
-        draw = bootstrap.macro_auc(new.scores, new.truth) - bootstrap.macro_auc(old.scores, old.truth)
-        before, after = _auc(old), _auc(new)
-        interval = bootstrap.interval(after - before, draw, config.confidence, (-1.0, 1.0))
-        domains[domain] = _change(interval, draw, before, after, _flips(new, old), status(old), config)
-        draws.append(draw)
-    mean = _mean(compared, domains, draws, config)
-    return ForgettingAudit(domains, mean, _overall([*domains.values(), mean]), config, undefined)
-
-
-def _mean(
-    compared: Predictions, domains: dict[str, DomainChange], draws: list[NDArray[np.float64]], config: AuditConfig
-) -> DomainChange:
-    changes = list(domains.values())
-    interval = mean_interval(compared.domains, [c.delta for c in changes], draws, config.confidence, (-1.0, 1.0))
-    draw = mean_draws(draws)
-    flips = sum(c.positive_flips for c in changes), sum(c.negative_flips for c in changes)
-    before, after = float(np.mean([c.before for c in changes])), float(np.mean([c.after for c in changes]))
-    return _change(interval, draw, before, after, flips, f"over {len(changes)} domains", config)
-
-
-def _change(
-    interval: Interval,
-    draws: NDArray[np.float64],
-    before: float,
-    after: float,
-    flips: tuple[int, int],
-    note: str,
-    config: AuditConfig,
-) -> DomainChange:
-    if interval.lower > -config.margin:
-        verdict = Verdict.PASS
-    elif interval.upper < -config.margin:
-        verdict = Verdict.FAIL
-    else:
-        verdict = Verdict.INCONCLUSIVE
-    return DomainChange(
-        delta=interval.estimate,
-        lower=interval.lower,
-        upper=interval.upper,
-        n=interval.n,
-        groups=interval.groups,
-        verdict=verdict,
-        needed=0 if verdict is not Verdict.INCONCLUSIVE else _needed(interval, draws, config),
-        before=before,
-        after=after,
-        positive_flips=flips[0],
-        negative_flips=flips[1],
-        status=note,
+    if len(undefined) == len(pairs):
+        raise AuditError("no domain has samples of two classes, so there is no AUC to compare", next=SAME)
+    both = [key for key in parent.outcomes if key in candidate.outcomes]
+    shared = {key: paired_outcomes(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
+    draws = Draws(pairs, [old for _, old in shared.values()], gate)
+    measured = [
+        *_zero_shot({domain: pair for domain, pair in pairs.items() if domain not in undefined}, pairs, draws, gate),
+        *(outcome_change(key, *pair, draws, gate) for key, pair in shared.items()),
+        *_calibration(pairs, draws, gate),
+        *_flip_rates(pairs, gate),
+    ]
+    return ForgettingAudit(
+        tuple(judge(measured, gate)), {d: _flips(*pair) for d, pair in pairs.items()}, gate, undefined
     )
 
 
-def _needed(interval: Interval, draws: NDArray[np.float64], config: AuditConfig) -> int | None:
-    if interval.groups < 2:
-        return None
-    spread = float(np.nanstd(draws)) * interval.n**0.5
-    whole = samples_to_decide(spread, config.margin, interval.estimate, (1 - config.confidence) / 2)
-    return max(1, math.ceil(whole) - interval.n) if math.isfinite(whole) else None
+class Draws:
+    """One set of resamples of groups, shared by everything that is compared.
+
+    Each domain is resampled on its own, as the domains are fixed. Where some group has samples in several domains, all
+    groups are resampled together instead, so that a patient is drawn equally often in each of them.
+    """
+
+    def __init__(self, pairs: Mapping[str, Pair], outcomes: list[Outcomes], gate: Gate) -> None:
+        facts: dict[str, tuple[str, str]] = {}
+        for domain, (_, old) in pairs.items():
+            facts |= {str(s): (str(g), domain) for s, g in zip(old.sample_id, old.group_id, strict=True)}
+        for part in outcomes:
+            rows = zip(part.sample_id, part.group_id, part.domain, strict=True)
+            facts |= {str(s): (str(g), str(d)) for s, g, d in rows if str(s) not in facts}
+        self._row = {sample: row for row, sample in enumerate(facts)}
+        groups, domains = zip(*facts.values(), strict=True)
+        spans = len(set(facts.values())) > len(set(groups))
+        self._whole = GroupBootstrap(groups, gate.resamples, gate.seed, None if spans else domains)
+
+    def of(self, sample_id: NDArray[np.object_]) -> GroupBootstrap:
+        """The resamples as these samples see them."""
+        return self._whole.take([self._row[str(sample)] for sample in sample_id])
 
 
-def _overall(changes: list[DomainChange]) -> Verdict:
-    verdicts = {change.verdict for change in changes}
-    return next((verdict for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE) if verdict in verdicts), Verdict.PASS)
+def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Measured]:
+    differences, values = [], []
+    for domain, (new, old) in defined.items():
+        bootstrap = draws.of(old.sample_id)
+        differences.append(bootstrap.macro_auc(new.scores, new.truth) - bootstrap.macro_auc(old.scores, old.truth))
+        values.append((_auc(old), _auc(new)))
+        yield _resampled(Key("zero-shot", "auc", domain), *values[-1], differences[-1], bootstrap, gate, status(old))
+    yield _mean("zero-shot", "auc", values, differences, [old for _, old in defined.values()], draws, gate)
+    hits = {domain: (_hits(new), _hits(old)) for domain, (new, old) in pairs.items()}
+    for domain, (_, old) in pairs.items():
+        yield _shares(Key("zero-shot", "accuracy", domain), *hits[domain], old.group_id, gate)
+    weight = np.concatenate([np.full(len(old), 1 / len(old)) for _, old in hits.values()])
+    groups = np.concatenate([old.group_id for _, old in pairs.values()])
+    new_hits, old_hits = (np.concatenate(part) for part in zip(*hits.values(), strict=True))
+    yield _shares(Key("zero-shot", "accuracy", MEAN), new_hits, old_hits, groups, gate, weight)
 
 
-def _flips(new: DomainPredictions, old: DomainPredictions) -> tuple[int, int]:
-    was, now = (part.scores.argmax(axis=1) == part.truth for part in (old, new))
-    return int((~was & now).sum()), int((was & ~now).sum())
+def outcome_change(key: Key, new: Outcomes, old: Outcomes, draws: Draws, gate: Gate) -> Measured:
+    """The change of a mean of outcomes: the score test for yes or no, else from resamples."""
+    if old.values.dtype == bool:
+        return _shares(key, new.values, old.values, old.group_id, gate, old.weight)
+    bootstrap = draws.of(old.sample_id)
+    difference = bootstrap.mean(new.values - old.values, old.weight)
+    return _resampled(key, old.mean(), new.mean(), difference, bootstrap, gate)
+
+
+def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Measured]:
+    """Less is better: the change is the parent's figure minus the candidate's."""
+    for metric in ("ece", "brier"):
+        values, differences = [], []
+        for domain, (new, old) in pairs.items():
+            bootstrap = draws.of(old.sample_id)
+            if metric == "ece":
+                figures = [ece(part.scores, part.truth) for part in (old, new)]
+                drawn = [resampled_ece(part.scores, part.truth, bootstrap) for part in (old, new)]
+            else:
+                each = [brier_scores(part.scores, part.truth) for part in (old, new)]
+                figures, drawn = [float(part.mean()) for part in each], [bootstrap.mean(part) for part in each]
+            differences.append(drawn[0] - drawn[1])
+            values.append((figures[0], figures[1]))
+            yield _resampled(
+                Key("calibration", metric, domain), *values[-1], differences[-1], bootstrap, gate, less_is_better=True
+            )
+        olds = [old for _, old in pairs.values()]
+        yield _mean("calibration", metric, values, differences, olds, draws, gate, less_is_better=True)
+
+
+def _flip_rates(pairs: Mapping[str, Pair], gate: Gate) -> Iterator[Measured]:
+    """Share of negative flips against a cap: its change is from none to that share."""
+    for domain, (new, old) in pairs.items():
+        kept = ~(_hits(old) & ~_hits(new))
+        key = Key("flips", "negative", domain)
+        margin = gate.rule(*key[:2]).of(domain)
+        change = paired_shares(kept, np.ones(len(kept), bool), old.group_id, margin, gate.confidence)
+        yield Measured(key, None, -change.estimate, change)
+
+
+def _resampled(
+    key: Key,
+    before: float,
+    after: float,
+    difference: Floats,
+    bootstrap: GroupBootstrap,
+    gate: Gate,
+    note: str = "ok",
+    less_is_better: bool = False,
+) -> Measured:
+    margin = gate.rule(key.family, key.metric).of(key.part)
+    estimate = before - after if less_is_better else after - before
+    change = resampled(estimate, difference, bootstrap.samples, bootstrap.groups, margin, gate.confidence)
+    return Measured(key, before, after, change, note)
+
+
+def _mean(
+    family: str,
+    metric: str,
+    values: list[tuple[float, float]],
+    differences: list[Floats],
+    parts: list[DomainPredictions],
+    draws: Draws,
+    gate: Gate,
+    less_is_better: bool = False,
+) -> Measured:
+    """Over domains, each counting the same."""
+    before, after = (float(part) for part in np.mean(values, axis=0))
+    whole = draws.of(np.concatenate([part.sample_id for part in parts]))
+    note = f"over {len(parts)} domains"
+    return _resampled(
+        Key(family, metric, MEAN), before, after, mean_draws(differences), whole, gate, note, less_is_better
+    )
+
+
+def _shares(
+    key: Key,
+    new: NDArray[np.bool_],
+    old: NDArray[np.bool_],
+    groups: NDArray[np.object_],
+    gate: Gate,
+    weight: Floats | None = None,
+) -> Measured:
+    margin = gate.rule(key.family, key.metric).of(key.part)
+    change: Change = paired_shares(new, old, groups, margin, gate.confidence, weight)
+    before, after = (float(np.average(part, weights=weight)) for part in (old, new))
+    return Measured(key, before, after, change)
+
+
+def _flips(new: DomainPredictions, old: DomainPredictions) -> Flips:
+    was, now = _hits(old), _hits(new)
+    names = old.sample_id.astype(str)
+    return Flips(tuple(names[~was & now].tolist()), tuple(names[was & ~now].tolist()))
+
+
+def _hits(part: DomainPredictions) -> NDArray[np.bool_]:
+    return part.scores.argmax(axis=1) == part.truth  # type: ignore[no-any-return]
 
 
 def _auc(part: DomainPredictions) -> float:
     auc = macro_auc(part.scores, part.truth)
     assert auc is not None  # domains without one were set aside
     return auc
-
-
-def _paired(domain: str, candidate: Predictions, parent: Predictions) -> tuple[DomainPredictions, DomainPredictions]:
-    """Candidate and parent on one domain with rows in one order, or the first thing in which they differ."""
-    if domain not in candidate.domains:
-        raise AuditError(f"the candidate was not evaluated on {domain}", next=_SAME)
-    new, old = candidate[domain], parent[domain]
-    if new.classes != old.classes:
-        what = f"the classes of {domain} are {', '.join(new.classes)} for the candidate and {', '.join(old.classes)} "
-        raise AuditError(f"{what}for the parent", next=_SAME)
-    new, old = (part.take(np.argsort(part.sample_id.astype(str), kind="stable")) for part in (new, old))
-    for one, other, names in ((old, new, ("candidate", "parent")), (new, old, ("parent", "candidate"))):
-        if lost := sorted(set(one.sample_id) - set(other.sample_id)):
-            what = f"the {names[0]} was not evaluated on sample {lost[0]} of {domain}, the {names[1]} was"
-            raise AuditError(f"{what} ({len(lost)} such samples)", next=_SAME)
-    if len(new) != len(old):
-        raise AuditError(f"{len(new)} rows of {domain} for the candidate and {len(old)} for the parent", next=_SAME)
-    for name in ("label", "group_id"):
-        differs = getattr(new, name) != getattr(old, name)
-        if differs.any():
-            what = f"candidate and parent give different values of {name} for sample {new.sample_id[differs.argmax()]}"
-            raise AuditError(what, where=domain, next=_SAME)
-    return new, old
-
-
-def _change_from_json(facts: dict[str, Any]) -> DomainChange:
-    return DomainChange(**{**facts, "verdict": Verdict(facts["verdict"])})

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from feature_store import FeatureStore
+from mmkd_core.audit.gate import GATE, write_gate
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.distill.averaging import Weights, mix
 from mmkd_core.distill.bank import Bank
@@ -37,7 +38,7 @@ from mmkd_core.integrate.features import (
 )
 from mmkd_core.integrate.interpolating import Step, largest_step
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import pixels_of, predict
+from mmkd_core.integrate.student_data import embed, pixels_of, predict
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.plugins.loaders import open_clip
@@ -225,8 +226,10 @@ class Distillation:
                 (staging / "trust").mkdir(exist_ok=True)
                 self.trust[name].save(staging / "trust" / f"{name}.npz")
         write_json(staging / "replay.json", self._named(replay))
-        predictions = predict(student, self.corpus, self.pixels)
-        predictions.save(staging / "predictions.parquet")
+        embedded = embed(student, self.corpus, self.pixels)
+        embedded.save(staging / "embeddings.safetensors")
+        predict(student, self.corpus, self.pixels, embedded=embedded).save(staging / "predictions.parquet")
+        write_gate(staging / GATE, self.workspace.gate())  # as it was before anybody looked at this candidate
         (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
         shutil.copyfile(self.workspace.lock_file, staging / LOCK)
         shutil.copyfile(run / "log.jsonl", staging / "log.jsonl")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmkd_core.audit.forgetting import ForgettingAudit, Verdict, forgetting
+from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import ReleaseError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
+from mmkd_core.integrate.auditing import audited
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
-from mmkd_core.integrate.workspace import Workspace, write_json
+from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
@@ -64,13 +66,16 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
 
 
 def run_audit(
-    workspace: Workspace, candidate: str | None = None, parent: str | None = None
+    workspace: Workspace, candidate: str | None = None, parent: str | None = None, progress: Progress | None = None
 ) -> tuple[ForgettingAudit, Release, Release]:
-    """Compare a release with its parent and, on PASS, put the newest release in use.
+    """Compare a release with its parent, keep the outcome and, on PASS, put the newest release in use.
 
     Args:
         candidate: the newest release by default.
         parent: the candidate's own parent by default.
+
+    Returns:
+        The audit, the candidate and what it was compared with. The outcome lies at ``auditing.audit_file``.
 
     Raises:
         ReleaseError: the candidate has no parent, so that there is nothing that it could have forgotten.
@@ -84,9 +89,7 @@ def run_audit(
         what = f"release {new.id} has no parent, so there is nothing that it could have forgotten"
         raise ReleaseError(what, next="Run `mmkd distill --incremental`, or name one with --against")
     old = releases.release(workspace, against)
-    audit = forgetting(Predictions.load(new.predictions), Predictions.load(old.predictions), workspace.config.audit)
-    facts = {**audit.to_json(), "candidate": new.id, "parent": old.id}
-    write_json(workspace.audits / f"{new.id}-against-{old.id}.json", facts)
+    audit = audited(workspace, new, old, progress)
     in_use = releases.current(workspace)
     # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
     if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:

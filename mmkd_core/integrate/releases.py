@@ -9,6 +9,8 @@
       replay.json          sample ids that were replayed, by teacher and domain
       mmkd.yaml mmkd.lock  configuration and teachers at that time
       predictions.parquet  per-sample predictions on the test split
+      embeddings.safetensors  the student's images and captions of it: what later audits compare
+      gate.yaml            what counted as forgetting when it was made
     releases/CURRENT       "0001"
 
 A release is written to a temporary folder and renamed when it is whole; the pointer is replaced in one step.
@@ -60,6 +62,11 @@ class Release:
     def predictions(self) -> Path:
         """Predictions on the test split."""
         return self.folder / "predictions.parquet"
+
+    @property
+    def embeddings(self) -> Path:
+        """Embeddings of the test split; releases made before they were kept have none."""
+        return self.folder / "embeddings.safetensors"
 
 
 def licences(parent: Release | None, new: Mapping[str, LicenseInfo]) -> dict[str, Any]:

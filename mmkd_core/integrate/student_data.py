@@ -12,6 +12,7 @@ from mmkd_core.contract import TrustClaim
 from mmkd_core.data.images import load_pixels
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError, ReleaseError
+from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
 from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
@@ -110,11 +111,22 @@ def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[An
     }
 
 
-def predict(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test") -> Predictions:
-    """Zero-shot predictions of a student on one split."""
+def embed(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test") -> Embeddings:
+    """What a student makes of the images and captions of one split."""
     rows = corpus.where(split=split)
-    classes = student_classes(student, corpus)
-    return zero_shot(student.embed_images(pixels[rows]), classes, student.logit_scale, corpus.take(rows))
+    captions = list(dict.fromkeys(str(text) for text in corpus.caption[rows]))
+    place = {text: i for i, text in enumerate(captions)}
+    texts = student.embed_texts(captions)[[place[str(text)] for text in corpus.caption[rows]]]
+    return Embeddings(corpus.sample_id[rows], student.embed_images(pixels[rows]), texts)
+
+
+def predict(
+    student: Student, corpus: Corpus, pixels: Pixels, split: str = "test", embedded: Embeddings | None = None
+) -> Predictions:
+    """Zero-shot predictions of a student on one split; ``embedded`` is what ``embed`` gave for it, if it is at hand."""
+    rows = corpus.where(split=split)
+    images = embedded.images if embedded else student.embed_images(pixels[rows])
+    return zero_shot(images, student_classes(student, corpus), student.logit_scale, corpus.take(rows))
 
 
 def measured_claims(workspace: Workspace, student: Student, domains: tuple[str, ...]) -> dict[str, TrustClaim]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_core import __version__
+from mmkd_core.audit.comparison import MEAN
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
@@ -79,8 +80,8 @@ def _data(corpus: Corpus) -> dict[str, Any]:
 
 
 def _scores(workspace: Workspace, predictions: Predictions) -> dict[str, Any]:
-    audit = workspace.config.audit
-    found = summarise(predictions, resamples=audit.resamples, seed=audit.seed)
+    gate = workspace.gate()
+    found = summarise(predictions, resamples=gate.resamples, seed=gate.seed)
     auc = {domain: entry.auc.estimate if entry.auc else None for domain, entry in found.domains.items()}
     interval = {d: [entry.auc.lower, entry.auc.upper] for d, entry in found.domains.items() if entry.auc}
     mean = found.mean
@@ -165,15 +166,18 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
     specs = locked_specs(workspace, PluginHost.discover())
     learnt = sorted({domain for name in new if name in specs for domain in specs[name].domains})
     keys = ("delta", "lower", "upper", "n", "groups", "verdict", "needed")
+    rows = {row["part"]: row for row in audit["comparisons"] if (row["family"], row["metric"]) == ("zero-shot", "auc")}
+    mean = rows.pop(MEAN)
     first = next(found for found in known if not found.parent)
     return {
         "teacher": ", ".join(new),
         "parent": parent.id,
         "candidate": candidate.id,
-        "gain": {domain: audit["domains"][domain]["delta"] for domain in learnt if domain in audit["domains"]},
-        "forgetting": {d: {key: entry[key] for key in keys} for d, entry in audit["domains"].items()},
-        "mean": {key: audit["mean"][key] for key in ("delta", "lower", "upper")},
-        "margin": audit["config"]["margin"],
+        "gain": {domain: rows[domain]["delta"] for domain in learnt if domain in rows},
+        "forgetting": {d: {key: entry[key] for key in keys} for d, entry in rows.items()},
+        "mean": {key: mean[key] for key in ("delta", "lower", "upper")},
+        "margin": mean["margin"],
+        "gate": audit["gate"]["hash"],
         "verdict": audit["verdict"],
         "promoted": in_use is not None and in_use.id == candidate.id,
         "cost_ratio": {

@@ -2,6 +2,7 @@
 
 mmkd.yaml     configuration (this module)
 mmkd.lock     teachers in use (plugins.lock)
+gate.yaml     what counts as forgetting (audit.gate)
 data/         corpora made or imported here
 releases/     immutable releases; CURRENT names the one in use
 .mmkd/        features, trust, runs, evaluations, audits: all can be made again
@@ -21,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmkd_core.audit.forgetting import AuditConfig
+from mmkd_core.audit.gate import GATE, Gate, read_gate, write_gate
 from mmkd_core.data.files import NO_ROOM, replacing
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
@@ -59,7 +60,6 @@ class Config(BaseModel):
     distill: DistillConfig = DistillConfig()
     incremental: IncrementalConfig = IncrementalConfig()
     trust: TrustConfig = TrustConfig()
-    audit: AuditConfig = AuditConfig()
 
     def dump(self) -> str:
         """YAML with every setting, so that a reader sees what can be set."""
@@ -82,6 +82,7 @@ class Workspace:
         self.runs = self.state / "runs"
         self.evaluations = self.state / "evaluations"
         self.audits = self.state / "audits"
+        self.evidence = self.state / "evidence"
         self.skipped_file = self.state / "skipped.json"
 
     @classmethod
@@ -103,6 +104,8 @@ class Workspace:
             return found
         (root / ".mmkd").mkdir(parents=True, exist_ok=True)
         (root / "releases").mkdir(exist_ok=True)
+        if not (root / GATE).exists():
+            write_gate(root / GATE, Gate())
         with replacing(path) as file:
             file.write(config.dump().encode())
         return cls.open(root)
@@ -135,6 +138,10 @@ class Workspace:
     def skipped(self) -> dict[str, Any]:
         """Images that extraction could not read, by id: path and reason."""
         return read_json(self.skipped_file) or {}
+
+    def gate(self) -> Gate:
+        """What counts as forgetting: ``gate.yaml``, or the default where there is none."""
+        return read_gate(self.root / GATE)
 
     def salt(self) -> bytes:
         """A secret of this workspace: patients' names are hashed with it. Who has both can trace them back."""
@@ -210,6 +217,9 @@ def read_config(path: Path) -> Config:
             where=str(path),
             next="Use the mmkd that made it, or make a new workspace with `mmkd init`",
         )
+    if "audit" in raw:
+        what = "setting audit: margins, confidence, resamples and seed of audits are in gate.yaml now"
+        raise WorkspaceError(what, where=str(path), next="Take the section out of mmkd.yaml")
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

@@ -22,9 +22,6 @@ from scipy.optimize import brentq
 
 from mmkd_core.statistics.intervals import Floats, percentile_interval
 
-RESOLVED = 10
-"""Resamples beyond the margin that a percentile needs; with fewer the tail is that of Student's t."""
-
 
 @dataclass(frozen=True)
 class Change:
@@ -53,8 +50,8 @@ def resampled(
     """The change of any statistic from its resamples (B,), by expanded percentiles (``percentile_interval``).
 
     A p-value is the level at which the bound of the interval would lie on the margin. Percentiles of B resamples
-    resolve nothing below about 1 / B, so where fewer than ``RESOLVED`` lie beyond the margin the tail of Student's t is
-    used, if it is the smaller. One group shows nothing: both p-values are 1.
+    resolve nothing below 1 / B, which many comparisons need: where no resample lies beyond the margin, the tail is that
+    of Student's t, if it is the smaller. One group shows nothing: both p-values are 1.
     """
     interval = percentile_interval(estimate, draws, n, groups, confidence, limits)
     finite = draws[np.isfinite(draws)]
@@ -69,7 +66,7 @@ def resampled(
 
 def _level(beyond: int, draws: int, distance: float, spread: float, groups: int, shrink: float) -> float:
     z = float(special.ndtri((beyond + 1) / (draws + 2)))
-    if beyond < RESOLVED:
+    if beyond == 0:
         z = min(z, -math.copysign(math.inf, distance) if spread == 0 else -distance / spread)
     return float(special.stdtr(groups - 1, z * shrink))
 

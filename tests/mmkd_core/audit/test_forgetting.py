@@ -1,4 +1,4 @@
-"""The audit of forgetting: its error rates by simulation, its verdicts, and what it refuses."""
+"""The audit of forgetting: its error rates by simulation, its verdicts, its families, and what it refuses."""
 
 import json
 from dataclasses import replace
@@ -6,11 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
+from sklearn.metrics import accuracy_score, brier_score_loss
 
-from mmkd_core.audit.forgetting import AuditConfig, AuditError, ForgettingAudit, Verdict, forgetting
+from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
+from mmkd_core.audit.gate import Gate, Rule
+from mmkd_core.audit.pairing import AuditError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 
 PROTOCOL = "mmkd/zero-shot@1"
+AUC_MEAN = ("zero-shot", "auc", "mean")
 
 
 def column(values):
@@ -24,6 +30,15 @@ def build(domain, truth, score, groups):
     scores = np.stack([-score, score], axis=1)
     label = column([("no", "yes")[t] for t in truth])
     return DomainPredictions.build(names, column(list(groups)), label, scores, ("no", "yes"))
+
+
+def audit(candidate, parent, gate=None):
+    return forgetting(Evidence(candidate), Evidence(parent), gate)
+
+
+def auc_gate(margin=0.02, **settings):
+    """A gate whose verdict is about AUC alone."""
+    return Gate(families={"zero-shot": {"auc": Rule(gates=True, margin=margin)}}, **settings)
 
 
 def pair(rng, patients=60, images=3, auc=(0.85, 0.85), domain="ct", noise=0.6):
@@ -50,16 +65,16 @@ def test_error_rate_at_the_margin():
     """A true loss equal to the margin passes at the nominal 2.5 %; by point estimates half; by images far too often."""
     rng, trials = np.random.default_rng(11), 200
     passed = {"audit": 0, "point": 0, "image": 0}
-    config = AuditConfig(margin=0.05, resamples=200)
+    gate = auc_gate(0.05, resamples=200)
     for trial in range(trials):
         parent, candidate = pair(rng, auc=(0.85, 0.80))
-        found = forgetting(candidate, parent, replace(config, seed=trial))
+        found = audit(candidate, parent, gate.model_copy(update={"seed": trial}))
         passed["audit"] += found.verdict is Verdict.PASS
-        passed["point"] += found.mean.delta > -config.margin
+        passed["point"] += found[AUC_MEAN].delta > -0.05
         by_image = [
             Predictions({"ct": replace(p["ct"], group_id=p["ct"].sample_id)}, PROTOCOL) for p in (candidate, parent)
         ]
-        passed["image"] += forgetting(*by_image, replace(config, seed=trial)).verdict is Verdict.PASS
+        passed["image"] += audit(*by_image, gate.model_copy(update={"seed": trial})).verdict is Verdict.PASS
     assert passed["audit"] <= 0.055 * trials
     assert 0.40 * trials < passed["point"] < 0.60 * trials
     assert passed["image"] > 0.08 * trials
@@ -69,36 +84,38 @@ def test_a_model_against_itself_passes():
     rng = np.random.default_rng(0)
     parts = {name: pair(rng, domain=name)[0][name] for name in ("ct", "mri")}
     same = Predictions(parts, PROTOCOL)
-    found = forgetting(same, same)
+    found = audit(same, same)
     assert found.verdict is Verdict.PASS
     assert found.exit_code == 0
-    for change in (*found.domains.values(), found.mean):
+    for change in found.family("zero-shot", "auc").values():
         assert (change.delta, change.lower, change.upper, change.needed) == (0, 0, 0, 0)
-        assert (change.positive_flips, change.negative_flips) == (0, 0)
+    for flips in found.flips.values():
+        assert (flips.positive, flips.negative) == ((), ())
 
 
 def test_two_equally_good_models_pass_with_enough_patients():
     parent, candidate = pair(np.random.default_rng(5), patients=1500, noise=0.3)
-    found = forgetting(candidate, parent, AuditConfig(resamples=500))
+    found = audit(candidate, parent, auc_gate(resamples=500))
     assert found.verdict is Verdict.PASS
-    assert found.domains["ct"].lower < 0 < found.domains["ct"].upper
+    assert found["zero-shot", "auc", "ct"].lower < 0 < found["zero-shot", "auc", "ct"].upper
 
 
 def test_a_large_loss_fails_and_a_small_sample_is_inconclusive():
     rng = np.random.default_rng(1)
     parent, candidate = pair(rng, patients=400, auc=(0.95, 0.70))
-    failed = forgetting(candidate, parent)
+    failed = audit(candidate, parent)
     assert (failed.verdict, failed.exit_code) == (Verdict.FAIL, 1)
-    change = failed.domains["ct"]
+    change = failed["zero-shot", "auc", "ct"]
     assert change.upper < -0.02
     assert change.delta == pytest.approx(change.after - change.before)
-    assert change.negative_flips > change.positive_flips
+    assert len(failed.flips["ct"].negative) > len(failed.flips["ct"].positive)
+    assert failed.open[0].verdict is Verdict.FAIL
     assert (change.n, change.groups, change.needed) == (1200, 400, 0)
 
     parent, candidate = pair(rng, patients=16)
-    few = forgetting(candidate, parent)
+    few = audit(candidate, parent)
     assert (few.verdict, few.exit_code) == (Verdict.INCONCLUSIVE, 2)
-    assert few.domains["ct"].needed > 0
+    assert few["zero-shot", "auc", "ct"].needed > 0
 
 
 def test_one_domain_that_fails_is_enough_and_fail_outranks_inconclusive():
@@ -108,15 +125,17 @@ def test_one_domain_that_fails_is_enough_and_fail_outranks_inconclusive():
     open_ = pair(rng, patients=16, domain="open")
     parent = Predictions({"good": good, "bad": bad[0]["bad"], "open": open_[0]["open"]}, PROTOCOL)
     candidate = Predictions({"good": good, "bad": bad[1]["bad"], "open": open_[1]["open"]}, PROTOCOL)
-    found = forgetting(candidate, parent)
-    verdicts = {domain: str(change.verdict) for domain, change in found.domains.items()}
+    found = audit(candidate, parent)
+    domains = found.family("zero-shot", "auc")
+    mean = domains.pop("mean")
+    verdicts = {domain: str(change.verdict) for domain, change in domains.items()}
     assert verdicts == {"good": "PASS", "bad": "FAIL", "open": "INCONCLUSIVE"}
     assert found.verdict is Verdict.FAIL
-    assert found.mean.delta == pytest.approx(np.mean([change.delta for change in found.domains.values()]))
-    assert found.mean.groups == 816
-    assert found.mean.status == "over 3 domains"
+    assert mean.delta == pytest.approx(np.mean([change.delta for change in domains.values()]))
+    assert mean.groups == 816
+    assert mean.status == "over 3 domains"
     without = [Predictions({d: p[d] for d in ("good", "open")}, PROTOCOL) for p in (candidate, parent)]
-    assert forgetting(*without).verdict is Verdict.INCONCLUSIVE
+    assert audit(*without).verdict is Verdict.INCONCLUSIVE
 
 
 def test_flips_literal():
@@ -124,23 +143,26 @@ def test_flips_literal():
     groups = ["a", "b", "c", "d"]
     parent = Predictions({"ct": build("ct", truth, np.array([-1.0, 1, 1, 1]), groups)}, PROTOCOL)
     candidate = Predictions({"ct": build("ct", truth, np.array([-1.0, -1, -1, -1]), groups)}, PROTOCOL)
-    found = forgetting(candidate, parent).domains["ct"]
-    assert (found.positive_flips, found.negative_flips) == (1, 2)
+    found = audit(candidate, parent)
+    assert found.flips["ct"].positive == ("ct-1",)
+    assert found.flips["ct"].negative == ("ct-2", "ct-3")
+    share = found["flips", "negative", "ct"]
+    assert (share.before, share.after, share.delta) == (None, 0.5, -0.5)
 
 
 def test_the_order_of_samples_does_not_matter():
     parent, candidate = pair(np.random.default_rng(3))
     shuffle = np.random.default_rng(4).permutation(len(candidate))
     shuffled = Predictions({"ct": candidate["ct"].take(shuffle)}, PROTOCOL)
-    assert forgetting(shuffled, parent).to_json() == forgetting(candidate, parent).to_json()
+    assert audit(shuffled, parent).to_json() == audit(candidate, parent).to_json()
 
 
 def test_json_round_trip():
     parent, candidate = pair(np.random.default_rng(6))
     lone = build("lone", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])
-    found = forgetting(*(Predictions({**p.domains, "lone": lone}, PROTOCOL) for p in (candidate, parent)))
+    found = audit(*(Predictions({**p.domains, "lone": lone}, PROTOCOL) for p in (candidate, parent)))
     assert found.undefined == {"lone": "undefined: 1 of 2 classes have samples"}
-    assert list(found.domains) == ["ct"]
+    assert list(found.family("zero-shot", "auc")) == ["ct", "mean"]
     text = json.dumps(found.to_json(), allow_nan=False)
     assert json.loads(text)["exit_code"] == found.exit_code
     assert ForgettingAudit.from_json(json.loads(text)) == found
@@ -150,7 +172,7 @@ def test_a_new_domain_cannot_have_been_forgotten():
     rng = np.random.default_rng(7)
     parent, candidate = pair(rng)
     more = Predictions({**candidate.domains, "mri": pair(rng, domain="mri")[0]["mri"]}, PROTOCOL)
-    assert forgetting(more, parent).to_json() == forgetting(candidate, parent).to_json()
+    assert audit(more, parent).to_json() == audit(candidate, parent).to_json()
 
 
 class TestRefusals:
@@ -160,16 +182,16 @@ class TestRefusals:
         with pytest.raises(
             AuditError, match=r"the candidate was not evaluated on sample ct-0 of ct, the parent was \(2"
         ):
-            forgetting(fewer, parent)
+            audit(fewer, parent)
         with pytest.raises(AuditError, match=r"the parent was not evaluated on sample ct-0 of ct, the candidate was"):
-            forgetting(parent, fewer)
+            audit(parent, fewer)
         with pytest.raises(
             AuditError, match=r"the candidate was not evaluated on ct\. Evaluate both releases on the same"
         ):
-            forgetting(Predictions({}, PROTOCOL), parent)
+            audit(Predictions({}, PROTOCOL), parent)
         twice = Predictions({"ct": candidate["ct"].take(np.r_[0, np.arange(len(candidate))])}, PROTOCOL)
         with pytest.raises(AuditError, match="181 rows of ct for the candidate and 180 for the parent"):
-            forgetting(twice, parent)
+            audit(twice, parent)
 
     def test_other_labels_groups_classes_protocols(self):
         parent, candidate = pair(np.random.default_rng(0))
@@ -177,21 +199,113 @@ class TestRefusals:
         moved = part.group_id.copy()
         moved[0] = "somebody else"
         with pytest.raises(AuditError, match="give different values of group_id for sample ct-0"):
-            forgetting(Predictions({"ct": replace(part, group_id=moved)}, PROTOCOL), parent)
+            audit(Predictions({"ct": replace(part, group_id=moved)}, PROTOCOL), parent)
         with pytest.raises(
             AuditError, match="the classes of ct are yes, no for the candidate and no, yes for the parent"
         ):
-            forgetting(Predictions({"ct": replace(part, classes=("yes", "no"))}, PROTOCOL), parent)
+            audit(Predictions({"ct": replace(part, classes=("yes", "no"))}, PROTOCOL), parent)
         with pytest.raises(AuditError, match="by mmkd/zero-shot@2 and the parent by mmkd/zero-shot@1"):
-            forgetting(Predictions({"ct": part}, "mmkd/zero-shot@2"), parent)
+            audit(Predictions({"ct": part}, "mmkd/zero-shot@2"), parent)
 
     def test_nothing_to_compare(self):
         lone = Predictions({"ct": build("ct", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])}, PROTOCOL)
         with pytest.raises(AuditError, match="no domain has samples of two classes"):
-            forgetting(lone, lone)
+            audit(lone, lone)
 
-    def test_config(self):
-        with pytest.raises(AuditError, match=r"a margin of 2 is not a loss of AUC\. Use a fraction such as 0.02"):
-            AuditConfig(margin=2)
-        with pytest.raises(AuditError, match="no interval comes from confidence 95 and 2000 resamples"):
-            AuditConfig(confidence=95)
+
+class TestFamilies:
+    """Every family against scikit-learn or by hand, and which of them decide."""
+
+    def outcomes(self, values, groups=None, weight=None):
+        n = len(values)
+        names = [f"ct-{i}" for i in range(n)]
+        own = np.ones(n) if weight is None else np.asarray(weight, float)
+        return Outcomes(column(names), column(groups or names), column(["ct"] * n), np.asarray(values), own)
+
+    def test_accuracy_and_calibration(self):
+        parent, candidate = pair(np.random.default_rng(8))
+        softer = {}
+        for name, part in (("new", candidate["ct"]), ("old", parent["ct"])):
+            odds = np.exp(part.scores)
+            softer[name] = replace(part, scores=odds / odds.sum(axis=1, keepdims=True))
+        found = audit(*(Predictions({"ct": softer[name]}, PROTOCOL) for name in ("new", "old")))
+        for name, figure in (("new", "after"), ("old", "before")):
+            part = softer[name]
+            right = accuracy_score(part.truth, part.scores.argmax(axis=1))
+            assert getattr(found["zero-shot", "accuracy", "ct"], figure) == pytest.approx(right)
+            brier = 2 * brier_score_loss(part.truth, part.scores[:, 1])
+            assert getattr(found["calibration", "brier", "ct"], figure) == pytest.approx(brier, abs=1e-6)
+        change = found["calibration", "ece", "mean"]
+        assert change.delta == pytest.approx(change.before - change.after)  # less is better
+        assert not change.gates
+
+    def test_outcomes_by_weighted_means_and_only_where_both_have_them(self):
+        parent, candidate = pair(np.random.default_rng(9), patients=4, images=1)
+        recall, cosine = Key("retrieval", "R@10", "image to text"), Key("fidelity", "cosine", "tutor")
+        new, old = [True, True, False, True], [True, False, False, True]
+        weight = [1, 0.5, 0.5, 1]
+        old_evidence = Evidence(parent, {recall: self.outcomes(old, weight=weight)})
+        new_evidence = Evidence(
+            candidate, {recall: self.outcomes(new, weight=weight), cosine: self.outcomes([0.1, 0.2, 0.3, 0.4])}
+        )
+        found = forgetting(new_evidence, old_evidence)
+        change = found[recall]
+        assert (change.before, change.after, change.delta) == pytest.approx((2 / 3, 2.5 / 3, 0.5 / 3))
+        assert not found.family("fidelity", "cosine")  # a head that the parent does not have
+        other = Evidence(parent, {recall: self.outcomes(old[:3])})
+        with pytest.raises(AuditError, match="not evaluated on sample ct-3 of retrieval R@10 image to text"):
+            forgetting(new_evidence, other)
+
+    def test_a_loss_of_fidelity_alone_fails(self):
+        rng = np.random.default_rng(10)
+        parent, _ = pair(rng, patients=100)
+        n, groups = len(parent), list(parent["ct"].group_id)
+        cosine, agreement = (Key("fidelity", metric, "tutor") for metric in ("cosine", "agreement"))
+        old = {cosine: self.outcomes(0.9 + 0.02 * rng.normal(size=n), groups)}
+        old[agreement] = self.outcomes(rng.random(n) < 0.9, groups)
+        new = {cosine: self.outcomes(0.8 + 0.02 * rng.normal(size=n), groups)}
+        new[agreement] = self.outcomes(rng.random(n) < 0.1, groups)
+        found = forgetting(Evidence(parent, new), Evidence(parent, old))
+        assert found.verdict is Verdict.FAIL
+        assert [row.key for row in found.open] == [cosine]
+        assert found[agreement].verdict is Verdict.FAIL  # reported, and without a part in the verdict
+        relaxed = Gate(families={"fidelity": {"cosine": Rule(gates=True, margin=0.05, parts={"tutor": 0.2})}})
+        assert forgetting(Evidence(parent, new), Evidence(parent, old), relaxed).verdict is Verdict.PASS
+
+    def test_flips_gate_where_the_gate_says_so(self):
+        truth, groups = np.arange(400) % 2, [str(i) for i in range(400)]
+        score = np.where(truth, 1.0, -1.0)
+        turned = score * np.where(np.arange(400) < 60, -0.01, 1.0)  # first choices lost, hardly any rank
+        parent, candidate = (Predictions({"ct": build("ct", truth, s, groups)}, PROTOCOL) for s in (score, turned))
+        wide = auc_gate(0.2)
+        assert audit(candidate, parent, wide).verdict is Verdict.PASS
+        rules = {**wide.families, "flips": {"negative": Rule(gates=True, margin=0.05)}}
+        found = audit(candidate, parent, Gate(families=rules))
+        assert found.verdict is Verdict.FAIL
+        assert found["flips", "negative", "ct"].after == pytest.approx(0.15)
+
+
+class TestManyComparisons:
+    def test_holm_keeps_false_alarms_down_and_an_audit_passes_only_if_all_do(self):
+        """Twelve domains that lost just what is tolerated: some seem to have lost more, and none may be passed."""
+        rng, domains, alarms = np.random.default_rng(12), [f"d{i}" for i in range(12)], {"holm": 0, "plain": 0}
+        for trial in range(40):
+            both = [pair(rng, patients=40, auc=(0.9, 0.82), domain=d) for d in domains]
+            parts = [{d: p[i][d] for d, p in zip(domains, both, strict=True)} for i in (0, 1)]
+            parent, candidate = (Predictions(part, PROTOCOL) for part in parts)
+            found = audit(candidate, parent, auc_gate(0.08, resamples=200, seed=trial))
+            rows = [row for part, row in found.family("zero-shot", "auc").items() if part != "mean"]
+            alarms["holm"] += any(row.verdict is Verdict.FAIL for row in rows)
+            alarms["plain"] += any(row.p_lost <= 0.025 for row in rows)
+            assert found.verdict is not Verdict.PASS
+        assert alarms["plain"] >= 6
+        assert alarms["holm"] <= 3
+
+    def test_an_open_comparison_says_what_would_decide(self):
+        parent, candidate = pair(np.random.default_rng(13), patients=30)
+        found = audit(candidate, parent)
+        change = found["zero-shot", "auc", "ct"]
+        assert change.verdict is Verdict.INCONCLUSIVE
+        assert change.needed > 100
+        assert [row.key[:2] for row in found.open] == [("zero-shot", "auc")] * 2
+        assert audit(candidate, parent, Gate(power=0.95))["zero-shot", "auc", "ct"].needed > change.needed

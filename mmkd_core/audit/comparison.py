@@ -1,0 +1,152 @@
+"""One comparison with its verdict, and the verdict of many.
+
+PASS of the whole says that every gating comparison passed: each must show its own non-inferiority at the full level,
+so a true loss of the margin anywhere passes with probability alpha at most and nothing is to be corrected (Berger
+1982). FAIL says that some comparison lost more than its margin: with many of them one will seem to by chance, so its
+p-values are corrected by Holm's method over all gating comparisons of all families.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from mmkd_core.audit.evidence import Key
+from mmkd_core.audit.gate import Gate
+from mmkd_core.statistics import Change, holm, samples_to_decide
+
+MEAN = "mean"
+"""The part of a comparison that is over all domains."""
+
+
+class Verdict(StrEnum):
+    """Outcome of an audit; ``exit_code`` is that of ``mmkd audit``."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 2."""
+        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2}[self.value]
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict]) -> Verdict:
+        """FAIL if any is, else INCONCLUSIVE if any is, else PASS."""
+        found = set(verdicts)
+        return next((verdict for verdict in (cls.FAIL, cls.INCONCLUSIVE) if verdict in found), cls.PASS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two models on the same samples. Fractions; ``delta`` is positive where the candidate is better."""
+
+    family: str
+    metric: str
+    part: str
+    """A domain, a teacher, a direction of retrieval, or ``mean`` over domains."""
+    before: float | None
+    """The parent's figure; None where the figure is of the pair (flips)."""
+    after: float
+    """The candidate's."""
+    delta: float
+    lower: float
+    upper: float
+    margin: float
+    gates: bool
+    p_kept: float
+    """Against "it lost the margin or more": PASS at alpha or below."""
+    p_lost: float
+    """Against "it lost the margin or less"; ``p_lost_holm`` is what FAIL is judged by."""
+    p_lost_holm: float
+    verdict: Verdict
+    needed: int | None
+    """Samples still needed to decide with the gate's power, were the change true: 0 if decided, None if no number
+    would do."""
+    n: int
+    groups: int
+    status: str = "ok"
+    """``ok``, or what is missing from the figure."""
+
+    @property
+    def key(self) -> Key:
+        """What was compared."""
+        return Key(self.family, self.metric, self.part)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Comparison:
+        """Read what ``to_json`` wrote."""
+        return cls(**{**facts, "verdict": Verdict(facts["verdict"])})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A comparison before it is judged."""
+
+    key: Key
+    before: float | None
+    after: float
+    change: Change
+    status: str = "ok"
+
+
+def judge(measured: Sequence[Measured], gate: Gate) -> list[Comparison]:
+    """Verdicts of all comparisons. Holm's correction is over those that gate, and over the others among themselves."""
+    found = [_open(part, gate) for part in measured]
+    judged: dict[int, Comparison] = {}
+    for kind in (True, False):
+        rows = [i for i, row in enumerate(found) if row.gates is kind]
+        for i, adjusted in zip(rows, holm([found[i].p_lost for i in rows]), strict=True):
+            judged[i] = _decide(found[i], adjusted, measured[i].change, gate)
+    return [judged[i] for i in range(len(found))]
+
+
+def _open(part: Measured, gate: Gate) -> Comparison:
+    rule, change = gate.rule(part.key.family, part.key.metric), part.change
+    return Comparison(
+        *part.key,
+        before=part.before,
+        after=part.after,
+        delta=change.estimate,
+        lower=change.lower,
+        upper=change.upper,
+        margin=rule.of(part.key.part),
+        gates=rule.gates,
+        p_kept=change.p_kept,
+        p_lost=change.p_lost,
+        p_lost_holm=1.0,
+        verdict=Verdict.INCONCLUSIVE,
+        needed=None,
+        n=change.n,
+        groups=change.groups,
+        status=part.status,
+    )
+
+
+def _decide(row: Comparison, adjusted: float, change: Change, gate: Gate) -> Comparison:
+    if row.p_kept <= gate.alpha:
+        verdict = Verdict.PASS
+    elif adjusted <= gate.alpha:
+        verdict = Verdict.FAIL
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    needed = 0 if verdict is not Verdict.INCONCLUSIVE else _needed(row, adjusted, change, gate)
+    return replace(row, p_lost_holm=adjusted, verdict=verdict, needed=needed)
+
+
+def _needed(row: Comparison, adjusted: float, change: Change, gate: Gate) -> int | None:
+    if change.groups < 2:
+        return None
+    alpha = gate.alpha if row.delta > -row.margin else gate.alpha * min(1.0, row.p_lost / max(adjusted, 1e-300))
+    # Where nothing changed there is no spread to plan with: that of a loss of the margin, sample by sample.
+    spread = max(change.spread, math.sqrt(row.margin * (1 - row.margin)) if change.spread == 0 else 0.0)
+    whole = samples_to_decide(spread, row.margin, row.delta, alpha, gate.power)
+    return max(1, math.ceil(whole) - row.n) if math.isfinite(whole) else None

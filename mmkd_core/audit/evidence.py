@@ -1,0 +1,59 @@
+"""What an audit compares: one model's answers, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.evaluate.predictions import Predictions
+
+
+class Key(NamedTuple):
+    """What is compared: a metric of a family, for one domain, teacher or direction."""
+
+    family: str
+    metric: str
+    part: str
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """One figure per sample; the metric is its weighted mean, and more is better.
+
+    Yes or no (``values`` of bool: found, agreed, right) is compared by a score test, anything else by resampling.
+    """
+
+    sample_id: NDArray[np.object_]
+    group_id: NDArray[np.object_]
+    domain: NDArray[np.object_]
+    values: NDArray[Any]
+    """(n,) bool or float."""
+    weight: NDArray[np.float64]
+    """(n,) what each sample counts."""
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def mean(self) -> float:
+        """The metric."""
+        return float(np.average(self.values, weights=self.weight))
+
+    def take(self, index: NDArray[Any]) -> Outcomes:
+        """The samples at ``index``."""
+        return Outcomes(
+            self.sample_id[index], self.group_id[index], self.domain[index], self.values[index], self.weight[index]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All that an audit compares of one model."""
+
+    predictions: Predictions
+    """Zero-shot, on the audited split: AUC, accuracy, calibration and flips come from them."""
+    outcomes: Mapping[Key, Outcomes] = field(default_factory=dict)
+    """Retrieval and fidelity, where they could be measured."""

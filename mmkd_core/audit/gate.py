@@ -1,0 +1,149 @@
+"""``gate.yaml``: what counts as forgetting, fixed before a candidate is looked at.
+
+Each metric of each family has a rule: the loss that is tolerated, whether it has a part in the verdict, and other
+margins for single domains, teachers or directions. The file is hashed over its meaning (comments and order do not
+count), and the hash stands in every report, so that a gate that was widened afterwards is seen.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmkd_core.data.files import replacing
+from mmkd_core.errors import MmkdError
+
+GATE = "gate.yaml"
+
+
+class GateError(MmkdError):
+    """A gate that cannot be read or makes no test."""
+
+
+class Rule(BaseModel):
+    """How much a metric may lose. Margins are fractions: 0.02 is two points."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gates: bool = Field(description="whether it has a part in the verdict, or is only reported")
+    margin: float = Field(gt=0, lt=1)
+    parts: dict[str, float] = Field(default={}, description="other margins, by domain, teacher or direction")
+
+    @field_validator("parts")
+    @classmethod
+    def _fractions(cls, parts: dict[str, float]) -> dict[str, float]:
+        for part, margin in parts.items():
+            if not 0 < margin < 1:
+                raise ValueError(f"a margin of {margin} for {part} is no fraction between 0 and 1")
+        return parts
+
+    def of(self, part: str) -> float:
+        """The margin of one domain, teacher or direction."""
+        return self.parts.get(part, self.margin)
+
+
+def _rule(margin: float, gates: bool = False) -> Rule:
+    return Rule(gates=gates, margin=margin)
+
+
+def _families() -> dict[str, dict[str, Rule]]:
+    return {
+        "zero-shot": {"auc": _rule(0.02, gates=True), "accuracy": _rule(0.05)},
+        "retrieval": {"R@1": _rule(0.05), "R@5": _rule(0.05), "R@10": _rule(0.05, gates=True)},
+        "fidelity": {"cosine": _rule(0.05, gates=True), "agreement": _rule(0.05)},
+        "calibration": {"ece": _rule(0.05), "brier": _rule(0.05)},
+        "flips": {"negative": _rule(0.05)},
+    }
+
+
+class Gate(BaseModel):
+    """The whole file. What is left out is as in the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    version: Literal["mmkd.gate/v1"] = Field(default="mmkd.gate/v1", alias="schema")
+    confidence: float = Field(
+        default=0.95, gt=0, lt=1, description="of two-sided intervals; a loss of the margin passes with half the rest"
+    )
+    power: float = Field(default=0.8, gt=0.5, lt=1, description="with which the samples still needed would decide")
+    resamples: int = Field(default=2000, ge=100)
+    seed: int = Field(default=0, ge=0)
+    families: dict[str, dict[str, Rule]] = Field(default_factory=_families)
+
+    @field_validator("families")
+    @classmethod
+    def _known(cls, families: dict[str, dict[str, Rule]]) -> dict[str, dict[str, Rule]]:
+        whole = _families()
+        for family, rules in families.items():
+            if family not in whole:
+                raise ValueError(f"there is no family {family!r}, only {', '.join(whole)}")
+            if unknown := sorted(set(rules) - set(whole[family])):
+                raise ValueError(f"{family} has no metric {unknown[0]!r}, only {', '.join(whole[family])}")
+            whole[family] |= rules
+        return whole
+
+    @property
+    def alpha(self) -> float:
+        """Level of each one-sided test."""
+        return (1 - self.confidence) / 2
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over everything that the gate says."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def rule(self, family: str, metric: str) -> Rule:
+        """The rule of one metric."""
+        return self.families[family][metric]
+
+    def dump(self) -> str:
+        """YAML with every setting."""
+        facts = self.model_dump(mode="json", by_alias=True, exclude_defaults=False)
+        for rules in facts["families"].values():
+            for rule in rules.values():
+                rule["parts"] or rule.pop("parts")
+        return _HEAD + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+
+
+_HEAD = """\
+# What counts as forgetting. Margins are fractions of each figure: 0.02 is two points.
+# Metrics with `gates: true` decide; the others are reported. For one domain, teacher or direction:
+#   auc: {gates: true, margin: 0.02, parts: {mri: 0.03}}
+"""
+
+
+def read_gate(path: Path) -> Gate:
+    """The gate in a file, or the default where there is none.
+
+    Raises:
+        GateError: names the first setting that is wrong.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        return Gate()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise GateError(f"{path.name} cannot be read: {reason}", where=str(path), next="Mend the file") from error
+    if not isinstance(raw, dict):
+        what = f"{path.name} holds no settings but a {type(raw).__name__}"
+        raise GateError(what, where=str(path), next="Write `name: value` lines")
+    try:
+        return Gate.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        raise GateError(f"setting {key}: {what}", where=str(path), next="Correct it") from error
+
+
+def write_gate(path: Path, gate: Gate) -> None:
+    """Write a gate, whole or not at all."""
+    with replacing(path) as file:
+        file.write(gate.dump().encode())

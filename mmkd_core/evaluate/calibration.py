@@ -1,0 +1,51 @@
+"""Calibration of zero-shot posteriors: does a model that is 80 % sure hit eight times in ten?
+
+``ece``: expected calibration error of the first choice in 15 bins of equal width, (0, 1/15], (1/15, 2/15], ... (Guo et
+al. 2017, arXiv 1706.04599, equation 3). ``brier``: squared distance between the posterior and the truth as one-hot,
+summed over classes (Brier 1950), 0 to 2. The values of ``ece`` hang on the binning: quote both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.statistics import GroupBootstrap
+
+BINS = 15
+
+Floats = NDArray[np.float64]
+
+
+def brier_scores(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> Floats:
+    """(n,) Brier score of each sample, from posteriors (n, C); their mean is that of the model."""
+    wrong = posterior.astype(np.float64)
+    wrong[np.arange(len(truth)), truth] -= 1
+    return np.square(wrong).sum(axis=1)  # type: ignore[no-any-return]
+
+
+def ece(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
+    """Expected calibration error of the samples as they are."""
+    columns = _columns(posterior, truth)
+    return float(_error(columns.sum(axis=0)[None])[0])
+
+
+def resampled_ece(posterior: NDArray[np.floating], truth: NDArray[np.int64], bootstrap: GroupBootstrap) -> Floats:
+    """(B,) the same of every resample: a bin's error is a sum over its samples, so resamples only weigh the sums."""
+    return _error(bootstrap.totals(_columns(posterior, truth)))
+
+
+def _columns(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> Floats:
+    """(n, BINS + 1): confidence minus hit in the bin of the sample, and a column of ones."""
+    sure = posterior.max(axis=1).astype(np.float64)
+    hit = posterior.argmax(axis=1) == truth
+    columns = np.zeros((len(truth), BINS + 1))
+    place = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    columns[np.arange(len(truth)), place] = sure - hit
+    columns[:, BINS] = 1
+    return columns
+
+
+def _error(sums: Floats) -> Floats:
+    gaps, count = np.abs(sums[:, :BINS]).sum(axis=1), sums[:, BINS]
+    return np.divide(gaps, count, out=np.full(len(sums), np.nan), where=count > 0)  # type: ignore[no-any-return]

@@ -1,0 +1,169 @@
+"""What a release said about the test split, gathered for an audit: predictions, retrieval, fidelity to its teachers.
+
+A release keeps its predictions and its embeddings. For one that was made before embeddings were kept they are computed
+from its weights, once, and put into ``.mmkd/evidence``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from feature_store import FeatureStore
+from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.pairing import AuditError
+from mmkd_core.contract import TeacherSpec
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.heads import TeacherHead, load_heads
+from mmkd_core.distill.sources import Rows
+from mmkd_core.errors import MmkdError
+from mmkd_core.evaluate.embeddings import Embeddings
+from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.retrieval import KS, Direction, retrieval
+from mmkd_core.evaluate.zero_shot import zero_shot
+from mmkd_core.integrate.features import Array, Features, locked_specs, open_store
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.student_data import embed, pixels_of
+from mmkd_core.integrate.workspace import Workspace
+from mmkd_core.plugins import PluginHost
+from mmkd_core.progress import Progress
+from mmkd_core.student.model import Student
+from mmkd_core.trust import TeacherTrust
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one teacher says about the samples of the test split that it is trusted with."""
+
+    name: str
+    predictions: Predictions
+    """On the whole test split."""
+    rows: Rows
+    """(n,) rows of the corpus with which it is trusted."""
+    images: Array
+    """(n, D) its raw features of them."""
+
+
+@dataclass(frozen=True)
+class References:
+    """All teachers that a parent learnt from, and why some of them cannot be asked."""
+
+    teachers: dict[str, Reference] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def references(workspace: Workspace, parent: Release, corpus: Corpus) -> References:
+    """Teachers of ``parent`` that are in use and whose features are stored."""
+    found = References()
+    try:
+        specs = locked_specs(workspace, PluginHost.discover())
+        with open_store(workspace) as store:
+            for name in parent.teachers:
+                if name not in specs:
+                    found.missing[name] = "not in use any more"
+                    continue
+                try:
+                    found.teachers[name] = _reference(parent, corpus, specs[name], store)
+                except MmkdError as error:
+                    found.missing[name] = error.what
+    except MmkdError as error:
+        found.missing.update(dict.fromkeys(set(parent.teachers) - set(found.teachers), error.what))
+    return found
+
+
+def _reference(parent: Release, corpus: Corpus, spec: TeacherSpec, store: FeatureStore) -> Reference:
+    features, rows = Features(spec, corpus, store), corpus.where(split="test")
+    predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
+    trust = TeacherTrust.load(parent.folder / "trust" / f"{spec.name}.npz")
+    names: set[str] = set()
+    for domain, part in predictions.domains.items():
+        decided = trust.domains.get(domain)
+        if decided is not None:
+            own = trusted_with(part, decided.trusted, float(trust.config["threshold"]))
+            names |= {str(sample) for sample in part.sample_id[own]}
+    trusted = np.array([row for row in rows if str(corpus.sample_id[row]) in names], dtype=np.int64)
+    return Reference(spec.name, predictions, trusted, features.images(trusted))
+
+
+def embeddings_of(workspace: Workspace, release: Release, corpus: Corpus, progress: Progress | None) -> Embeddings:
+    """Embeddings of the test split: kept with the release, or made from its weights and kept in ``.mmkd``."""
+    if release.embeddings.exists():
+        return Embeddings.load(release.embeddings)
+    kept = workspace.evidence / f"{release.id}-{corpus.fingerprint[:12]}.safetensors"
+    if not kept.exists():
+        embed(Student.load(release.student), corpus, pixels_of(workspace, corpus, progress)).save(kept)
+    return Embeddings.load(kept)
+
+
+def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers: Mapping[str, Reference]) -> Evidence:
+    """Everything that an audit compares of one release.
+
+    Raises:
+        AuditError: the release was measured on samples that the corpus does not have any more.
+    """
+    predictions = Predictions.load(release.predictions)
+    row = {str(sample): i for i, sample in enumerate(corpus.sample_id)}
+    if lost := [str(sample) for sample in embedded.sample_id if str(sample) not in row]:
+        what = f"release {release.id} was measured on sample {lost[0]}, which the corpus does not have any more"
+        raise AuditError(f"{what} ({len(lost)} such samples)", next="Restore the data that it was measured on")
+    part = corpus.take([row[str(sample)] for sample in embedded.sample_id])
+    outcomes = dict(_retrieval(embedded, part))
+    heads = load_heads(release.folder) if (release.folder / "heads.json").exists() else {}
+    place = {str(sample): i for i, sample in enumerate(embedded.sample_id)}
+    for teacher in teachers.values():
+        outcomes |= dict(_fidelity(teacher, predictions, embedded, place, heads.get(teacher.name), corpus))
+    return Evidence(predictions, outcomes)
+
+
+def _retrieval(embedded: Embeddings, part: Corpus) -> Iterator[tuple[Key, Outcomes]]:
+    """Each sample asks with its image and with its caption; one that k samples share counts 1 / k in each."""
+    found = retrieval(embedded.images, embedded.texts, part.image_id, part.text_id)
+    ways = (("image to text", found.image_to_text, part.image_id), ("text to image", found.text_to_image, part.text_id))
+    for way, direction, ids in ways:
+        ranks, weight = _by_sample(direction, ids)
+        for k in KS:
+            columns = (part.sample_id, part.group_id, part.domain)
+            yield Key("retrieval", f"R@{k}", way), Outcomes(*columns, ranks <= k, weight)
+
+
+def _by_sample(direction: Direction, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    place = np.searchsorted(direction.ids.astype(str), ids.astype(str))
+    return direction.ranks[place], 1 / np.bincount(place, minlength=len(direction.ids))[place]
+
+
+def _fidelity(
+    teacher: Reference,
+    predictions: Predictions,
+    embedded: Embeddings,
+    place: Mapping[str, int],
+    head: TeacherHead | None,
+    corpus: Corpus,
+) -> Iterator[tuple[Key, Outcomes]]:
+    names = corpus.sample_id[teacher.rows].astype(str)
+    known = np.array([name in place for name in names], dtype=bool)
+    rows, names = teacher.rows[known], names[known]
+    if not len(rows):
+        return
+    if head is not None:
+        with torch.inference_mode():
+            said = head(torch.from_numpy(embedded.images[[place[name] for name in names]]), "image")
+            meant = head.normalisers["image"].forward(torch.from_numpy(teacher.images[known]))
+        values = cosines(said.numpy(), meant.numpy())
+        yield Key("fidelity", "cosine", teacher.name), _outcomes(corpus, rows, values)
+    agrees: dict[str, bool] = {}
+    for domain, part in predictions.domains.items():
+        if domain in teacher.predictions.domains:
+            agrees |= agreement(part, teacher.predictions[domain])
+    labelled = np.array([name in agrees for name in names], dtype=bool)
+    if labelled.any():
+        values = np.array([agrees[name] for name in names[labelled]], dtype=bool)
+        yield Key("fidelity", "agreement", teacher.name), _outcomes(corpus, rows[labelled], values)
+
+
+def _outcomes(corpus: Corpus, rows: Rows, values: np.ndarray) -> Outcomes:
+    columns = (corpus.sample_id[rows], corpus.group_id[rows], corpus.domain[rows])
+    return Outcomes(*columns, values, np.ones(len(rows)))
