@@ -37,12 +37,12 @@ def evaluate_set(
 
     out = Output(json, root)
     workspace, found = Workspace.open(root), EvalSet.load(folder)
-    audit, figures, wrote = workspace.config.audit, [], []
+    gate, figures, wrote = workspace.gate(), [], []
     for name in (task,) if task else found.task.tasks:
         outcomes, paths = run(workspace, found, model, name, watch())
         wrote += paths
         for one in outcomes:
-            figures += score(one, measure_of(one), audit.resamples, audit.seed)
+            figures += score(one, measure_of(one), gate.resamples, gate.seed)
     _table(out, figures)
     facts = {"model": model, "set": found.task.name, "figures": [figure.to_json() for figure in figures]}
     out.finish(facts, wrote=wrote, next=f"mmkd compare {folder} {model} OTHER")
@@ -67,9 +67,9 @@ def compare(
 
     out = Output(json, root)
     workspace, found = Workspace.open(root), EvalSet.load(folder)
-    audit, figures = workspace.config.audit, []
+    gate, figures = workspace.gate(), []
     for one, other in saved_outcomes(workspace, found, first, second, task):
-        figures += paired(one, other, measure_of(one), audit.resamples, audit.seed)
+        figures += paired(one, other, measure_of(one), gate.resamples, gate.seed)
     _table(out, figures, sign=True)
     facts = {"first": first, "second": second, "set": found.task.name}
     out.finish(facts | {"figures": [figure.to_json() for figure in figures]}, next="mmkd report")

@@ -22,7 +22,8 @@ def init(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a workspace: mmkd.yaml with every setting, and room for teachers, features and releases."""
+    """Make a workspace: mmkd.yaml with every setting, gate.yaml with what counts as forgetting, room for the rest."""
+    from mmkd_core.audit.gate import GATE
     from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, read_config
 
     root = folder or root
@@ -36,7 +37,7 @@ def init(
         trusted["rule"] = trust.value
     workspace = Workspace.create(root, Config.model_validate(settings))
     facts = {"workspace": root.absolute(), "config": workspace.config}
-    Output(json, root).finish(facts, wrote=[root / CONFIG], next="mmkd data phantom")
+    Output(json, root).finish(facts, wrote=[root / CONFIG, root / GATE], next="mmkd data phantom")
 
 
 @app.command(epilog="Example:  mmkd report")

@@ -171,8 +171,8 @@ class Distillation:
         if self.config.keep != "search":
             mix(student, parent, candidate, 1 - self.config.keep)
             return Step(1 - self.config.keep, {})
-        audit, loss = self.workspace.config.audit, self.config.loss
-        return largest_step(student, parent, candidate, self.corpus, self.pixels, audit, loss, self.progress)
+        gate, loss = self.workspace.gate(), self.config.loss
+        return largest_step(student, parent, candidate, self.corpus, self.pixels, gate, loss, self.progress)
 
     def _sources(
         self, store: FeatureStore, own: FeatureStore | None, new: list[str], batches: Callable[[int], Rows]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from feature_store import FeatureStore
+from feature_store.errors import StoreError
 from mmkd_core.audit.evidence import Evidence, Key, Outcomes
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.contract import TeacherSpec
@@ -68,9 +69,9 @@ def references(workspace: Workspace, parent: Release, corpus: Corpus) -> Referen
                     continue
                 try:
                     found.teachers[name] = _reference(parent, corpus, specs[name], store)
-                except MmkdError as error:
+                except (MmkdError, StoreError) as error:
                     found.missing[name] = error.what
-    except MmkdError as error:
+    except (MmkdError, StoreError) as error:
         found.missing.update(dict.fromkeys(set(parent.teachers) - set(found.teachers), error.what))
     return found
 

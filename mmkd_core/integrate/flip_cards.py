@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from feature_store import FeatureStore
+from feature_store.errors import StoreError
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.sources import Rows
@@ -19,7 +21,7 @@ from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.integrate.evidence import Reference
-from mmkd_core.integrate.features import Array, Features, open_store, release_spec
+from mmkd_core.integrate.features import Array, Features, release_spec
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of
 from mmkd_core.integrate.workspace import Workspace, read_json
@@ -135,9 +137,9 @@ def _similar(workspace: Workspace, release: Release, corpus: Corpus, rows: Rows,
     student = Student.load(release.student)
     try:
         spec = release_spec(release, student.logit_scale, tuple(corpus.domains))
-        with open_store(workspace) as store:
+        with FeatureStore.open(workspace.own_store) as store:
             images = Features(spec, corpus, store).images(rows)
-    except MmkdError:  # its features were not needed for training, or were collected since
+    except (MmkdError, StoreError):  # its features were not needed for training, or were collected since
         images = student.embed_images(pixels_of(workspace, corpus)[rows])
     similar: Array = queries @ unit(images).T
     return similar

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd_core.audit.forgetting import AuditConfig, ForgettingAudit, Verdict, forgetting
+from mmkd_core.audit.comparison import MEAN, Verdict
+from mmkd_core.audit.evidence import Evidence
+from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
+from mmkd_core.audit.gate import Gate
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.averaging import Weights, mix
 from mmkd_core.integrate.student_data import Pixels, predict
@@ -38,7 +41,7 @@ def largest_step(
     candidate: Weights,
     corpus: Corpus,
     pixels: Pixels,
-    audit: AuditConfig,
+    gate: Gate,
     loss: float,
     progress: Progress | None = None,
     steps: tuple[float, ...] = STEPS,
@@ -46,16 +49,16 @@ def largest_step(
     """Leave ``student`` at the largest of ``steps`` that passes; at the parent if none does.
 
     Args:
-        audit: the rule of the audit. A step that it fails is refused.
+        gate: of the audit. A step that it fails is refused.
         loss: a step is refused too if a domain loses more than this (a fraction of AUC): a validation split is small,
-            and the audit's rule alone leaves much open on it.
+            and the gate alone leaves much open on it.
     """
     mix(student, parent, candidate, 0.0)
-    before, tried = predict(student, corpus, pixels, SPLIT), {}
+    before, tried = Evidence(predict(student, corpus, pixels, SPLIT)), {}
     with (progress or Silent()).task("between parent and candidate", len(steps), "steps") as advance:
         for step in steps:
             mix(student, parent, candidate, step)
-            found = forgetting(predict(student, corpus, pixels, SPLIT), before, audit)
+            found = forgetting(Evidence(predict(student, corpus, pixels, SPLIT)), before, gate)
             domain, change = worst(found)
             tried[f"{step:g}"] = {"domain": domain, "delta": round(change, 5), "verdict": found.verdict.value}
             advance(1, f"{step:g}: {domain} {100 * change:+.1f}")
@@ -67,4 +70,5 @@ def largest_step(
 
 def worst(audit: ForgettingAudit) -> tuple[str, float]:
     """The domain with the lowest change of AUC, and the change."""
-    return min(((domain, entry.delta) for domain, entry in audit.domains.items()), key=lambda pair: pair[1])
+    changes = audit.family("zero-shot", "auc").items()
+    return min(((domain, row.delta) for domain, row in changes if domain != MEAN), key=lambda pair: pair[1])
