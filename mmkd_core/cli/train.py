@@ -1,5 +1,6 @@
 """`mmkd extract`, `mmkd pretrain`, `mmkd distill`: the steps that make a student."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +10,11 @@ from mmkd_core.cli.options import HERE, Captions, Debug, Engine, Json, Recipe, R
 from mmkd_core.cli.output import Output, points, size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mmkd_core.extract.plan import Plan
     from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.progress import Progress
 
 app = typer.Typer()
 
@@ -91,17 +95,19 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Train stage 1: an image-text model on the workspace's own images and captions."""
-    from mmkd_core.cli.progress import watch
     from mmkd_core.integrate.student_data import run_pretrain
     from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.student import parallel
 
     answer = Output(json, root)
+    parallel.start()
     workspace = Workspace.open(root)
     chosen = {"domains": names(domains) or None, "captions": captions and captions.value, "steps": steps}
     given = {name: value for name, value in chosen.items() if value is not None}
     config = workspace.config.pretrain.model_copy(update=given)
-    with workspace.writing():
-        folder, facts = run_pretrain(workspace, config, out, watch())
+    with _alone_or_led(workspace) as progress:
+        folder, facts = run_pretrain(workspace, config, out, progress)
+    parallel.only_leader()
     if not facts["trained"]:
         answer.say("it was there already, made from the same inputs")
     following = _next_step(workspace)
@@ -123,16 +129,17 @@ def distill(
     debug: Debug = False,
 ) -> None:
     """Distil the trusted features into the student: a first release, or a candidate for the next one."""
-    from mmkd_core.cli.progress import watch
     from mmkd_core.evaluate.predictions import Predictions
     from mmkd_core.integrate import releases
     from mmkd_core.integrate.teaching import run_distill, run_incremental
     from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.student import parallel
 
     out = Output(json, root)
+    parallel.start()
     workspace = _with_recipe(Workspace.open(root), recipe)
-    with workspace.writing():
-        outcome = (run_incremental if incremental else run_distill)(workspace, watch())
+    with _alone_or_led(workspace) as progress:
+        outcome = (run_incremental if incremental else run_distill)(workspace, progress)
     release = outcome.release
     auc = Predictions.load(release.predictions).auc()
     in_use = releases.current(workspace)
@@ -147,6 +154,20 @@ def distill(
         following = "mmkd audit forgetting" if release.parent else f"mmkd releases rollback {release.id}"
     facts = {"release": release.id, "made": outcome.made, "current": current, "auc": auc, **_kept(release.facts)}
     out.finish(facts, wrote=[release.folder] if outcome.made else [], next=following)
+
+
+@contextmanager
+def _alone_or_led(workspace: "Workspace") -> "Iterator[Progress]":
+    """Hold the workspace and show progress; of several processes that train together, the leader alone does."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.progress import Silent
+    from mmkd_core.student import parallel
+
+    if parallel.leads():
+        with workspace.writing():
+            yield watch()
+    else:
+        yield Silent()
 
 
 def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":

@@ -44,8 +44,9 @@ from mmkd_core.plugins import PluginHost
 from mmkd_core.plugins.loaders import open_clip
 from mmkd_core.plugins.weights import resolve
 from mmkd_core.progress import Progress
+from mmkd_core.student import parallel
+from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.model import Student
-from mmkd_core.student.training import forget_checkpoint
 from mmkd_core.trust import TeacherTrust
 
 
@@ -112,6 +113,7 @@ class Distillation:
         key = self._identity(new, replay)
         found = releases.find(self.workspace, key)
         release = found or self._make(key, new, batches, label, replay)
+        parallel.only_leader()
         # Also for a release that is found: a kill may have come between its commit and the pointer to it.
         if releases.current(self.workspace) is None:
             releases.promote(self.workspace, release.id)
@@ -139,6 +141,7 @@ class Distillation:
                 label=label,
                 progress=self.progress,
             )
+        parallel.only_leader()
         step = self._toward(student, before)
         facts = {
             "identity": key,
@@ -194,6 +197,8 @@ class Distillation:
 
     def _extract_parent(self) -> None:
         """The parent's own features; what is in the store already is not asked for again."""
+        if not parallel.leads():
+            return
         spec = self.parent_spec
         job = Job(spec, lambda: open_clip.load(spec, resolve(spec), "cpu"))
         with FeatureStore.open(self.workspace.own_store, "w") as store:

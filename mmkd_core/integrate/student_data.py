@@ -17,10 +17,11 @@ from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
 from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
 from mmkd_core.progress import Progress
+from mmkd_core.student import parallel
+from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.config import PretrainConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
-from mmkd_core.student.training import forget_checkpoint
 from mmkd_core.trust import posterior
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -65,15 +66,18 @@ def run_pretrain(
     key = identity(corpus.fingerprint, workspace.config.student.model_dump(), config.model_dump(), seed)
     run = (out.parent / f".{out.name}.run") if out else workspace.runs / "pretrain"
     folder = out or run / "student"
-    done = read_json(run / "done.json")
+    with parallel.leader_first():
+        done = read_json(run / "done.json")
+        pixels = pixels_of(workspace, corpus, progress)
     if done and done["identity"] == key and (folder / "open_clip_model.safetensors").exists():
         return folder, {**done, "trained": False}
-    pixels = pixels_of(workspace, corpus, progress)
     prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
     student = Student.build(workspace.config.student, [*(captions[i] for i in rows), *prompts], seed)
-    (run / "done.json").unlink(missing_ok=True)
+    if parallel.leads():
+        (run / "done.json").unlink(missing_ok=True)
     start = time.monotonic()
     pretrain(student, pixels, captions, corpus.domain, rows, config, run, seed=seed, identity=key, progress=progress)
+    parallel.only_leader()
     student.save(folder)
     facts = {
         "identity": key,

@@ -19,7 +19,7 @@ from mmkd_core.integrate.workspace import Workspace, read_json, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.report import write_report
-from mmkd_core.student.training import read_log
+from mmkd_core.student.checkpoint import read_log
 from mmkd_core.trust import TeacherTrust
 
 SUMMARY_SCHEMA = "mmkd.summary/v1"

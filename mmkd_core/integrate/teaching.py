@@ -14,6 +14,7 @@ from mmkd_core.integrate.student_data import pixels_of, probe_scores, stage_one
 from mmkd_core.integrate.workspace import Workspace, read_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
+from mmkd_core.student import parallel
 from mmkd_core.student.model import Student
 from mmkd_core.student.training import Batches
 from mmkd_core.trust import PublishedTrust, StudentProbe, TeacherTrust, decide
@@ -44,14 +45,16 @@ def run_trust(
                 student = Student.load(parent.student if parent else stage_one(workspace))
                 probe = StudentProbe(probe_scores(student, corpus, pixels_of(workspace, corpus, progress)))
             decided[name] = decide(Features(spec, corpus, store).view(), corpus, config, probe, published)
-            decided[name].save(workspace.trust / f"{name}.npz")
+            if parallel.leads():
+                decided[name].save(workspace.trust / f"{name}.npz")
     return decided
 
 
 def run_distill(workspace: Workspace, progress: Progress | None = None) -> Outcome:
     """Stage 2 from the stage-1 student with all locked teachers: a first release, or a full re-distillation."""
-    trust = run_trust(workspace, progress)
-    job = Distillation(workspace, workspace.config.distill, stage_one(workspace), None, trust, progress)
+    with parallel.leader_first():
+        trust = run_trust(workspace, progress)
+        job = Distillation(workspace, workspace.config.distill, stage_one(workspace), None, trust, progress)
     train = job.corpus.where(split="train")
     batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed)
     return job.run(list(job.specs), batches, "distil")
@@ -68,7 +71,8 @@ def run_incremental(workspace: Workspace, progress: Progress | None = None) -> O
     if parent is None:
         raise ReleaseError("there is no release to build on", next="Run `mmkd distill` first")
     config, seed = workspace.config.incremental, workspace.config.seed
-    job = Distillation(workspace, config, parent.student, parent, run_trust(workspace, progress), progress)
+    with parallel.leader_first():
+        job = Distillation(workspace, config, parent.student, parent, run_trust(workspace, progress), progress)
     new = [name for name in job.specs if name not in parent.teachers]
     if not new:
         what = f"release {parent.id} has learnt from every locked teacher already"
@@ -79,7 +83,8 @@ def run_incremental(workspace: Workspace, progress: Progress | None = None) -> O
         raise PluginError(
             f"{', '.join(new)} is trusted nowhere ({reasons})", next="Try `rule: gain` under trust in mmkd.yaml"
         )
-    replay = job.replay(config, new, found_before(workspace, parent))
+    with parallel.leader_first():
+        replay = job.replay(config, new, found_before(workspace, parent))
     batches = MixedBatches(fresh, replay, config.batch_size, config.replay, config.at_once, seed)
     return job.run(new, batches, "integrate", replay)
 

@@ -34,6 +34,11 @@ def precision_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a batch where it is needed; on its way to a GPU it is pinned and the CPU does not wait."""
+    return batch if device.type == "cpu" else batch.pin_memory().to(device, non_blocking=True)
+
+
 class Student:
     """An open_clip model, its tokenizer and its preprocessing.
 
@@ -118,11 +123,17 @@ class Student:
         (folder / "open_clip_config.json").write_text(text + "\n")
         tok.save_tokenizer(self.tokenizer, folder, self.context_length)
         state = {
-            name: (value.to(dtype) if value.is_floating_point() else value).contiguous().clone()
+            name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous().clone()
             for name, value in self.model.state_dict().items()
         }
         with replacing(folder / "open_clip_model.safetensors") as file:
             file.write(save(state, metadata={"format": "pt"}))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are. Images and tokens are brought there, embeddings stay there."""
+        device: torch.device = self.model.logit_scale.device
+        return device
 
     @property
     def context_length(self) -> int:
@@ -139,9 +150,9 @@ class Student:
         return tok.encode(self.tokenizer, texts, self.context_length)
 
     def prepare(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-        """uint8 (B, H, W, 3) at the student's size to the normalised float tensor (B, 3, H, W)."""
-        images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(255)
-        return (images - self._mean) / self._std
+        """uint8 (B, H, W, 3) at the student's size to the normalised float tensor (B, 3, H, W) on its device."""
+        images = to_device(torch.from_numpy(np.array(pixels)), self.device).permute(0, 3, 1, 2).float().div_(255)
+        return (images - self._mean.to(self.device)) / self._std.to(self.device)
 
     def images(self, batch: Tensor) -> Tensor:
         """Image embeddings (B, D), not normalised, with gradient."""
@@ -154,7 +165,7 @@ class Student:
         Attention is causal and the output is read at the end of the text, so the padding that all texts of a batch
         share changes nothing and is cut off: on two cores it was a fifth of a training step.
         """
-        tower = self.model.text
+        tower, tokens = self.model.text, to_device(tokens, self.device)
         length = max(1, int((tokens != tok.PAD).any(0).sum()))
         whole = tower.attn_mask
         tower.attn_mask = whole[:length, :length]  # open_clip applies its mask uncut
@@ -174,7 +185,7 @@ class Student:
         with (progress or Silent()).task("student: images", len(pixels), "images") as advance:
             for start in range(0, len(pixels), batch):
                 part = self.images(self.prepare(pixels[start : start + batch]))
-                out[start : start + len(part)] = F.normalize(part, dim=-1).numpy()
+                out[start : start + len(part)] = F.normalize(part, dim=-1).cpu().numpy()
                 advance(len(part))
         return out
 
@@ -183,7 +194,7 @@ class Student:
         """Unit-norm text embeddings (N, D), in float32 without gradient."""
         self.model.eval()
         parts = [
-            F.normalize(self.texts(self.tokenize(texts[start : start + batch])), dim=-1).numpy()
+            F.normalize(self.texts(self.tokenize(texts[start : start + batch])), dim=-1).cpu().numpy()
             for start in range(0, len(texts), batch)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.embed_dim), np.float32)

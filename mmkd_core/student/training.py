@@ -8,10 +8,9 @@ Does not: know what a loss is. The caller gives an ``Objective`` (``step``).
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import time
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,18 +18,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import TrainingError
 from mmkd_core.progress import Progress, Silent
+from mmkd_core.student import parallel
+from mmkd_core.student.checkpoint import Checkpoints
 from mmkd_core.student.config import TrainConfig
+from mmkd_core.student.interrupts import interrupts
 from mmkd_core.student.model import precision_dtype
 from mmkd_core.student.step import Batch, Objective, backward
 
 LOG_EVERY = 10
-CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_SECONDS = 15.0
 GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -83,7 +82,8 @@ def fit(
     """Train ``modules`` in place for ``config.steps`` steps and return the log.
 
     Args:
-        modules: everything that is trained and saved in checkpoints.
+        modules: everything that is trained and saved in checkpoints. What an objective carries from step to step
+            (running averages, dual variables) belongs here too, as buffers.
         objective: the sum of its losses is minimised. Must depend on nothing but the step's number and the modules.
         folder: where ``checkpoint.pt`` and ``log.jsonl`` live; a run that finds its own checkpoint there goes on. It
             stays until ``forget_checkpoint``, which the caller does when it has kept the result.
@@ -93,89 +93,108 @@ def fit(
             depend on nothing but that and the modules, like the losses.
 
     Raises:
-        TrainingError: when a loss is not finite.
+        TrainingError: when a loss is not finite, another process has died, or batch norms would see parts of a batch.
+        KeyboardInterrupt: after Ctrl-C, when the step is finished and a checkpoint is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    modules.to(parallel.device()).train()
+    _place_norms(modules, freeze_norms, config)
+    parallel.as_leader([*modules.parameters(), *modules.buffers()])
     optimizer = optimizer_for(modules, config)
-    checkpoint, log_file = folder / CHECKPOINT, folder / "log.jsonl"
-    start, log = _resume(checkpoint, log_file, identity, modules, optimizer)
-    dtype = precision_dtype(config.precision)
-    modules.train()
-    if freeze_norms:
-        for module in modules.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-    saved, watcher = time.monotonic(), progress or Silent()
-    with watcher.task(label, config.steps, "steps", done=start) as advance, log_file.open("a") as lines:
-        for step in range(start, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            optimizer.zero_grad(set_to_none=True)
-            parts = backward(objective, step, pieces=config.accumulate, dtype=dtype, key=identity)
-            total = torch.stack(list(parts.values())).sum()
-            if not torch.isfinite(total):
-                raise TrainingError(
-                    f"the loss is not finite at step {step}", where=label, next="Lower lr in mmkd.yaml and start again"
-                )
-            nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)
-            optimizer.step()
-            done = step + 1  # the log and its readers count finished steps
+    checkpoints = Checkpoints(folder, identity, modules, optimizer)
+    start, log = checkpoints.resume()
+    step, watcher = _Step(objective, modules, optimizer, config, identity, label), progress or Silent()
+    with (
+        watcher.task(label, config.steps, "steps", done=start) as advance,
+        open(checkpoints.log if parallel.leads() else os.devnull, "a") as lines,
+        interrupts() as asked,
+    ):
+        for number in range(start, config.steps):
+            losses, interrupted = step(number, asked)
+            done = number + 1  # the log and its readers count finished steps
             remark = (after_step(done) if after_step else None) or Remark()
-            if step == 0 or done % LOG_EVERY == 0 or done == config.steps or remark.stop:
-                row = {"step": float(done), "loss": total.item()} | {name: part.item() for name, part in parts.items()}
-                log.append(row | remark.facts)
+            if number == 0 or done % LOG_EVERY == 0 or done == config.steps or remark.stop:
+                log.append({"step": float(done), **losses, **remark.facts})
                 lines.write(json.dumps(log[-1]) + "\n")
-            advance(1, ", ".join(filter(None, [f"loss {total.item():.3f}", remark.note])))
+            advance(1, ", ".join(filter(None, [f"loss {losses['loss']:.3f}", remark.note])))
             for line in filter(None, [*remark.warnings, remark.stop]):
                 watcher.say(f"{label}, step {done}: {line}")
             if remark.stop:
                 break
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if interrupted or checkpoints.due():
                 lines.flush()
-                _save(checkpoint, identity, done, modules, optimizer)
-                saved = time.monotonic()
+                checkpoints.save(done)
+            if interrupted:
+                raise KeyboardInterrupt(f"stopped after step {done:,} of {config.steps:,} of {label}, which is kept")
     modules.eval()
-    _save(checkpoint, identity, config.steps, modules, optimizer)  # a kill before the result is kept costs nothing
+    checkpoints.save(config.steps)  # a kill before the result is kept costs nothing
     return log
 
 
-def forget_checkpoint(folder: Path) -> None:
-    """Drop the checkpoint of a run whose result has been kept."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+@dataclass(frozen=True)
+class _Step:
+    """One step of one process: gradient, exchange, clipping, optimiser."""
+
+    objective: Objective[Any]
+    modules: nn.Module
+    optimizer: torch.optim.Optimizer
+    config: TrainConfig
+    identity: str
+    label: str
+
+    def __call__(self, number: int, asked: Callable[[], bool]) -> tuple[dict[str, float], bool]:
+        """Take the step; return ``loss`` and its parts over the whole batch, and whether anybody asked to stop."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, number)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = backward(
+            self.objective,
+            number,
+            pieces=self.config.accumulate,
+            dtype=precision_dtype(self.config.precision),
+            device=parallel.device(),
+            key=self.identity,
+        )
+        values, stop = self._exchange(torch.stack(list(parts.values())), asked)
+        total = values.sum()
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is not finite at step {number}",
+                where=self.label,
+                next="Lower lr in mmkd.yaml and start again",
+            )
+        nn.utils.clip_grad_norm_(self.modules.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return dict(zip(["loss", *parts], [total.item(), *values.tolist()], strict=True)), stop
+
+    def _exchange(self, values: Tensor, asked: Callable[[], bool]) -> tuple[Tensor, bool]:
+        """Sum gradients and losses over processes, in one exchange; who asked to stop asks for everybody."""
+        if parallel.world() == 1:
+            return values, asked()
+        trained = [p for p in self.modules.parameters() if p.requires_grad]
+        used = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=values.device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        wish = torch.tensor(float(asked()), device=values.device)
+        *gradients, used, values, wish = parallel.total([*gradients, used, values, wish])
+        for p, gradient, anybody in zip(trained, gradients, used.tolist(), strict=True):
+            p.grad = gradient if anybody else None  # the optimiser leaves alone what nobody used, as one process would
+        return values, bool(wish)
 
 
-def _save(path: Path, identity: str, step: int, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    state = {"identity": identity, "step": step, "modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
-    whole = io.BytesIO()  # torch's own writer turns a full disk into an exception that does not say so
-    torch.save(state, whole)
-    with replacing(path) as file:
-        file.write(whole.getbuffer())
+def _place_norms(modules: nn.Module, frozen: bool, config: TrainConfig) -> None:
+    """Put batch norms into the mode that is asked for.
 
-
-def _resume(
-    checkpoint: Path, log_file: Path, identity: str, modules: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]]]:
-    """Load a checkpoint of the same identity, cut the log to its step, and return both."""
-    state: dict[str, Any] = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {}
-    if state.get("identity") != identity:
-        log_file.unlink(missing_ok=True)
-        return 0, []
-    modules.load_state_dict(state["modules"])
-    optimizer.load_state_dict(state["optimizer"])
-    log = [row for row in read_log(log_file) if row["step"] <= state["step"]]
-    log_file.write_text("".join(json.dumps(row) + "\n" for row in log))
-    return int(state["step"]), log
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``log.jsonl``; a last line that was cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    Raises:
+        TrainingError: they would take their statistics from parts of a batch, so that the step is another one.
+    """
+    norms = [m for m in modules.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if frozen:
+        for norm in norms:
+            norm.eval()
+    elif norms and (parallel.world() > 1 or config.accumulate > 1):
+        raise TrainingError(
+            "this student has batch norms, which see only a part of a batch when it is split over processes or pieces",
+            next="Train it in one process with `accumulate: 1`, or take a vision tower without them, as vit-tiny",
+        )
 
 
 def epoch_batch(rows: np.ndarray[Any, Any], batch_size: int, seed: int, step: int) -> np.ndarray[Any, Any]:

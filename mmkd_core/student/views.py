@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd_core.student.model import Student
+from mmkd_core.student.model import Student, to_device
 from mmkd_core.student.step import Share
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -61,5 +61,5 @@ def crop(images: Tensor, windows: Tensor) -> Tensor:
     theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = windows[:, 0]
     theta[:, :, 2] = windows[:, 1:]
-    grid = F.affine_grid(theta.to(images.device, non_blocking=True), list(images.shape), align_corners=False)
+    grid = F.affine_grid(to_device(theta, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

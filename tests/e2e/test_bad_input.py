@@ -465,7 +465,7 @@ def test_a_full_disk_in_a_checkpoint(at: Callable[[str], Path], monkeypatch: pyt
     settings = yaml.safe_load((ws / "mmkd.yaml").read_text())
     settings["pretrain"]["steps"] = 3
     (ws / "mmkd.yaml").write_text(yaml.safe_dump(settings))
-    monkeypatch.setattr("mmkd_core.student.training.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("mmkd_core.student.checkpoint.SECONDS", -1.0)
     with room_for(200_000):
         assert "the disk is full; what was finished is kept" in refusal("pretrain", "-w", ws)
     done("pretrain", "-w", ws)

@@ -142,7 +142,7 @@ def test_control_c(mmkd, workspace, monkeypatch):
     monkeypatch.setattr(*GENERATE, failing(KeyboardInterrupt()))
     done = mmkd("data", "phantom", "-w", workspace)
     assert done.exit_code == 130
-    assert done.stderr == "\nstopped; run the same command to go on\n"
+    assert done.stderr == f"\nstopped; go on with `mmkd data phantom -w {workspace}`\n"
 
 
 def test_a_bug_is_not_hidden(mmkd, workspace, monkeypatch):

@@ -14,7 +14,7 @@ from mmkd_core.distill.replay import UNTAUGHT
 from mmkd_core.distill.run import Earlier, distill, warm_head
 from mmkd_core.distill.sources import Source
 from mmkd_core.progress import Silent
-from mmkd_core.student import training
+from mmkd_core.student import checkpoint
 from mmkd_core.student.model import Student
 from mmkd_core.student.training import epoch_batch
 
@@ -50,7 +50,7 @@ def test_a_killed_run_ends_as_one_that_was_not(built, source, teach, monkeypatch
     whole, broken, resumed = (copy_of(built) for _ in range(3))
     taught = teach(whole, sources, "whole")
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
 
     def dies(step):
         if step == 3:
@@ -185,7 +185,7 @@ def test_a_killed_integration_ends_as_one_that_was_not(built, source, samples, t
     taught = teach(whole, sources, "whole", INCREMENTAL, earlier=earlier())
     assert max(entry["multiplier"] for entry in taught.budget.values()) > 0, "a budget of no effect shows nothing"
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
 
     def dies(step):
         if step == 7:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,16 +16,16 @@ from torch.nn import functional as F
 
 from mmkd_core.errors import TrainingError
 from mmkd_core.progress import Silent
-from mmkd_core.student import training
+from mmkd_core.student import checkpoint, training
+from mmkd_core.student.checkpoint import forget_checkpoint, read_log
 from mmkd_core.student.config import PretrainConfig, TrainConfig
-from mmkd_core.student.pretrain import clamp_logit_scale, clip_loss, pretrain
+from mmkd_core.student.interrupts import interrupts
+from mmkd_core.student.pretrain import ClipObjective, clamp_logit_scale, clip_loss, pretrain
 from mmkd_core.student.training import (
     epoch_batch,
     fit,
-    forget_checkpoint,
     learning_rate,
     optimizer_for,
-    read_log,
 )
 from mmkd_core.student.views import crop, crop_windows
 
@@ -115,7 +118,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     whole = make_student()
     log = run(whole, pixels, tmp_path / "whole", config=config)
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
     broken = make_student()
     with monkeypatch.context() as patch:
         from mmkd_core.student import pretrain as module
@@ -147,12 +150,12 @@ def test_a_finished_run_whose_result_was_not_kept_costs_nothing(make_student, pi
 def test_rows_of_the_log_beyond_the_checkpoint_are_done_again(tmp_path, monkeypatch):
     """The kill comes long after the last checkpoint; a half-written line is left at the end."""
     monkeypatch.setattr(training, "LOG_EVERY", 1)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
     whole, log = linear_run(tmp_path / "whole", square)
 
     def dies(module, step):
         if step == 2:  # the checkpoint of two steps stays the last one
-            monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+            monkeypatch.setattr(checkpoint, "SECONDS", 1e9)
         if step == 4:
             raise KilledError
         return square(module, step)
@@ -170,7 +173,7 @@ def test_rows_of_the_log_beyond_the_checkpoint_are_done_again(tmp_path, monkeypa
 
 def test_a_checkpoint_of_another_identity_is_ignored(make_student, pixels, tmp_path, monkeypatch):
     log = run(make_student(), pixels, tmp_path / "whole", identity="b")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
     from mmkd_core.student import pretrain as module
 
     with monkeypatch.context() as patch:
@@ -365,3 +368,116 @@ def test_clip_loss_against_numpy_and_gradients():
     tensors = [torch.tensor(x, requires_grad=True) for x in (image, text, np.array(7.0))]
     assert clip_loss(*tensors).item() == pytest.approx((entropy(logits) + entropy(logits.T)) / 2, rel=1e-12)
     assert torch.autograd.gradcheck(clip_loss, tensors)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_step_keeps_it_and_says_so(tmp_path, number):
+    whole, log = linear_run(tmp_path / "whole", square)
+
+    def pressed(module, step):
+        if step == 2:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a launcher passes it on
+        return square(module, step)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped after step 3 of 6 of test, which is kept$"):
+        linear_run(tmp_path / "run", pressed)
+    assert signal.getsignal(number) is before
+    seen = []
+
+    def watched(module, step):
+        seen.append(step)
+        return square(module, step)
+
+    resumed, again = linear_run(tmp_path / "run", watched)
+    assert seen == [3, 4, 5]
+    assert again == log
+    assert_same(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_second_wish_interrupts_at_once(monkeypatch):
+    monkeypatch.setattr("mmkd_core.student.interrupts.ONE_PRESS_S", -1.0)
+    with interrupts() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Carrying(nn.Module):
+    """A dual variable that grows with the weights: what an objective carries from step to step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.register_buffer("dual", torch.zeros(()))
+
+    def after_step(self, done):
+        self.dual += self.layer.weight.detach().square().sum()
+
+
+def test_what_is_carried_from_step_to_step_is_kept(tmp_path, monkeypatch):
+    def run(folder, dies_at=99):
+        torch.manual_seed(0)
+        module = Carrying()
+
+        def losses(step):
+            if step == dies_at:
+                raise KilledError
+            return {"square": (1 + module.dual) * square(module.layer, step)["square"]}
+
+        config = TrainConfig(steps=6, batch_size=2, warmup=2, precision="fp32")
+        fit(module, Plain(losses), config, folder, identity="x", label="test", after_step=module.after_step)
+        return module.state_dict()
+
+    whole = run(tmp_path / "whole")
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
+    with pytest.raises(KilledError):
+        run(tmp_path / "broken", dies_at=3)
+    assert whole["dual"] > 0
+    assert_same(whole, run(tmp_path / "broken"))
+
+
+def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    module = nn.Linear(2, 2)
+    kept = checkpoint.Checkpoints(tmp_path, "x", module, torch.optim.AdamW(module.parameters()))
+    assert not kept.due()
+    clock[0] = 16.0
+    assert kept.due()
+    monkeypatch.setattr(checkpoint, "replacing", lambda path: slow(path, clock))
+    kept.save(1)
+    for later, due in ((16.0 + 4 + 30, False), (16.0 + 4 + 81, True)):  # it took 4 s, of which 20 times have to pass
+        clock[0] = later
+        assert kept.due() is due
+
+
+@contextmanager
+def slow(path, clock):
+    clock[0] += 4
+    with path.open("wb") as file:
+        yield file
+
+
+@pytest.mark.parametrize("change", [{"accumulate": 2}, {}])
+def test_batch_norms_do_not_see_parts_of_a_batch(make_student, pixels, tmp_path, monkeypatch, change):
+    if not change:
+        monkeypatch.setattr("mmkd_core.student.parallel.world", lambda: 2)
+    with pytest.raises(TrainingError, match=r"batch norms, which see only a part of a batch.*or take a vision tower"):
+        run(make_student(), pixels, tmp_path, config=CONFIG.model_copy(update=change))
+
+
+def test_frozen_batch_norms_may_see_pieces(make_student, pixels, tmp_path):
+    config = CONFIG.model_copy(update={"steps": 3, "precision": "fp32"})
+    logs = []
+    for pieces in (1, 3):
+        student = make_student()
+        batches = lambda step: epoch_batch(np.arange(12), 6, 0, step)  # noqa: E731
+        objective = ClipObjective(student, pixels, student.tokenize(CAPTIONS), batches, 0.8, 0)
+        pieced = config.model_copy(update={"accumulate": pieces})
+        facts = {"identity": "x", "label": "x", "freeze_norms": True}
+        logs.append(fit(student.model, objective, pieced, tmp_path / str(pieces), **facts))
+    assert logs[1][-1]["loss"] == pytest.approx(logs[0][-1]["loss"], rel=1e-5)
