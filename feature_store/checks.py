@@ -1,13 +1,11 @@
-"""Checks of the small values, so that a flipped bit in any of them is noticed: ids, bookkeeping, lists of removed rows.
+"""Checks of the small values, so that a flipped bit in any of them is noticed: bookkeeping, lists of removed rows.
 
-An id carries a CRC-32 of itself and its row, which finds every flip of up to three bits for four bytes an id. The
-bookkeeping in ``meta`` is small and changes with every commit, so one digest over all of it is written with each.
+The bookkeeping in ``meta`` is small and changes with every commit, so one digest over all of it is written with each.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,21 +16,6 @@ from feature_store.layout import Rows, decode_index, digest, encode_index
 DIGEST_KEY = b"digest"
 """Key in ``meta`` of the digest over its other entries."""
 _REMOVED = b"gone"
-_ID = struct.Struct("<II")
-
-
-def encode_id(key: bytes, row: int) -> bytes:
-    """One value of ``ids``: the row, and a CRC-32 of key and row."""
-    number = struct.pack("<I", row)
-    return number + struct.pack("<I", zlib.crc32(key + number))
-
-
-def decode_id(key: bytes, raw: bytes | memoryview) -> int | None:
-    """Row of an id, or None if the value is damaged."""
-    if len(raw) != _ID.size:
-        return None
-    row, check = _ID.unpack(raw)
-    return row if check == zlib.crc32(key + bytes(raw[:4])) else None
 
 
 def encode_removed(key: bytes, rows: Rows) -> bytes:

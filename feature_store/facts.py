@@ -60,9 +60,9 @@ class Repair:
 class Damage:
     """One damaged part.
 
-    ``part`` is ``"block 3"``, ``"index 3"``, ``"tail 17"`` or ``"rows"`` (how many) of a table and tower; ``"id 'x'"``
-    or ``"row 5"`` of a tower; ``"bookkeeping"``, ``"page 17"``, ``"file"`` or ``"manifest"`` of the store. ``rows`` are
-    the rows whose features cannot be trusted, as far as the store can still tell.
+    ``part`` is ``"block 3"``, ``"index 3"``, ``"tail 17"`` or ``"rows"`` (how many) of a table and tower;
+    ``"ids 4096"`` (those from row 4096) of a tower; ``"bookkeeping"``, ``"page 17"``, ``"file"`` or ``"manifest"`` of
+    the store. ``rows`` are the rows whose features cannot be trusted, as far as the store can still tell.
     """
 
     table: str

@@ -5,7 +5,7 @@ Five named databases in one environment:
     meta    "store" -> JSON (format, uuid, block_rows); "count/TOWER", "tables" -> how many there are (u64);
             "table/TOWER/NAME" -> TableState; "facts/NAME" -> JSON; "sealed" -> the last generation;
             "digest" -> digest of all these (``checks``)
-    ids     tower byte + utf-8 id -> row (u32), CRC-32 (``checks``)
+    ids     (tower byte, first row u64) -> the ids of up to 4096 consecutive rows, and their hashes (``ids``)
     blocks  (table u32, block u64) -> 4080 bytes of header, then ``block_rows`` rows of features
     index   (table u32, block u64) -> digest, then runs (first row u32, length u32): which rows the block holds; of a
             block that ``repair`` dropped: which rows it took away
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from feature_store.precision import DTYPES, Stored, storage_type, width
 
-FORMAT = 2
+FORMAT = 3
 """Number of this layout. A store with another number is refused, never guessed at."""
 BLOCK_ROWS = 4096
 PAGE = 4096

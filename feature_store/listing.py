@@ -1,10 +1,12 @@
-"""Which tables there are, and which of their rows count."""
+"""Which tables there are, and what there is to know of each."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from feature_store.environment import Environment
+from feature_store.facts import TableInfo
 from feature_store.layout import TableState
 
 DRAFT = "\0draft"
@@ -23,3 +25,24 @@ def read_states(environment: Environment, txn: Any, drafts: bool = False) -> lis
             if drafts or parts[2] != DRAFT:
                 found.append((parts[2], parts[1], TableState.from_bytes(raw)))
     return sorted(found, key=lambda entry: entry[:2])
+
+
+def table_infos(environment: Environment, txn: Any) -> list[TableInfo]:
+    """What there is to know of each table and tower, sorted by name and tower."""
+    return [_info(environment, txn, *entry) for entry in read_states(environment, txn)]
+
+
+def _info(environment: Environment, txn: Any, table: str, tower: str, state: TableState) -> TableInfo:
+    raw = txn.get(f"facts/{table}".encode(), db=environment.database("meta"))
+    return TableInfo(
+        table=table,
+        tower=tower,
+        dim=state.dim,
+        dtype=state.dtype,
+        rows=state.rows,
+        bytes=state.stored_bytes,
+        bytes_raw=state.rows * state.dim * 4,
+        cosine_loss_mean=state.loss_mean,
+        cosine_loss_worst=state.loss_worst,
+        facts={} if raw is None else json.loads(bytes(raw)),
+    )

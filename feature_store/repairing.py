@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.checks import decode_id, decode_removed, encode_id, encode_removed, no_rows, sign_meta
+from feature_store import ids
+from feature_store.checks import decode_removed, encode_removed, no_rows, sign_meta
 from feature_store.compaction import replacing_file
 from feature_store.environment import Environment
 from feature_store.errors import StoreError
@@ -77,8 +78,9 @@ def _salvage(source: Path, txn_id: int, folder: Path) -> None:
         for name in DATABASES:
             entries = snapshot.entries(trees[name], name) if name in trees else iter(())
             with fresh.begin(write=True, db=databases[name]) as txn:
-                counts = {tower: txn.get(f"count/{tower}".encode(), db=databases["meta"]) for tower in TOWERS}
-                for key, value in _sound_ids(entries, counts) if name == "ids" else entries:
+                held = {tower: txn.get(f"count/{tower}".encode(), db=databases["meta"]) for tower in TOWERS}
+                counts = {tower: int.from_bytes(raw or b"", "little") for tower, raw in held.items()}
+                for key, value in _whole_ids(entries, counts) if name == "ids" else entries:
                     txn.put(key, value)
         with fresh.begin(write=True) as txn:
             sign_meta(txn, databases["meta"])
@@ -86,18 +88,23 @@ def _salvage(source: Path, txn_id: int, folder: Path) -> None:
         fresh.close()
 
 
-def _sound_ids(entries: Iterator[tuple[bytes, Any]], counts: dict[str, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
+def _whole_ids(entries: Iterator[tuple[bytes, Any]], counts: dict[str, int]) -> Iterator[tuple[bytes, bytes]]:
     """Ids that can be believed; a row that lost its own gets one that nobody can ask for, and stays unused."""
-    free = [np.ones(int.from_bytes(counts[tower] or b"", "little"), bool) for tower in TOWERS]
+    names = {tower: [b"\xfflost " + str(row).encode() for row in range(count)] for tower, count in counts.items()}
+    ends = dict.fromkeys(TOWERS, 0)
     for key, raw in entries:
-        row = decode_id(key, raw)
-        if row is not None and key[0] < len(TOWERS) and row < len(free[key[0]]) and free[key[0]][row]:
-            free[key[0]][row] = False
-            yield key, bytes(raw)
-    for tower, lost in enumerate(free):
-        for row in np.flatnonzero(lost).tolist():
-            key = bytes((tower,)) + b"\xfflost " + str(row).encode()
-            yield key, encode_id(key, row)
+        place, part = ids.split_key(key), ids.decode_part(raw)
+        if place is None or part is None:
+            continue
+        tower, first = place
+        if not ids.intact(key, raw) and first != ends[tower]:  # the key may be what is damaged
+            continue
+        ends[tower] = first + len(part.ends)
+        held = part.names
+        for n in np.flatnonzero(ids.sound(raw)[: counts[tower] - first]).tolist():
+            names[tower][first + n] = held[n]
+    for tower in TOWERS:
+        yield from ids.encode_parts(tower, 0, names[tower], ids.hashed(names[tower]))
 
 
 class _Parts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,9 @@ from feature_store.columns import Columns
 from feature_store.environment import Environment, acquire, release
 from feature_store.errors import StoreError
 from feature_store.facts import Damage, Json, StoreInfo, TableInfo
-from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, TableState, split_tower
-from feature_store.listing import read_states
+from feature_store.ids import Ids, encoded, hashed, parts
+from feature_store.layout import BLOCK_ROWS, FORMAT, TOWERS, Rows, split_tower
+from feature_store.listing import table_infos
 from feature_store.maps import FileMap
 from feature_store.sealing import verify_sealed
 from feature_store.verification import verify_file
@@ -56,6 +56,7 @@ class FeatureStore:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._columns: dict[tuple[str, str, int], Columns] = {}
+        self._ids: dict[str, Ids] = {}
         self._environment = environment
         if environment is not None:
             self._epoch = environment.epoch
@@ -94,6 +95,7 @@ class FeatureStore:
             self._files = FileMap(self._environment.data_file)  # lets go of the map
         self._environment = None
         self._columns.clear()
+        self._ids.clear()
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -138,19 +140,26 @@ class FeatureStore:
         Returns:
             Row of each id (n,), int64.
         """
-        environment = self._writable()
+        environment, names = self._writable(), encoded(writing.check_tower(tower), ids)
         with self._lock:
-            return writing.add_ids(environment, writing.check_tower(tower), ids)
+            with environment.read() as txn:
+                known = self._known_ids(environment, txn, tower)
+            rows, new = known.number(names)
+            if new:
+                writing.add_ids(environment, tower, new, known.count)
+            return rows
 
     def rows(self, tower: str, ids: Sequence[str]) -> Rows:
         """Row of each id (n,), int64; -1 where the id is unknown."""
-        environment = self._ready()
-        keys = [writing.id_key(writing.check_tower(tower), name) for name in ids]
-        with environment.read() as txn:
-            names = environment.database("ids")
-            found = [txn.get(key, db=names) for key in keys]
-            paired = zip(keys, found, strict=True)
-            return np.array([-1 if raw is None else writing.row_of(key, raw) for key, raw in paired], np.int64)
+        environment, hashes = self._ready(), hashed(encoded(writing.check_tower(tower), ids))
+        with self._lock, environment.read() as txn:
+            return self._known_ids(environment, txn, tower).find(hashes)
+
+    def _known_ids(self, environment: Environment, txn: Any, tower: str) -> Ids:
+        self._follow(environment)
+        known = self._ids.setdefault(tower, Ids(tower))
+        known.refresh(txn, environment.database("ids"), writing.count_ids(txn, environment, tower))
+        return known
 
     def put(
         self,
@@ -251,17 +260,14 @@ class FeatureStore:
         """Every table and tower that has features, sorted by name and tower."""
         environment = self._ready()
         with environment.read() as txn:
-            found = read_states(environment, txn)
-            return [_table_info(environment, txn, table, tower, state) for table, tower, state in found]
+            return table_infos(environment, txn)
 
     def info(self) -> StoreInfo:
         """Sums over the tables, numbers of ids, and the size of the file."""
         environment = self._ready()
         tables = tuple(self.tables())
         with environment.read() as txn:
-            meta = environment.database("meta")
-            counts = {tower: txn.get(f"count/{tower}".encode(), db=meta) or bytes(8) for tower in TOWERS}
-            ids = {tower: int(struct.unpack("<Q", raw)[0]) for tower, raw in counts.items()}
+            ids = {tower: writing.count_ids(txn, environment, tower) for tower in TOWERS}
         return StoreInfo(
             version=FORMAT,
             rows=sum(table.rows for table in tables),
@@ -293,23 +299,25 @@ class FeatureStore:
 
     def ids(self, tower: str) -> NDArray[np.object_]:
         """Id of each row of the tower (n,), as strings. Reads all of them."""
-        environment, code = self._ready(), bytes((TOWERS.index(writing.check_tower(tower)),))
-        names = np.empty(self.info().ids[tower], object)
+        environment = self._ready()
         with environment.read() as txn:
-            cursor = txn.cursor(db=environment.database("ids"))
-            for key, raw in cursor if cursor.set_range(code) else ():
-                if bytes(key[:1]) != code:
-                    break
-                row = writing.row_of(bytes(key), raw)
-                if row < len(names):  # else it was added after we had counted
-                    names[row] = bytes(key[1:]).decode("utf-8", "replace")
-        return names
+            names: list[bytes] = []
+            for _, part in parts(txn, environment.database("ids"), writing.check_tower(tower)):
+                names += reversed(part.names)
+        return np.array([name.decode("utf-8", "replace") for name in reversed(names)], object)
 
     @contextmanager
     def maintaining(self, write: bool = True) -> Iterator[Environment]:
         """For ``feature_store.keeping``: the environment, with the other calls of this handle kept out."""
         with self._lock:
             yield self._writable() if write else self._ready()
+
+    def _follow(self, environment: Environment) -> None:
+        """Forget what is known of a file that another one has replaced."""
+        if self._epoch != environment.epoch:
+            self._epoch, self._files = environment.epoch, FileMap(environment.data_file)
+            self._columns.clear()
+            self._ids.clear()
 
     def _column(self, table: str, tower: str, view: int) -> Columns:
         assert self._environment is not None
@@ -323,27 +331,9 @@ class FeatureStore:
         """A read transaction and, as of that transaction, the indices of these (table, tower, view)."""
         environment = self._ready()
         with self._lock, environment.read() as txn:
-            if self._epoch != environment.epoch:  # another file is in place: what is known of the old one says nothing
-                self._epoch, self._files = environment.epoch, FileMap(environment.data_file)
-                self._columns.clear()
+            self._follow(environment)
             found, commit = [self._columns.get(key) or self._column(*key) for key in columns], txn.id()
             for one in found:
                 if one.commit != commit:
                     one.refresh(txn)
             yield txn, found
-
-
-def _table_info(environment: Environment, txn: Any, table: str, tower: str, state: TableState) -> TableInfo:
-    raw = txn.get(f"facts/{table}".encode(), db=environment.database("meta"))
-    return TableInfo(
-        table=table,
-        tower=tower,
-        dim=state.dim,
-        dtype=state.dtype,
-        rows=state.rows,
-        bytes=state.stored_bytes,
-        bytes_raw=state.rows * state.dim * 4,
-        cosine_loss_mean=state.loss_mean,
-        cosine_loss_worst=state.loss_worst,
-        facts={} if raw is None else json.loads(bytes(raw)),
-    )

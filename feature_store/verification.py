@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.checks import DIGEST_KEY, decode_id, decode_removed, meta_digest
+from feature_store import ids
+from feature_store.checks import DIGEST_KEY, decode_removed, meta_digest
 from feature_store.facts import Damage
 from feature_store.layout import (
     DATABASES,
@@ -103,24 +104,26 @@ def _meta(snapshot: Snapshot, trees: dict[str, Tree], contents: Contents) -> Non
 
 
 def _ids(snapshot: Snapshot, trees: dict[str, Tree], contents: Contents) -> None:
-    """Each id against its check; each row of a tower must have one."""
-    seen = {tower: bytearray(contents.counts.get(tower, 0)) for tower in TOWERS}
-    hashes = []
+    """Each part against its digest, and if it fails each id against its hash; each row of a tower must have one."""
+    seen = {tower: np.zeros(contents.counts.get(tower, 0), bool) for tower in TOWERS}
+    digests = []
     for key, raw in _entries(snapshot, trees, "ids"):
-        hashes.append(bytes(raw))
-        tower = TOWERS[key[0]] if key and key[0] < len(TOWERS) else ""
-        row = decode_id(key, raw)
-        name = f"id {key[1:].decode('utf-8', 'replace')!r}"
-        if not tower or row is None:
-            contents.damages.append(Damage("", tower, name, "does not match its check"))
-        elif row >= len(seen[tower]) or seen[tower][row]:
-            contents.damages.append(Damage("", tower, name, f"has row {row}, which is not its own"))
-        else:
-            seen[tower][row] = 1
-    contents.digests["ids"] = digest(*hashes).hex()
+        digests.append(bytes(raw[:16]))
+        place, part = ids.split_key(key), ids.decode_part(raw)
+        tower, first = place or ("", 0)
+        if place is None or part is None or not ids.intact(key, raw):
+            lost = tuple((first + np.flatnonzero(~ids.sound(raw))).tolist())
+            contents.damages.append(Damage("", tower, f"ids {first}", "do not match their digest", lost))
+        if place is not None and part is not None:
+            theirs = seen[tower][first : first + len(part.ends)]
+            if len(theirs) < len(part.ends) or theirs.any():
+                contents.damages.append(Damage("", tower, f"ids {first}", "have rows that are not their own"))
+            theirs[:] = True
+    contents.digests["ids"] = digest(*digests).hex()
     for tower, rows in seen.items():
-        for lost in np.flatnonzero(np.frombuffer(rows, np.uint8) == 0).tolist():
-            contents.damages.append(Damage("", tower, f"row {lost}", "has lost its id", (lost,)))
+        if not rows.all():
+            lost = tuple(np.flatnonzero(~rows).tolist())
+            contents.damages.append(Damage("", tower, f"ids {lost[0]}", f"{len(lost)} rows have lost their ids", lost))
 
 
 def _blocks(snapshot: Snapshot, trees: dict[str, Tree], contents: Contents, index: Parts) -> dict[tuple[int, int], str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from feature_store.checks import decode_id, encode_id
+from feature_store import ids
 from feature_store.columns import Columns
 from feature_store.environment import Environment
 from feature_store.errors import StoreError
@@ -36,7 +35,7 @@ _MOST_SLOTS = np.iinfo(np.int32).max
 def check_name(table: str) -> str:
     """Return a table's name that LMDB can hold as part of a key."""
     size = len(table.encode("utf-8", "surrogatepass"))
-    if not 0 < size <= MAX_NAME or not _is_utf8(table):
+    if not 0 < size <= MAX_NAME or size != len(table.encode("utf-8", "ignore")):
         raise StoreError(f"a table's name must have 1 to {MAX_NAME} bytes of utf-8, not {size}", where=repr(table[:40]))
     return table
 
@@ -63,54 +62,15 @@ def check_view(tower: str, view: int) -> str:
     return tower if number else f"{base}@{view}"
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def add_ids(environment: Environment, tower: str, names: list[bytes], count: int) -> None:
+    """Number ids that are new, behind the ``count`` that there are."""
 
+    def work(txn: Any) -> None:
+        ids.append(txn, environment.database("ids"), tower, names, count)
+        total = struct.pack("<Q", count + len(names))
+        txn.put(f"count/{tower}".encode(), total, db=environment.database("meta"))
 
-def id_key(tower: str, name: str) -> bytes:
-    """Key of an id in ``ids``."""
-    if not name or not _is_utf8(name) or len(name.encode()) > MAX_NAME:
-        raise StoreError(f"an id must have 1 to {MAX_NAME} bytes of utf-8", where=f"tower {tower}, id {name[:40]!r}")
-    return bytes((TOWERS.index(tower),)) + name.encode()
-
-
-def row_of(key: bytes, raw: Any) -> int:
-    """Row that ``ids`` holds for a key.
-
-    Raises:
-        StoreError: the entry is damaged.
-    """
-    row = decode_id(key, raw)
-    if row is None:
-        where = f"tower {TOWERS[key[0]]}, id {key[1:].decode()!r}"
-        raise StoreError("an id is damaged", where=where, next="Run verify() for the list of damaged parts")
-    return row
-
-
-def add_ids(environment: Environment, tower: str, ids: Sequence[str]) -> Rows:
-    """Number ids that are new; return the row of each."""
-    keys = [id_key(tower, name) for name in ids]
-    count_key = f"count/{tower}".encode()
-
-    def work(txn: Any) -> list[int]:
-        meta, names = environment.database("meta"), environment.database("ids")
-        count = before = struct.unpack("<Q", txn.get(count_key, db=meta) or bytes(8))[0]
-        rows = []
-        for key in keys:
-            known = txn.get(key, db=names)
-            rows.append(count if known is None else row_of(key, known))
-            if known is None:
-                txn.put(key, encode_id(key, count), db=names)
-                count += 1
-        if count != before:
-            txn.put(count_key, struct.pack("<Q", count), db=meta)
-        return rows
-
-    return np.array(environment.write(work), np.int64)
+    environment.write(work)
 
 
 def as_rows(rows: ArrayLike) -> Rows:

@@ -120,20 +120,14 @@ class Work:
     def of(cls, corpus: Corpus, texts: Sequence[str], store: FeatureStore | None) -> Work:
         """Find the distinct ones and number them in a store that is open for writing; else only look them up."""
         names = corpus.image_id.tolist()
-        images = list(dict.fromkeys(names))
-        index = np.arange(len(names))
-        if len(images) < len(names):
-            first = dict(zip(reversed(names), reversed(range(len(names))), strict=True))
-            index = np.fromiter((first[name] for name in images), np.int64, len(images))
-        known = dict(zip(corpus.caption.tolist(), corpus.text_id.tolist(), strict=True))  # saves hashing them
-        unique = list(dict.fromkeys(texts))
-        ids = {"image": images, "text": [known.get(text) or text_id(text) for text in unique]}
+        unique, ids = _identified(corpus, texts)
         if store is None:
-            rows = {tower: np.full(len(wanted), -1, np.int64) for tower, wanted in ids.items()}
+            rows, text_rows = np.full(len(names), -1, np.int64), np.full(len(ids), -1, np.int64)
         else:
             number = store.add_ids if store.mode == "w" else store.rows
-            rows = {tower: number(tower, wanted) for tower, wanted in ids.items()}
-        return cls(corpus, index, rows["image"], unique, rows["text"])
+            rows, text_rows = number("image", names), number("text", ids)
+        index = _first_of_each(rows, names)
+        return cls(corpus, index, rows[index], unique, text_rows)
 
     def missing(self, store: FeatureStore | None, table: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Masks over images and texts: True where the table has no features."""
@@ -145,6 +139,26 @@ class Work:
         if store is not None:
             lacks[~lacks] = store.missing(table, tower, rows[~lacks])
         return lacks
+
+
+def _identified(corpus: Corpus, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Distinct texts and their ids. The corpus knows those of its captions, which usually come first, in its order."""
+    known = dict(zip(corpus.caption.tolist(), corpus.text_id.tolist(), strict=True))
+    captions = list(known)
+    if list(texts[: len(captions)]) != captions:
+        unique = list(dict.fromkeys(texts))
+        return unique, [known.get(text) or text_id(text) for text in unique]
+    more = [text for text in dict.fromkeys(texts[len(captions) :]) if text not in known]
+    return captions + more, [*known.values(), *map(text_id, more)]
+
+
+def _first_of_each(rows: Rows, names: Sequence[str]) -> Rows:
+    """First sample of each distinct image, ascending. Rows tell images apart, except those that have none yet (-1)."""
+    distinct, first = np.unique(rows, return_index=True)
+    unknown: dict[str, int] = {}
+    for sample in np.flatnonzero(rows < 0).tolist():
+        unknown.setdefault(names[sample], sample)
+    return np.sort(np.concatenate((first[distinct >= 0], np.array([*unknown.values()], np.int64))))
 
 
 def recorded(store: FeatureStore, job: Job) -> dict[str, Precision]:

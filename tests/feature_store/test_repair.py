@@ -49,8 +49,9 @@ def parts(path: Path) -> dict[str, tuple[int, int]]:
             if name in ("blocks", "index", "tail") and int.from_bytes(key[:4], "big") == owner:
                 part = f"{name.removesuffix('s')} {int.from_bytes(key[4:], 'big')}"
                 found[part] = (np.frombuffer(raw, np.uint8).ctypes.data - base, len(raw))
-            elif name == "ids" and key[1:] == b"i17":
-                found["id i17"] = (np.frombuffer(raw, np.uint8).ctypes.data - base, len(raw))
+            elif name == "ids" and key[0] == 0:
+                at = bytes(raw).index(b"i16i17i18") + 3
+                found["id i17"] = (np.frombuffer(raw, np.uint8).ctypes.data - base + at, 3)
     return found
 
 
@@ -155,9 +156,9 @@ def test_an_id_that_was_lost_is_given_a_new_row(tmp_path: Path) -> None:
     fill(tmp_path / "s", [list(range(40))])
     flip(tmp_path / "s", parts(tmp_path / "s")["id i17"][0])
     with FeatureStore.open(tmp_path / "s", "w") as store:
-        with pytest.raises(StoreError, match="an id is damaged"):
+        with pytest.raises(StoreError, match=r"ids are damaged \(tower image, ids from row 0\)"):
             store.rows("image", ["i17"])
-        assert [damage.part for damage in store.verify()] == ["id 'i17'", "row 17"]
+        assert [(damage.part, damage.rows) for damage in store.verify()] == [("ids 0", (17,))]
         assert repair(store) == []
         assert store.verify() == []
         assert store.rows("image", ["i16", "i17"]).tolist() == [16, -1]

@@ -131,7 +131,7 @@ def test_info_counts_bytes_and_describe_keeps_facts(store: FeatureStore) -> None
     # Two blocks of 4080 + 8 x 20 bytes, two row lists of a 16-byte digest and one run, three rows with their numbers.
     assert table.bytes == 2 * (4080 + 8 * 20) + 2 * (16 + 8) + 3 * (20 + 4)
     assert (table.table, table.tower, table.dim, table.dtype, table.rows) == ("t", "image", 5, "float32", 19)
-    assert (info.version, info.rows, info.bytes, info.bytes_raw) == (2, 19, table.bytes, 19 * 5 * 4)
+    assert (info.version, info.rows, info.bytes, info.bytes_raw) == (3, 19, table.bytes, 19 * 5 * 4)
     assert table.facts == {"teacher": "radio", "n": 4}
     assert info.file_bytes == (store.path / "data.mdb").stat().st_size
     assert store.tables() == [table]
@@ -265,7 +265,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         FeatureStore.open(tmp_path / "new", "a")
 
 
-@pytest.mark.parametrize(("number", "age", "following"), [(3, "newer", "Update"), (1, "older", "Extract the features")])
+@pytest.mark.parametrize(("number", "age", "following"), [(4, "newer", "Update"), (2, "older", "Extract the features")])
 def test_a_store_of_another_format_is_refused(store: FeatureStore, number: int, age: str, following: str) -> None:
     store.close()
     with lmdb.open(str(store.path), max_dbs=8) as raw:
@@ -273,7 +273,7 @@ def test_a_store_of_another_format_is_refused(store: FeatureStore, number: int, 
         with raw.begin(write=True, db=meta) as txn:
             txn.put(b"store", json.dumps(json.loads(txn.get(b"store")) | {"format": number}).encode())
     for mode in ("r", "w"):
-        with pytest.raises(StoreError, match=rf"has format {number}, {age} than format 2 .*\)\. {following}"):
+        with pytest.raises(StoreError, match=rf"has format {number}, {age} than format 3 .*\)\. {following}"):
             FeatureStore.open(store.path, mode)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from feature_store import FeatureStore, StoreError, environment, opening
+from feature_store.transaction import Transaction
 
 HEAD = """
 import os, resource, sys
@@ -229,9 +230,9 @@ assert (store.gather("t", "image", rows) == values(rows)).all()
 
 
 def test_no_space_left_on_the_device(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = environment.Transaction.__exit__
+    real = Transaction.__exit__
 
-    def full(self: environment.Transaction, *error: object) -> None:
+    def full(self: Transaction, *error: object) -> None:
         if not self._write:
             return real(self, *error)
         problem = lmdb.DiskError("mdb_txn_commit: No space left on device")
@@ -241,7 +242,7 @@ def test_no_space_left_on_the_device(filled: Path, monkeypatch: pytest.MonkeyPat
 
     with FeatureStore.open(filled, "w") as store:
         with monkeypatch.context() as patch:
-            patch.setattr(environment.Transaction, "__exit__", full)
+            patch.setattr(Transaction, "__exit__", full)
             with pytest.raises(StoreError, match="the disk is full; nothing that was committed is lost"):
                 store.put("t", "image", [0], values(range(1)) + 1)
         np.testing.assert_array_equal(store.gather("t", "image", [0]), values(range(1)))
