@@ -90,21 +90,22 @@ def plain(case: Case) -> None:
     (total / len(case.heads)).backward()  # type: ignore[no-untyped-call]
 
 
-def streamed(case: Case, dtype: torch.dtype | None) -> None:
+def streamed(case: Case, bf16: bool) -> None:
     """What ``mmkd`` does."""
     rows = torch.arange(len(case.student["image"]))
     lessons = [
         Lesson(head, rows, feature, rows, SCALE, 1 / len(case.heads))
         for head, feature in zip(case.heads, case.features, strict=True)
     ]
-    parts = taught(case.student["image"], case.student["text"], lessons, Method(WEIGHTS, "cosine", dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        parts = taught(case.student["image"], case.student["text"], lessons, Method(WEIGHTS))
     torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
 
 
 WAYS: dict[str, Callable[[Case], None]] = {
     "plain": plain,
-    "fp32": lambda case: streamed(case, None),
-    "bf16": lambda case: streamed(case, torch.bfloat16),
+    "fp32": lambda case: streamed(case, bf16=False),
+    "bf16": lambda case: streamed(case, bf16=True),
 }
 
 

@@ -106,7 +106,7 @@ class Watch:
             part = image[start : start + len(entry.rows)]
             start += len(part)
             logits = scale * part @ texts[entry.domain].T
-            found.append(loss.relation(logits, entry.posterior, torch.ones(len(part))))
+            found.append(loss.relation(logits, entry.posterior).mean())
         return torch.stack(found)
 
 

@@ -101,14 +101,12 @@ def clip_contrast(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def relation(student_logits: Tensor, teacher_posterior: Tensor, weight: Tensor) -> Tensor:
-    """KL(teacher || student) of posteriors over K texts, weighted mean over samples.
+def relation(student_logits: Tensor, teacher_posterior: Tensor) -> Tensor:
+    """KL(teacher || student) of posteriors over K texts, per sample (B) or per teacher and sample (T, B).
 
     Args:
         student_logits: (B, K) scaled cosines of images to the texts of their own domain.
-        teacher_posterior: (B, K), rows sum to 1.
-        weight: (B,) 0 where the teacher does not count.
+        teacher_posterior: (B, K) or, of T teachers, (T, B, K); sums over K are 1.
     """
-    divergence = -(teacher_posterior * F.log_softmax(student_logits, dim=-1)).sum(-1)
-    entropy = -(teacher_posterior * teacher_posterior.clamp_min(1e-12).log()).sum(-1)
-    return ((divergence - entropy) * weight).sum() / weight.sum().clamp_min(1.0)
+    student = F.log_softmax(student_logits, dim=-1)
+    return torch.xlogy(teacher_posterior, teacher_posterior).sum(-1) - (teacher_posterior * student).sum(-1)

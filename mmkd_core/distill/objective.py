@@ -7,19 +7,20 @@ Per-teacher heads learn the teachers' features (FD, ICL); the shared embedding l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_core.distill import losses as loss
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.heads import TeacherHead
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.sources import Reader, Reading, Rows, Source
+from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, taught
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share
@@ -58,20 +59,37 @@ class StepBatch:
         tokens: the share's part of the step's distinct texts: captions, then the bank's domain by domain.
         which: (B,) the place of each row's caption among all of the step's texts.
         captions: how many of those texts are captions.
-        draw: per domain, which texts of the bank follow.
-        sources: who teaches in this step.
+        reading: what T sources say.
+        relation: what they say of the share's images and the bank, if that is asked for.
         frozen: the towers take no gradient in this step.
     """
 
+    step: int
     share: Share
     rows: Rows
     views: Views
     tokens: Tensor
     which: Tensor
     captions: int
-    draw: Mapping[str, Rows]
-    sources: tuple[Source, ...]
+    reading: Reading
+    relation: Relation | None
     frozen: bool
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Targets of the relation for the b images of a share.
+
+    Attributes:
+        domain: (b,) number of each image's domain; 0 where it has no bank.
+        posterior: (T, b, K) of each source over the drawn texts of that domain.
+        weight: (T, b) factor of each pair of source and image; over all shares they sum to 1, or to more where
+            something is urgent.
+    """
+
+    domain: Tensor
+    posterior: Tensor
+    weight: Tensor
 
 
 class Objective:
@@ -88,7 +106,7 @@ class Objective:
     def __init__(
         self,
         student: Student,
-        heads: Mapping[str, nn.Module],
+        heads: Mapping[str, TeacherHead],
         sources: Sequence[Source],
         samples: Samples,
         bank: Bank,
@@ -100,20 +118,46 @@ class Objective:
         self.student, self.heads, self.sources, self.frozen = student, heads, sources, frozen
         self.samples, self.bank, self.batches, self.config, self.seed = samples, bank, batches, config, seed
         self.bank_tokens = {domain: student.tokenize(texts) for domain, texts in bank.texts.items()}
+        self.reader = Reader(sources)
+        weights = config.factors
+        self.single = Method(weights.model_copy(update=dict.fromkeys(PAIRED, 0.0)))
+        self.paired = Method(weights.model_copy(update={"fd": 0.0, "icl": 0.0}))
 
     def batch(self, step: int, share: Share) -> StepBatch:
         """Read the share's images; captions and the texts drawn from the bank are one list, shared out like images.
 
         People's captions repeat, so each is embedded once; the bank goes through the tower with them.
         """
-        config, rows = self.config, self.batches(step)
+        config, weights, rows = self.config, self.config.factors, self.batches(step)
         views = Views.of(self.samples.pixels, rows, share, config.crop, self.seed, step)
-        draw = self.bank.draw(config.bank.per_step, self.seed, step) if config.factors.relation else {}
+        draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
         captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
         tokens = torch.cat([captions, *(self.bank_tokens[domain][index] for domain, index in draw.items())])
+        heads = any(getattr(weights, term) for term in TERMS)
+        asked = [source for source in self.sources if source.teaches(step)] if heads or weights.relation else []
+        reading = self.reader.read(asked, rows, texts=heads)
+        relation = self._targets(reading, rows, share, draw) if weights.relation and asked else None
         own = tokens[share.of(len(tokens))]
-        sources = tuple(source for source in self.sources if source.teaches(step))
-        return StepBatch(share, rows, views, own, which, len(captions), draw, sources, step < self.frozen)
+        frozen = step < self.frozen
+        return StepBatch(step, share, rows, views, own, which, len(captions), reading, relation, frozen)
+
+    def _targets(self, reading: Reading, rows: Rows, share: Share, draw: Mapping[str, Rows]) -> Relation:
+        """Posteriors over the drawn texts, from cached features: a matrix product for each source.
+
+        Every pair (sample, trusted source) weighs its source's factor. What is urgent adds to it and takes nothing from
+        the others.
+        """
+        domain, mine = self.samples.domain[torch.from_numpy(rows)], share.of(len(rows))
+        where = domain[mine].clamp_min(0)
+        posterior = []
+        for source, images in zip(reading.sources, reading.images, strict=True):
+            texts = torch.cat([source.bank[name][index] for name, index in draw.items()])
+            logits = source.logit_scale * images[mine] @ texts.T
+            posterior.append(_of_domain(logits, where, len(draw)).softmax(-1))
+        counts = torch.from_numpy(reading.trusted) & (domain >= 0)
+        weight = torch.tensor([source.factor for source in reading.sources]).unsqueeze(1) * counts
+        urgency = torch.stack([source.weights(rows[mine]) for source in reading.sources])
+        return Relation(where, torch.stack(posterior), weight[:, mine] * urgency / weight.sum().clamp_min(1.0))
 
     def embed(self, batch: StepBatch, piece: Share) -> Embedded:
         """Unit-norm embeddings of images (b, D) and of texts (t, D)."""
@@ -131,61 +175,41 @@ class Objective:
         parts = {}
         if weights.clip or weights.untaught:
             parts["clip"] = clip_loss(image, text, scale, self._captions(batch), share)
-        if weights.relation:
-            parts["relation"] = weights.relation * self._relation(batch, image, bank, scale) / share.count
-        if weights.fd or weights.icl:
-            fd, icl = self._heads(batch, image, text)
-            parts |= {"fd": weights.fd * fd / share.count} if weights.fd else {}
-            parts |= {"icl": weights.icl * icl / share.count} if weights.icl else {}
+        if batch.relation:
+            parts["relation"] = weights.relation * self._relation(batch.relation, share, image, bank, scale)
+        parts |= taught(image, text, self._lessons(batch, share), self.single)
+        parts |= taught(image, text, self._lessons(batch, Share(), 1 / share.count), self.paired)
         return parts
 
     def _captions(self, batch: StepBatch) -> Tensor:
         """Factor (B,) of each sample's own caption: the only thing that teaches a sample nobody else teaches."""
-        taught = np.any([source.mask[batch.rows] for source in batch.sources], axis=0)
+        helped = np.any([source.mask[batch.rows] for source in self.sources if source.teaches(batch.step)], axis=0)
         weights = self.config.factors
-        return torch.from_numpy(np.where(taught, weights.clip, weights.untaught).astype(np.float32))
+        return torch.from_numpy(np.where(helped, weights.clip, weights.untaught).astype(np.float32))
 
-    def _relation(self, batch: StepBatch, image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-        """Mean over all (sample, trusted source) pairs of KL(source || student) over the bank of their domain.
+    @staticmethod
+    def _relation(targets: Relation, share: Share, image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+        """KL(source || student) over the bank of each image's domain, in the mean over pairs of image and source."""
+        where, posterior, weight = (x.to(image.device) for x in (targets.domain, targets.posterior, targets.weight))
+        logits = scale * image[share.of(len(image))] @ texts.T
+        own = _of_domain(logits.float(), where, len(texts) // posterior.shape[-1])
+        return (weight * loss.relation(own, posterior)).sum()
 
-        What is urgent adds to it and takes nothing from the others.
-        """
-        rows, draw = batch.rows, batch.draw
-        texts = texts.reshape(len(draw), -1, image.shape[1])
-        domain = self.samples.domain[torch.from_numpy(rows)]
-        total, pairs = image.new_zeros(()), 0.0
-        for source in batch.sources:
-            chosen = np.flatnonzero(source.mask[rows] & (domain.numpy() >= 0))
-            if not len(chosen):
-                continue
-            where = domain[chosen]
-            logits = scale * torch.einsum("bd,bkd->bk", image[chosen], texts[where])
-            bank = torch.stack([source.bank[name][index] for name, index in draw.items()])
-            with torch.autocast("cpu", enabled=False):  # a teacher's posterior is the target: in full precision
-                teacher = source.logit_scale * torch.einsum("bd,bkd->bk", source.images(rows[chosen]), bank[where])
-            urgency = source.weights(rows[chosen])
-            divergence = loss.relation(logits.float(), teacher.softmax(-1), urgency)
-            total = total + source.factor * urgency.sum() * divergence
-            pairs += source.factor * len(chosen)
-        return total / max(pairs, 1.0)
-
-    def _heads(self, batch: StepBatch, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """FD and ICL, each a mean over the teachers that count for at least two samples of the batch."""
-        rows = batch.rows
-        fd, icl = [image.new_zeros(())], [image.new_zeros(())]
-        for source in batch.sources:
-            chosen = np.flatnonzero(source.mask[rows])
+    def _lessons(self, batch: StepBatch, share: Share, factor: float = 1.0) -> list[Lesson]:
+        """Of the teachers that count for at least two samples of the batch; the losses are means over them."""
+        read, mine = batch.reading, share.of(len(batch.rows))
+        lessons = []
+        for source, trusted, image, text in zip(read.sources, read.trusted, read.images, read.texts, strict=False):
+            chosen = np.flatnonzero(trusted)
             if not source.heads or len(chosen) < 2:
                 continue
-            head = self.heads[source.name]
-            assert isinstance(head, TeacherHead)
-            t_image, t_text = source.images(rows[chosen]), source.texts(rows[chosen])
-            p_image, p_text = head(image[chosen], "image"), head(text[chosen], "text")
-            towers = ((p_image, t_image, "image"), (p_text, t_text, "text"))
-            fd += [loss.feature_distillation(p, head.normalisers[w].forward(t)) / 2 for p, t, w in towers]
-            contrast = loss.interactive_contrast(
-                head.native(p_image, "image"), head.native(p_text, "text"), t_image, t_text, head.log_scale.exp()
-            )
-            icl.append(contrast)
-        teachers = max(1, len(icl) - 1)
-        return torch.stack(fd).sum() / teachers, torch.stack(icl).sum() / teachers
+            own = np.flatnonzero((chosen >= mine.start) & (chosen < mine.stop))
+            rows, places = torch.from_numpy(chosen), torch.from_numpy(own)
+            features = {"image": image[rows], "text": text[rows]}
+            lessons.append(Lesson(self.heads[source.name], rows[places], features, places, source.logit_scale))
+        return [replace(lesson, factor=factor / len(lessons)) for lesson in lessons]
+
+
+def _of_domain(logits: Tensor, domain: Tensor, domains: int) -> Tensor:
+    """From logits (b, domains x K) over the texts of all domains, those (b, K) of each row's own."""
+    return logits.view(len(logits), domains, -1)[torch.arange(len(logits), device=logits.device), domain]

@@ -5,13 +5,14 @@ Does not: know a teacher. The parent student is a source like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from feature_store import FeatureStore
 from feature_store.torch import gather
@@ -63,21 +64,87 @@ class Source:
     def images(self, index: Rows) -> Tensor:
         """Unit-norm image features (B, D) of the samples ``index``."""
         batch = gather(self.store, [self.table], images=self.image_rows[index], dtype=torch.float32)
-        return self._unit(batch.images[self.table], batch.mask)
+        self.require(int(batch.mask.sum()), len(index))
+        return F.normalize(batch.images[self.table], dim=-1)
 
     def texts(self, index: Rows) -> Tensor:
         """Unit-norm caption features (B, D) of the samples ``index``."""
         batch = gather(self.store, [self.table], texts=self.text_rows[index], dtype=torch.float32)
-        return self._unit(batch.texts[self.table], batch.mask)
+        self.require(int(batch.mask.sum()), len(index))
+        return F.normalize(batch.texts[self.table], dim=-1)
 
-    def _unit(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features (B, D) in unit norm.
+    def require(self, found: int, wanted: int) -> None:
+        """Refuse to go on without some of the features.
 
         Raises:
             PluginError: the store lacks some: it was repaired or cleaned since the sources were made.
         """
-        missing = len(mask) - int(mask.sum())
-        if missing:
-            what = f"{missing} of {len(mask)} features of {self.name} are missing"
+        if found < wanted:
+            what = f"{wanted - found} of {wanted} features of {self.name} are missing"
             raise PluginError(what, where=str(self.store.path), next="Run `mmkd extract`")
-        return torch.nn.functional.normalize(features, dim=-1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What T sources say of the B samples of a step.
+
+    Attributes:
+        sources: in the order of the others.
+        trusted: (T, B) whether each teaches each sample.
+        images, texts: per source unit-norm features (B, D), zeros where it does not teach; texts may be left out.
+    """
+
+    sources: tuple[Source, ...]
+    trusted: Mask
+    images: tuple[Tensor, ...]
+    texts: tuple[Tensor, ...]
+
+
+class Reader:
+    """Reads all sources of a step at once: those in one store by one call, each block touched once.
+
+    Args:
+        sources: all that may be asked for.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.group: dict[str, int] = {}
+        first: list[Source] = []
+        for source in sources:
+            together = [i for i, other in enumerate(first) if _together(source, other)]
+            self.group[source.name] = together[0] if together else len(first)
+            first += [] if together else [source]
+
+    def read(self, sources: Sequence[Source], index: Rows, *, texts: bool) -> Reading:
+        """Features of the samples ``index`` (B,) by ``sources``, of captions too if ``texts``.
+
+        Raises:
+            PluginError: a feature that should teach is missing.
+        """
+        trusted = np.array([source.mask[index] for source in sources], bool).reshape(len(sources), len(index))
+        found: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for group in dict.fromkeys(self.group[source.name] for source in sources):
+            places = [i for i, source in enumerate(sources) if self.group[source.name] == group]
+            found |= self._read([sources[i] for i in places], index, trusted[places], texts, places)
+        pairs = [found[i] for i in range(len(sources))]
+        captions = tuple(text for _, text in pairs if text is not None)
+        return Reading(tuple(sources), trusted, tuple(image for image, _ in pairs), captions)
+
+    @staticmethod
+    def _read(
+        sources: Sequence[Source], index: Rows, trusted: Mask, texts: bool, places: Sequence[int]
+    ) -> dict[int, tuple[Tensor, Tensor | None]]:
+        first = sources[0]
+        images, captions = first.image_rows[index], first.text_rows[index] if texts else None
+        tables = [source.table for source in sources]
+        batch = gather(first.store, tables, images, captions, trust=trusted.T, dtype=torch.float32)
+        for source, found, wanted in zip(sources, batch.mask.sum(0).tolist(), trusted.sum(1).tolist(), strict=True):
+            source.require(found, wanted)
+        for features in (*batch.images.values(), *batch.texts.values()):
+            F.normalize(features, dim=-1, out=features)
+        return {place: (batch.images[t], batch.texts.get(t)) for place, t in zip(places, tables, strict=True)}
+
+
+def _together(one: Source, other: Source) -> bool:
+    same = np.array_equal(one.image_rows, other.image_rows) and np.array_equal(one.text_rows, other.text_rows)
+    return one.store is other.store and same

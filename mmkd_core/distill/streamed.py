@@ -3,7 +3,7 @@
 A plain loop keeps, for every teacher, predictions, targets and two matrices of logits until the backward pass. Here the
 gradient is computed with the loss and only the gradient is kept: (B, S) per tower and that of the heads' parameters.
 FD and ICL never hold more than a chunk of logits; CRD, GD and AFD, which pair the student with itself, hold those of
-one teacher. With bf16, matrices are multiplied in bf16; softmax and sums are in fp32.
+one teacher. Under autocast matrices are multiplied in its dtype; softmax and sums are in fp32.
 
 The formulas are those of ``losses``.
 """
@@ -62,12 +62,10 @@ class Method:
     Attributes:
         weights: of the terms; what weighs 0 is not computed.
         fd: which of the two forms of FD, see ``losses``.
-        dtype: in which matrices are multiplied; None is that of the embeddings.
     """
 
     weights: Weights
     fd: Literal["cosine", "mse"] = "cosine"
-    dtype: torch.dtype | None = None
 
 
 def taught(image: Tensor, text: Tensor, lessons: Sequence[Lesson], method: Method) -> dict[str, Tensor]:
@@ -125,9 +123,11 @@ class _Streamed(torch.autograd.Function):
     ) -> Any:
         zeros = {"image": torch.zeros_like(image), "text": torch.zeros_like(text)}
         sums = _Sums({name: image.new_zeros(()) for name in names}, zeros)
-        with torch.autocast(image.device.type, enabled=False):
+        device = image.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
             for lesson in lessons:
-                _Teaching(lesson, {"image": image.detach(), "text": text.detach()}, method, sums).teach()
+                _Teaching(lesson, {"image": image.detach(), "text": text.detach()}, method, dtype, sums).teach()
         ctx.gradients = (*sums.embeddings.values(), *(sums.parameters.get(id(p)) for p in parameters))
         parts = tuple(sums.values.values())
         ctx.mark_non_differentiable(*parts)
@@ -146,8 +146,10 @@ class _Streamed(torch.autograd.Function):
 class _Teaching:
     """One lesson on its way into the sums."""
 
-    def __init__(self, lesson: Lesson, embeddings: Pair, method: Method, sums: _Sums) -> None:
-        self.lesson, self.head, self.method, self.sums = lesson, lesson.head, method, sums
+    def __init__(
+        self, lesson: Lesson, embeddings: Pair, method: Method, dtype: torch.dtype | None, sums: _Sums
+    ) -> None:
+        self.lesson, self.head, self.method, self.dtype, self.sums = lesson, lesson.head, method, dtype, sums
         self.embeddings = embeddings
         self.device, self.count = embeddings["image"].device.type, len(lesson.features["image"])
         self.parameters = [p for p in lesson.head.parameters() if p.requires_grad]
@@ -162,7 +164,7 @@ class _Teaching:
         pulls = self._paired() if paired else {}
         for tower, other in (TOWERS, TOWERS[::-1]):
             keys = self.lesson.features[other]
-            keys = keys if self.method.dtype is None else keys.to(self.method.dtype)
+            keys = keys if self.dtype is None else keys.to(self.dtype)
             for part in self._chunks():
                 gradient = self._chunk(tower, other, keys, part, pulls.get(tower))
                 self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
@@ -238,8 +240,7 @@ class _Teaching:
         return torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
 
     def _multiplying(self) -> torch.autocast:
-        dtype = self.method.dtype
-        return torch.autocast(self.device, dtype, enabled=dtype is not None, cache_enabled=False)
+        return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None, cache_enabled=False)
 
 
 def _cosine(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

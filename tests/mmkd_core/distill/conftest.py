@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,16 +39,18 @@ class MemoryStore:
         self.features = {"image": image, "text": text}
         self.gathered: list[int] = []
 
-    def gather(self, tables: list[str], **rows: np.ndarray) -> Batch:
+    def gather(self, tables: list[str], images=None, texts=None, *, trust=None, dtype: torch.dtype) -> Batch:
         """What ``feature_store.torch.gather`` returns."""
         assert tables == ["f" * 32]
-        assert rows.pop("dtype") == torch.float32
-        ((side, wanted),) = rows.items()
-        self.gathered += wanted.tolist()
-        found = torch.from_numpy(self.features[side.removesuffix("s")][wanted])
-        return Batch(
-            **{"images": {}, "texts": {}, side: {tables[0]: found}}, mask=torch.ones(len(wanted), 1, dtype=bool)
-        )
+        assert dtype == torch.float32
+        batch = Batch({}, {}, torch.ones(0, dtype=bool))
+        for side, tower, rows in (("images", "image", images), ("texts", "text", texts)):
+            if rows is not None:
+                trusted = np.ones(len(rows), bool) if trust is None else trust[:, 0]
+                self.gathered += rows[trusted].tolist()
+                found = torch.from_numpy(np.where(trusted[:, None], self.features[tower][rows], 0))
+                getattr(batch, side)[tables[0]] = found
+        return replace(batch, mask=torch.from_numpy(trusted[:, None].copy()))
 
 
 @pytest.fixture(autouse=True)

@@ -113,7 +113,7 @@ def test_an_untrusted_sample_changes_no_gradient(build, source):
 @pytest.mark.parametrize("name", ["relation", "fd", "icl"])
 def test_a_sample_outside_the_batch_changes_no_gradient(build, source, name):
     teacher = source("a", ALL)
-    objective = build([teacher])
+    objective = build([teacher], **dict.fromkeys(("relation", "fd", "icl"), 0.0) | {name: 1.0})
     outside = [i for i in ALL if i not in BATCH]
     before = gradients(objective, [name])
     assert same(before, gradients(as_before(objective, [altered(teacher, outside)]), [name]))

