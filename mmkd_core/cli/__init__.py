@@ -14,6 +14,7 @@ import typer
 from mmkd_core.cli import (
     authors,
     data,
+    doctor,
     eval_sets,
     evaluate,
     export,
@@ -57,7 +58,7 @@ def root(
     """Continual integration of CLIP-like teachers into one medical image-text model."""
 
 
-for _group in (quickstart, workspace, train, export):
+for _group in (quickstart, workspace, train, export, doctor):
     app.add_typer(_group.app)
 app.add_typer(data.app, name="data")
 teachers.app.add_typer(authors.app)

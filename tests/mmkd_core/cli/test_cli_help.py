@@ -18,6 +18,7 @@ COMMANDS = [
     "data phantom",
     "data phantom-sets",
     "distill",
+    "doctor",
     "eval retrieval",
     "eval set",
     "eval zero-shot",

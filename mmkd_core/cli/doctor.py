@@ -1,0 +1,22 @@
+"""`mmkd doctor`: what stands in the way, and how to mend it."""
+
+import typer
+
+from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.output import Output
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example:  mmkd doctor")
+def doctor(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Look at environment, disk, plugins, lock, store and releases; exit code 1 if something needs mending."""
+    from mmkd_core.integrate.doctoring import diagnose
+
+    out = Output(json, root)
+    checks = diagnose(root)
+    out.table(("what", "state", "found", "fix"), [(c.name, c.state, c.found, c.fix) for c in checks])
+    problems = sum(check.state == "problem" for check in checks)
+    first = next((check.fix for check in checks if check.state == "problem" and check.fix), "")
+    out.finish({"checks": checks, "problems": problems}, next=first)
+    raise typer.Exit(1 if problems else 0)
