@@ -334,7 +334,7 @@ def test_a_store_of_another_version(at: Callable[[str], Path]) -> None:
     writing = (("extract",), ("store", "gc"), ("store", "seal"), ("store", "compact"), ("store", "repair"))
     for command in (*reading, *writing):
         assert refusal(*command, "-w", ws) == (
-            f"the store has format 99, newer than format 2 that this program reads ({store}). Update this program"
+            f"the store has format 99, newer than format 3 that this program reads ({store}). Update this program"
         )
     assert contents(ws) == before
     (store / "data.mdb").write_bytes(kept)
