@@ -65,6 +65,27 @@ def phantom_sets(
     answer.finish({"sets": [found.task for found in sets]}, wrote=folders, next=f"mmkd eval set {folders[0]} current")
 
 
+@app.command("import-set", epilog="Example:  mmkd data import-set wds/pcam --domain pathology")
+def import_set(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A webdataset folder as CLIP_benchmark writes it.")],
+    domain: Annotated[str, typer.Option(metavar="NAME", help="Imaging modality of its images.")],
+    name: Annotated[str | None, typer.Option(help="Of the set; the folder's if left out.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sets.")] = Path("evals"),
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make an evaluation set of a CLIP_benchmark folder; its shards stay where they are."""
+    from mmkd_core.data.clip_benchmark import import_clip_benchmark
+    from mmkd_core.integrate.workspace import Workspace
+
+    answer, workspace = Output(json, root), Workspace.open(root)
+    title = name or path.resolve().name.lower().replace("_", "-")
+    found = import_clip_benchmark(path, workspace.root / out / title, title, domain)
+    answer.table(("set", "rows", "tasks"), [(title, len(found), ", ".join(found.task.tasks))])
+    answer.finish({"set": found.task}, wrote=[found.folder], next=f"mmkd eval set {found.folder} current")
+
+
 @app.command("import", epilog="Example:  mmkd data import images/manifest.csv")
 def import_(
     path: Annotated[

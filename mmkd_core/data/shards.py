@@ -89,9 +89,17 @@ def _contents(shard: str, modified: int) -> Mapping[str, Place]:
         raise DataError(f"the shard cannot be read: {error.strerror}", where=shard) from error
 
 
+def samples_of(file: Path) -> dict[str, dict[str, str]]:
+    """Members of a shard by sample and suffix (``{"000017": {".jpg": "000017.jpg", ...}}``).
+
+    Raises:
+        DataError: the shard is compressed or damaged.
+    """
+    return _samples(_contents(str(file), file.stat().st_mtime_ns))
+
+
 def _rows(file: Path) -> Iterator[Row]:
-    places = _contents(str(file), file.stat().st_mtime_ns)
-    for key, parts in _samples(places).items():
+    for key, parts in samples_of(file).items():
         where = f"sample {key}"
         place = f"{file.name}, {where}"
         images = [suffix for suffix in parts if suffix in IMAGES]

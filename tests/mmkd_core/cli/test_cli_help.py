@@ -15,6 +15,7 @@ COMMANDS = [
     "compare",
     "data check",
     "data import",
+    "data import-set",
     "data phantom",
     "data phantom-sets",
     "distill",
