@@ -132,7 +132,7 @@ def forgetting(
         out.say(f"gate.yaml was changed since release {new.id} was made (it was {facts['gate_changed']})")
     current = in_use.id if in_use else None
     out.say(f"in use: release {current}")
-    files = [written.with_suffix(suffix) for suffix in (".json", ".xml")]
+    files = [written.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
     out.finish({**facts, "in_use": current}, wrote=files, next="mmkd report")
     raise typer.Exit(audit.exit_code)
 

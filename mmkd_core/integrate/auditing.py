@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,18 @@ from typing import Any
 from mmkd_core.audit.drift import drift_table
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
 from mmkd_core.audit.gate import GATE, read_gate
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.errors import DataError
 from mmkd_core.integrate.evidence import embeddings_of, evidence_of, references
-from mmkd_core.integrate.flip_cards import cards, replay_first
+from mmkd_core.integrate.flip_cards import Card, cards, replay_first
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.progress import Progress
+from mmkd_core.report.audit_page import SHOWN, write_audit
 from mmkd_core.report.junit import write_junit
+
+PICTURE = 160
+"""Longer side of an image on the page, in pixels."""
 
 
 def audit_file(workspace: Workspace, new: Release, old: Release) -> Path:
@@ -31,10 +40,13 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
     """Compare two releases and write what came of it."""
     corpus, gate = workspace.corpus(), workspace.gate()
     embedded = {found.id: embeddings_of(workspace, found, corpus, progress) for found in (new, old)}
-    asked = references(workspace, old, corpus)
-    evidence = {found.id: evidence_of(found, embedded[found.id], corpus, asked.teachers) for found in (new, old)}
+    asked = references(workspace, new, old, corpus)
+    earlier = {name: asked.teachers[name] for name in old.teachers if name in asked.teachers}
+    evidence = {found.id: evidence_of(found, embedded[found.id], corpus, earlier) for found in (new, old)}
     audit = forgetting(evidence[new.id], evidence[old.id], gate)
-    audit.undefined.update({f"fidelity to {name}": reason for name, reason in asked.missing.items()})
+    audit.undefined.update(
+        {f"fidelity to {name}": reason for name, reason in asked.missing.items() if name in old.teachers}
+    )
     found = cards(
         workspace,
         audit,
@@ -56,7 +68,24 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
     path = audit_file(workspace, new, old)
     write_json(path, facts)
     write_junit(facts, path.with_suffix(".xml"))
+    write_audit(facts, _pictures(corpus, found), path.with_suffix(".html"))
     return audit
+
+
+def _pictures(corpus: Corpus, found: Sequence[Card]) -> dict[str, bytes]:
+    """Small JPEGs of the samples that the page shows; one that cannot be read is left out."""
+    row = {str(sample): i for i, sample in enumerate(corpus.sample_id)}
+    pictures = {}
+    for card in found[:SHOWN]:
+        for sample in (card.sample_id, card.replayed or (card.train[0] if card.train else "")):
+            if sample in row and sample not in pictures:
+                with suppress(DataError, OSError):
+                    image = corpus.open(row[sample]).convert("RGB")
+                    image.thumbnail((PICTURE, PICTURE))
+                    file = io.BytesIO()
+                    image.save(file, "JPEG", quality=88)
+                    pictures[sample] = file.getvalue()
+    return pictures
 
 
 def _changed(new: Release, gate: str) -> str | None:

@@ -6,7 +6,7 @@ from its weights, once, and put into ``.mmkd/evidence``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,35 +51,36 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """All teachers that a parent learnt from, and why some of them cannot be asked."""
+    """All teachers that two releases learnt from, and why some of them cannot be asked."""
 
     teachers: dict[str, Reference] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def references(workspace: Workspace, parent: Release, corpus: Corpus) -> References:
-    """Teachers of ``parent`` that are in use and whose features are stored."""
-    found = References()
+def references(workspace: Workspace, new: Release, old: Release, corpus: Corpus) -> References:
+    """Teachers of either release that are in use and whose features are stored, the earlier release's first."""
+    found, names = References(), list(dict.fromkeys([*old.teachers, *new.teachers]))
     try:
         specs = locked_specs(workspace, PluginHost.discover())
         with open_store(workspace) as store:
-            for name in parent.teachers:
+            for name in names:
                 if name not in specs:
                     found.missing[name] = "not in use any more"
                     continue
                 try:
-                    found.teachers[name] = _reference(parent, corpus, specs[name], store)
+                    found.teachers[name] = _reference((old, new), corpus, specs[name], store)
                 except (MmkdError, StoreError) as error:
                     found.missing[name] = error.what
     except (MmkdError, StoreError) as error:
-        found.missing.update(dict.fromkeys(set(parent.teachers) - set(found.teachers), error.what))
+        found.missing.update(dict.fromkeys(set(names) - set(found.teachers), error.what))
     return found
 
 
-def _reference(parent: Release, corpus: Corpus, spec: TeacherSpec, store: FeatureStore) -> Reference:
+def _reference(known: Sequence[Release], corpus: Corpus, spec: TeacherSpec, store: FeatureStore) -> Reference:
     features, rows = Features(spec, corpus, store), corpus.where(split="test")
     predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
-    trust = TeacherTrust.load(parent.folder / "trust" / f"{spec.name}.npz")
+    kept = next(r.folder for r in known if spec.name in r.teachers) / "trust" / f"{spec.name}.npz"
+    trust = TeacherTrust.load(kept)
     names: set[str] = set()
     for domain, part in predictions.domains.items():
         decided = trust.domains.get(domain)

@@ -212,7 +212,7 @@ def forest_plot(rows: Sequence[ForestRow], mean: ForestRow | None, margin: float
     narrow, top = width < 560, 34
     tall = 52 if narrow else 34
     shown = [*rows, *([mean] if mean else [])]
-    axis = Axis(*_delta_range(shown, margin), *((16, width - 20) if narrow else (140, width - 364)))
+    axis = Axis(*_delta_range(shown, margin), *((16, width - 20) if narrow else (140, width - 374)))
     bottom = top + tall * len(shown) + (10 if mean else 0)
     parts = [
         el("rect", x=axis.start, y=top - 4, width=axis(-margin) - axis.start, height=bottom - top + 4, class_="shade"),
@@ -226,7 +226,7 @@ def forest_plot(rows: Sequence[ForestRow], mean: ForestRow | None, margin: float
         parts.append(label(axis(tick), bottom + 17, signed(tick).removesuffix(".0"), "head mid"))
     parts.append(line(axis(-margin), top - (4 if narrow else 18), axis(-margin), bottom, "limit"))
     if not narrow:
-        heads = ((width - 196, "change [95 % interval]", "head end"), (width - 126, "n (groups)", "head end"))
+        heads = ((width - 206, "change [95 % interval]", "head end"), (width - 126, "n (groups)", "head end"))
         parts += [label(x, 12, text, kind) for x, text, kind in (*heads, (width - 108, "verdict", "head"))]
     for i, row in enumerate(shown):
         y = top + tall * i + tall / 2 + (10 if row is mean else 0)
@@ -241,7 +241,7 @@ def forest_plot(rows: Sequence[ForestRow], mean: ForestRow | None, margin: float
             y += 8
         else:
             parts.append(label(0, y + 4, row.name, "bold" if row is mean else None, room=130))
-            parts.append(label(width - 196, y + 4, change, "end"))
+            parts.append(label(width - 206, y + 4, change, "end"))
             if row.n is not None:
                 n = f"{row.n:,}" + (f" ({row.groups:,})" if row.groups is not None else "")
                 parts.append(label(width - 126, y + 4, n, "end muted"))

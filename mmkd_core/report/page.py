@@ -6,17 +6,14 @@ escaped. The same summary and curves give the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from mmkd_core.errors import DataError, WorkspaceError
-from mmkd_core.report import figures, svg, words
+from mmkd_core.errors import DataError
+from mmkd_core.report import figures, html
 from mmkd_core.report.view import View
 
 SCHEMA = "mmkd.summary/v1"
@@ -38,22 +35,7 @@ def write_report(summary: Mapping[str, Any], curves: Curves, out: Path) -> Path:
         DataError: the summary is of another version or lacks a part that no report can do without.
         WorkspaceError: the file cannot be written.
     """
-    html = render(summary, curves)
-    out = Path(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8", newline="\n")
-        os.replace(temporary, out)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise WorkspaceError(
-            f"the report cannot be written: {error.strerror or error}",
-            where=str(out),
-            next="Free space or choose another place, then write it again.",
-        ) from error
-    return out
+    return html.write(render(summary, curves), out, "the report")
 
 
 def render(summary: Mapping[str, Any], curves: Curves) -> str:
@@ -66,30 +48,12 @@ def render(summary: Mapping[str, Any], curves: Curves) -> str:
         )
     if missing := [key for key in _REQUIRED if key not in summary]:
         raise DataError(f"the summary has no {', '.join(missing)}", where="summary.json", next="Write it again.")
-    view = View(_clean(summary))
-    environment = Environment(
-        loader=PackageLoader("mmkd_core", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        points=words.points,
-        signed=words.signed,
-        between=words.between,
-        percent=words.percent,
-        duration=words.duration,
-        amount=words.amount,
-    )
-    return environment.get_template("report.html.j2").render(
+    view = View(html.cleaned(summary))
+    return html.render(
+        "report.html.j2",
         v=view,
         figures={name: Markup(figure) for name, figure in _figures(view).items()},
-        phases=_phases(_clean(curves)),
-        styles=Markup(svg.palette(":root") + svg.FIGURE_CSS),
-        font=Markup(svg.FONT),
-        share=words.share,
-        verdict_class={verdict: kind for verdict, (kind, _) in figures.VERDICTS.items()},
+        phases=_phases(html.cleaned(curves)),
     )
 
 
@@ -139,14 +103,3 @@ def _phases(curves: Curves) -> list[dict[str, Any]]:
         ]
         phases.append({"title": _PHASES.get(key, key), "steps": steps[-1], "panels": panels})
     return phases
-
-
-def _clean(value: Any) -> Any:
-    """The same structure without characters that a page cannot hold, in keys and in values."""
-    if isinstance(value, str):
-        return words.clean(value)
-    if isinstance(value, Mapping):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    return value
