@@ -21,7 +21,7 @@ __all__ = ["_installed", "site"]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a teacher and its features."""
     root = tmp_path_factory.mktemp("made")
-    (root / "mine.yaml").write_text(yaml.safe_dump(TINY))
+    (root / "mine.yaml").write_text(yaml.safe_dump(TINY | {"incremental": {"steps": 1, "batch_size": 8, "keep": 0.5}}))
     done("init", root / "ws", "--config", root / "mine.yaml")
     data = ("--train", 4, "--val", 2, "--test", 2, "--domains", "xray,ct")
     for command in (("data", "phantom", *data), ("teachers", "add", "good"), ("extract",)):
