@@ -219,6 +219,8 @@ def kill_extract(folder: Path, kills: int, seed: int = 0) -> Kills:
         assert process.returncode == -signal.SIGKILL, err
         hit += 1
         midway += _sound(place, before, expected)
+        if hit % 10 == 0:
+            print(f"{hit} of {kills} kills, {midway} midway", file=sys.stderr, flush=True)
     assert "new images" in place.run("extract")
     found, said = place.features()
     assert found.keys() == expected.keys()
