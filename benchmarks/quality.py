@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,11 +60,11 @@ class Run:
     auc: dict[str, Auc]
 
 
-def side_by_side(work: Callable[[int], R]) -> list[R]:
+def side_by_side(work: Callable[[int], R], seeds: Sequence[int] = SEEDS) -> list[R]:
     """``work`` of every seed, as many at once as there are cores, one thread each."""
-    at_once = min(len(SEEDS), os.cpu_count() or 1)
+    at_once = min(len(seeds), os.cpu_count() or 1)
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        return list(pool.map(work, SEEDS))
+        return list(pool.map(work, seeds))
 
 
 def phantom() -> list[Figure]:
@@ -229,18 +229,22 @@ def with_rule(base: Path, root: Path, rule: str) -> Workspace:
     return workspace
 
 
-def figure(name: str, rows: list[dict[str, float]], key: str, against: str, unit: str = "points of AUC") -> Figure:
-    """Mean over seeds with its 95 % t interval."""
+def figure(
+    name: str, rows: list[dict[str, float]], key: str, against: str, unit: str = "points of AUC", digits: int = 2
+) -> Figure:
+    """Mean over seeds with its 95 % t interval; one seed has none."""
     values = np.array([row[key] for row in rows])
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
+    mean, spread = float(values.mean()), None
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+        spread = [round(mean - half, digits), round(mean + half, digits)]
     return {
         "name": name,
-        "value": round(mean, 2),
+        "value": round(mean, digits),
         "unit": unit,
         "against": against,
-        "spread": [round(mean - half, 2), round(mean + half, 2)],
-        "seeds": [round(float(value), 2) for value in values],
+        "spread": spread,
+        "seeds": [round(float(value), digits) for value in values],
     }
 
 

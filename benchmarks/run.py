@@ -20,6 +20,8 @@ import extract
 import faults
 import losses
 import quality
+import replay
+import sequence
 import store
 import store_disk
 
@@ -31,6 +33,8 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **faults.FIGURES,
     **losses.FIGURES,
     **quality.FIGURES,
+    **replay.FIGURES,
+    **sequence.FIGURES,
     **audit.FIGURES,
 }
 

@@ -18,6 +18,8 @@ from mmkd_core.cli import (
     eval_sets,
     evaluate,
     export,
+    forecast,
+    integrate,
     quickstart,
     releases,
     store,
@@ -58,10 +60,11 @@ def root(
     """Continual integration of CLIP-like teachers into one medical image-text model."""
 
 
-for _group in (quickstart, workspace, train, export, doctor):
+for _group in (quickstart, workspace, train, integrate, export, doctor):
     app.add_typer(_group.app)
 app.add_typer(data.app, name="data")
 teachers.app.add_typer(authors.app)
+teachers.app.add_typer(forecast.app)
 app.add_typer(teachers.app, name="teachers")
 evaluate.eval_app.add_typer(eval_sets.app)
 app.add_typer(evaluate.eval_app, name="eval")

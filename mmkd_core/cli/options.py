@@ -47,6 +47,17 @@ def _debug(context: typer.Context, wanted: bool) -> bool:
 Root = Annotated[Path, typer.Option("-w", "--workspace", metavar="DIR", help="Folder of the workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, all else on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_debug, is_eager=True)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Agree to what would be asked; for scripts.")]
+Accept = Annotated[
+    bool, typer.Option("--accept-license", help="Agree to weights that forbid commercial use or derivatives.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="PATH", exists=True, help="Weights that are on this machine already.")
+]
+Interpreter = Annotated[
+    Path | None,
+    typer.Option("--python", metavar="PATH", exists=True, help="A ready interpreter for a teacher that runs isolated."),
+]
 HERE = Path()
 
 

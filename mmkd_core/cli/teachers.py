@@ -3,15 +3,16 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmkd_core.cli.options import HERE, Debug, Json, Root
-from mmkd_core.cli.output import Output, on_terminal, size
+from mmkd_core.cli.options import HERE, Accept, Debug, Interpreter, Json, Root, Weights, Yes
+from mmkd_core.cli.output import Output, on_terminal, points, size
 
 if TYPE_CHECKING:
     from mmkd_core.contract import LicenseInfo
+    from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins import TeacherInfo
     from mmkd_core.plugins.consent import Agree, Offer
     from mmkd_core.plugins.registry import RegistryLicense
@@ -77,17 +78,10 @@ def add(
             help="A teacher, a plugin, a folder, a wheel, a pack, git+URL@COMMIT, or mmkd-NAME of an index."
         ),
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to what would be asked; for scripts.")] = False,
-    accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Agree to weights that forbid commercial use or derivatives.")
-    ] = False,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="PATH", exists=True, help="Weights that are on this machine already.")
-    ] = None,
-    python: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", exists=True, help="A ready interpreter for a teacher that runs isolated."),
-    ] = None,
+    yes: Yes = False,
+    accept_license: Accept = False,
+    weights: Weights = None,
+    python: Interpreter = None,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
@@ -100,7 +94,7 @@ def add(
 
     out = Output(json, root)
     workspace = Workspace.open(root)
-    choices = Choices(weights, python, accept_license, _asking(out, yes))
+    choices = Choices(weights, python, accept_license, asking(out, yes))
     with workspace.writing():
         locked = add_teacher(target, workspace.lock_file, choices=choices, progress=watch())
     out.say(f"in use: {', '.join(teacher.name for teacher in locked)}")
@@ -111,6 +105,9 @@ def add(
 def remove(
     name: Name,
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove its package as well.")] = False,
+    unlearn: Annotated[
+        bool, typer.Option("--unlearn", help="Make a student that never learnt from it, and put that into use.")
+    ] = False,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
@@ -120,11 +117,39 @@ def remove(
     from mmkd_core.plugins.removal import remove as remove_teacher
 
     workspace = Workspace.open(root)
+    if unlearn:
+        if uninstall:
+            raise typer.BadParameter("--unlearn and --uninstall are two steps: unlearn first")
+        _unlearn(workspace, name, Output(json, root))
+        return
     with workspace.writing():
         removed = remove_teacher(name, workspace.lock_file, uninstall=uninstall)
     out = Output(json, root)
     out.say(f"not in use any more: {removed.name}")
     out.finish({"removed": removed}, wrote=[workspace.lock_file], next="mmkd teachers list")
+
+
+def _unlearn(workspace: "Workspace", name: str, out: Output) -> None:
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.evaluate.predictions import Predictions
+    from mmkd_core.integrate.unlearning import run_unlearn
+
+    with workspace.writing():
+        done = run_unlearn(workspace, name, watch())
+    out.say(f"not in use any more: {name}")
+    out.say(f"releases that learnt from it: {', '.join(done.holding) or 'none'}")
+    facts: dict[str, Any] = {"teacher": name, "holding": done.holding, "from": done.start}
+    if done.before and done.release and done.start:
+        before, after = (Predictions.load(found.predictions).auc() for found in (done.before, done.release))
+        out.table(
+            ("domain", done.before.id, done.release.id),
+            [(domain, points(auc), points(after.get(domain))) for domain, auc in before.items()],
+        )
+        out.say(f"release {done.release.id}, made again from {done.start}, is in use")
+        facts |= {"auc": {"before": before, "after": after}}
+    out.say("their folders and exports stay until you remove them; its features go with `mmkd store gc`")
+    written = [workspace.lock_file, *([done.release.folder] if done.release and done.start else [])]
+    out.finish({**facts, "in_use": done.release.id if done.release else None}, wrote=written, next="mmkd store gc")
 
 
 @app.command(epilog="Example:  mmkd teachers sync")
@@ -186,8 +211,8 @@ def pack(
     out.finish({"pack": target, "manifest": manifest}, wrote=[target], next=f"mmkd teachers add {target}")
 
 
-def _asking(out: Output, yes: bool) -> "Agree":
-    """Shows an offer; asks if somebody is there to answer."""
+def asking(out: Output, yes: bool) -> "Agree":
+    """How an offer is put to the user: shows an offer; asks if somebody is there to answer."""
 
     def agree(offer: "Offer") -> bool | None:
         for field, value in offer.facts:

@@ -33,7 +33,7 @@ from mmkd_core.distill.replay import Stratum
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.student.model import Student
 
-TEXTS = 32
+TEXTS = 16
 """Texts of the bank that a domain is watched with, at most."""
 
 

@@ -76,8 +76,8 @@ class BudgetConfig(BaseModel):
     rate: float = Field(default=2.0, ge=0, description="step of the dual ascent; 0 watches and does nothing")
     most: float = Field(default=8.0, ge=0, description="largest multiplier")
     every: int = Field(default=10, ge=1, description="steps between two checks")
-    rows: int = Field(default=16, ge=0, description="rows per teacher and domain that are watched; 0 is no budget")
-    rows_per_check: int = Field(default=128, ge=1, description="rows that a check looks at; strata take turns")
+    rows: int = Field(default=8, ge=0, description="rows per teacher and domain that are watched; 0 is no budget")
+    rows_per_check: int = Field(default=64, ge=1, description="rows that a check looks at; strata take turns")
     far: float = Field(default=3.0, gt=1, description="times the bound that is far above it")
     patience: int = Field(default=5, ge=1, description="checks far above the bound after which training stops")
 

@@ -28,8 +28,9 @@ class Course(nn.Module):
     """Called after every step.
 
     Args:
-        modules: what is trained.
-        average: how its weights are averaged.
+        averaged: of what is trained, what is averaged. Heads of earlier teachers are not: they hardly move, and a step
+            must not take longer for all of them.
+        average: how.
         steps: of the whole run.
         watch: measures what is forgotten; nothing is watched if left out.
     """
@@ -37,7 +38,7 @@ class Course(nn.Module):
     def __init__(
         self,
         student: Student,
-        modules: nn.Module,
+        averaged: nn.Module,
         average: Kind,
         steps: int,
         watch: Watch | None = None,
@@ -46,17 +47,17 @@ class Course(nn.Module):
         super().__init__()
         self.student, self.watch, self.config = student, watch, config or BudgetConfig()
         # Plain attributes: what is trained is in the checkpoint already.
-        self._modules_of = [modules]
+        self._averaged = [averaged]
         strata = watch.strata if watch else []
         parent = watch.losses(range(len(strata))) if watch else torch.zeros(0)
         self.budget = Budget(strata, parent, self.config)
-        self.average = RunningAverage(modules, average, steps) if average != "none" else None
+        self.average = RunningAverage(averaged, average, steps) if average != "none" else None
 
     def __call__(self, done: int) -> Remark | None:
         """Take in the weights after step ``done`` (counted from 1)."""
         clamp_logit_scale(self.student)
         if self.average is not None:
-            self.average.update(self._modules_of[0])
+            self.average.update(self._averaged[0])
         if self.watch is None or not self.budget.strata:
             return None
         return self._remark(self._check(done) if done % self.config.every == 0 else [])
@@ -89,7 +90,7 @@ class Course(nn.Module):
     def finish(self) -> None:
         """Leave the averaged weights in what was trained, if they are averaged."""
         if self.average is not None:
-            self.average.put_into(self._modules_of[0])
+            self.average.put_into(self._averaged[0])
 
 
 def urgent(

@@ -103,11 +103,12 @@ def distill(
     used = {source.name: heads[source.name] for source in sources if source.name in heads}
     trained = nn.ModuleList([student.model, *used.values()])
     active = [source for source in sources if source.mask.any()]
-    course, frozen = Course(student, trained, config.average, config.steps), 0
+    averaged = nn.ModuleList([student.model, *(head for name, head in used.items() if name in fidelity)])
+    course, frozen = Course(student, averaged, config.average, config.steps), 0
     if earlier and isinstance(config, IncrementalConfig):
         frozen = round(config.heads_first * config.steps)
         watch = earlier.watch(student, active, samples, bank, config.budget)
-        course = Course(student, trained, config.average, config.steps, watch, config.budget)
+        course = Course(student, averaged, config.average, config.steps, watch, config.budget)
         active = urgent(active, course.budget, earlier.untaught, samples, bank, earlier.parent)
     objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen)
     log = fit(

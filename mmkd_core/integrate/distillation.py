@@ -36,7 +36,7 @@ from mmkd_core.integrate.features import (
     release_spec,
     weights_digest,
 )
-from mmkd_core.integrate.interpolating import Step, largest_step
+from mmkd_core.integrate.interpolating import STEPS, Step, largest_step
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import embed, pixels_of, predict
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
@@ -48,6 +48,9 @@ from mmkd_core.student import parallel
 from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
+
+URGENT = 4.0
+"""How much more a stratum weighs in the replay list that a repair is made for."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,15 @@ class Distillation:
         scale = Student.load(self.parent.student).logit_scale
         return release_spec(self.parent, scale, tuple(self.corpus.domains))
 
-    def replay(self, config: IncrementalConfig, new: Sequence[str], first: Collection[str] = ()) -> Replay:
-        """Rows that keep alive what the parent learnt, from the earlier teachers and from captions alone."""
+    def replay(
+        self, config: IncrementalConfig, new: Sequence[str], first: Collection[str] = (), urgent: Collection[str] = ()
+    ) -> Replay:
+        """Rows that keep alive what the parent learnt, from the earlier teachers and from captions alone.
+
+        Args:
+            first: sample ids that come first.
+            urgent: domains and teachers that get more of the list than others.
+        """
         self._extract_parent()
         old, fresh = ({name: self.trust[name].mask for name in names} for names in (self.earlier, new))
         masks = with_untaught(self.corpus, old, fresh)
@@ -106,13 +116,33 @@ class Distillation:
 
             coreset = Coreset(config.coreset, config.coreset_method, features)
             seed, watch = self.workspace.config.seed, config.budget.rows
-            return replay_list(self.corpus, masks, config.replay_rows, seed, first=first, coreset=coreset, watch=watch)
+            return replay_list(
+                self.corpus,
+                masks,
+                config.replay_rows,
+                seed,
+                first=first,
+                coreset=coreset,
+                watch=watch,
+                weight=lambda stratum: URGENT if set(stratum) & set(urgent) else 1.0,
+            )
 
-    def run(self, new: list[str], batches: Callable[[int], Rows], label: str, replay: Replay | None = None) -> Outcome:
-        """Train, evaluate and commit; a release of the same inputs is returned as it is."""
-        key = self._identity(new, replay)
+    def run(
+        self,
+        new: list[str],
+        batches: Callable[[int], Rows],
+        label: str,
+        replay: Replay | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> Outcome:
+        """Train, evaluate and commit; a release of the same inputs is returned as it is.
+
+        Args:
+            more: facts of the release beside those that every one has.
+        """
+        key = self._identity(new, replay, more)
         found = releases.find(self.workspace, key)
-        release = found or self._make(key, new, batches, label, replay)
+        release = found or self._make(key, new, batches, label, replay, more)
         parallel.only_leader()
         # Also for a release that is found: a kill may have come between its commit and the pointer to it.
         if releases.current(self.workspace) is None:
@@ -120,7 +150,13 @@ class Distillation:
         return Outcome(release, found is None, release.facts["fidelity"])
 
     def _make(
-        self, key: str, new: list[str], batches: Callable[[int], Rows], label: str, replay: Replay | None
+        self,
+        key: str,
+        new: list[str],
+        batches: Callable[[int], Rows],
+        label: str,
+        replay: Replay | None,
+        more: Mapping[str, Any] | None,
     ) -> Release:
         run = self.workspace.runs / f"{label}-{key[:12]}"
         student, began = Student.load(self.start), time.monotonic()
@@ -156,8 +192,9 @@ class Distillation:
             "replayed": 0 if replay is None else len(replay.rows),
             **releases.licences(self.parent, {name: self.specs[name].license for name in new}),
             "student": _shape(student),
+            **(more or {}),
         }
-        return self._commit(student, taught.heads, run, replay, facts)
+        return self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)
 
     def _earlier(self, replay: Replay | None, new: Sequence[str]) -> Earlier | None:
         if self.parent is None or replay is None:
@@ -175,7 +212,11 @@ class Distillation:
             mix(student, parent, candidate, 1 - self.config.keep)
             return Step(1 - self.config.keep, {})
         gate, loss = self.workspace.gate(), self.config.loss
-        return largest_step(student, parent, candidate, self.corpus, self.pixels, gate, loss, self.progress)
+        found = largest_step(student, parent, candidate, self.corpus, self.pixels, gate, loss, self.progress)
+        if found.size:
+            return found
+        mix(student, parent, candidate, STEPS[-1])  # the parent itself is no candidate; the audit has the say
+        return Step(STEPS[-1], found.tried)
 
     def _sources(
         self, store: FeatureStore, own: FeatureStore | None, new: list[str], batches: Callable[[int], Rows]
@@ -208,7 +249,7 @@ class Distillation:
         """Where the parent's features are: never in a sealed generation. None if there is no parent."""
         return FeatureStore.open(self.workspace.own_store) if self.parent else nullcontext()
 
-    def _identity(self, new: list[str], replay: Replay | None) -> str:
+    def _identity(self, new: list[str], replay: Replay | None, more: Mapping[str, Any] | None) -> str:
         return identity(
             self.corpus.fingerprint,
             self.workspace.config.seed,
@@ -217,12 +258,24 @@ class Distillation:
             self.parent.id if self.parent else None,
             {name: (self.specs[name].fingerprint, self.trust[name].to_json()) for name in new},
             None if replay is None else self._named(replay),
+            more,
         )
 
-    def _commit(
-        self, student: Student, heads: dict[str, TeacherHead], run: Path, replay: Replay | None, facts: dict[str, Any]
+    def commit(
+        self,
+        student: Student,
+        heads: dict[str, TeacherHead],
+        replayed: Mapping[str, list[str]],
+        log: Path,
+        facts: dict[str, Any],
     ) -> Release:
-        staging = run / "staging"
+        """Make a release of a student: evaluated, with all that it came from.
+
+        Args:
+            replayed: sample ids by ``teacher/domain``.
+            log: the ``log.jsonl`` of its training; the release is staged beside it.
+        """
+        staging = log.parent / "staging"
         shutil.rmtree(staging, ignore_errors=True)
         student.save(staging / "student")
         save_heads(heads, staging)
@@ -230,16 +283,16 @@ class Distillation:
             if name in self.trust:
                 (staging / "trust").mkdir(exist_ok=True)
                 self.trust[name].save(staging / "trust" / f"{name}.npz")
-        write_json(staging / "replay.json", self._named(replay))
+        write_json(staging / "replay.json", replayed)
         embedded = embed(student, self.corpus, self.pixels)
         embedded.save(staging / "embeddings.safetensors")
         predict(student, self.corpus, self.pixels, embedded=embedded).save(staging / "predictions.parquet")
         write_gate(staging / GATE, self.workspace.gate())  # as it was before anybody looked at this candidate
         (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
         shutil.copyfile(self.workspace.lock_file, staging / LOCK)
-        shutil.copyfile(run / "log.jsonl", staging / "log.jsonl")
+        shutil.copyfile(log, staging / "log.jsonl")
         made = releases.commit(self.workspace, staging, facts)
-        forget_checkpoint(run)
+        forget_checkpoint(log.parent)
         return made
 
     def _named(self, replay: Replay | None) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@
       embeddings.safetensors  the student's images and captions of it: what later audits compare
       gate.yaml            what counted as forgetting when it was made
     releases/CURRENT       "0001"
+    releases/withdrawn.json  which releases hold teachers that were withdrawn (``mmkd teachers remove --unlearn``)
 
 A release is written to a temporary folder and renamed when it is whole; the pointer is replaced in one step.
 """
@@ -33,6 +34,7 @@ from mmkd_core.integrate.workspace import Workspace, read_json, write_json
 from mmkd_core.plugins.licences import most_restrictive
 
 CURRENT = "CURRENT"
+WITHDRAWN = "withdrawn.json"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,19 @@ def release(workspace: Workspace, name: str) -> Release:
         listed = f"There are {', '.join(known)}" if known else "There are none yet; run `mmkd distill`"
         raise ReleaseError(f"there is no release {name!r}", where=str(workspace.releases), next=listed)
     return Release(name, folder, facts)
+
+
+def lineage(workspace: Workspace, of: Release) -> list[Release]:
+    """A release, its parent, the parent's parent, and so on."""
+    found = [of]
+    while found[-1].parent:
+        found.append(release(workspace, found[-1].parent))
+    return found
+
+
+def withdrawals(workspace: Workspace) -> dict[str, Any]:
+    """By teacher that was withdrawn: the releases that hold what it taught, and what replaced them."""
+    return dict(read_json(workspace.releases / WITHDRAWN) or {})
 
 
 def current(workspace: Workspace) -> Release | None:

@@ -25,7 +25,7 @@ def make_specialists(workspace: Workspace, progress: Progress) -> dict[str, str]
     wheels = {}
     for domains in groups(corpus):
         name = "-".join([workspace.config.name, *domains])
-        wheels[name] = str(_specialist(workspace, name, domains, progress))
+        wheels[name] = str(make_specialist(workspace, name, domains, progress))
     return wheels
 
 
@@ -51,7 +51,8 @@ def groups(corpus: Corpus) -> list[tuple[str, ...]]:
     return [*(tuple(rest[a:b]) for a, b in pairwise(cuts)), (newcomer,)]
 
 
-def _specialist(workspace: Workspace, name: str, domains: tuple[str, ...], progress: Progress) -> Path:
+def make_specialist(workspace: Workspace, name: str, domains: tuple[str, ...], progress: Progress) -> Path:
+    """Train and export the specialist ``name`` for some domains of the workspace's corpus; return its wheel."""
     out = workspace.state / "specialists" / name
     config = workspace.config.pretrain.model_copy(
         update={"domains": domains, "captions": "clean", **workspace.config.specialist.model_dump()}

@@ -17,6 +17,7 @@ from mmkd_core.extract.published import SOURCE, Published, import_published
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.features import corpus_texts, open_store
+from mmkd_core.integrate.unlearning import withdrawn
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import read_lock
 from mmkd_core.progress import Progress
@@ -31,13 +32,21 @@ class Repaired:
 
 
 def reachable(workspace: Workspace, store: FeatureStore) -> set[str]:
-    """Tables that something still refers to: the lock, the lock of any release, a release as teacher, an import."""
+    """Tables that something still refers to: the lock, the lock of any release, a release as teacher, an import.
+
+    Of a teacher that was withdrawn no release needs features any more, and none of a student that learnt from it.
+    """
+    gone = set(withdrawn(workspace))
     found = releases.all_releases(workspace)
     locks = [workspace.lock_file, *(release.folder / "mmkd.lock" for release in found)]
     fingerprints = {
-        teacher.fingerprint for lock in locks if lock.exists() for teacher in read_lock(lock).teachers.values()
+        teacher.fingerprint
+        for lock in locks
+        if lock.exists()
+        for teacher in read_lock(lock).teachers.values()
+        if teacher.name not in gone
     }
-    students = {f"student-{release.id}" for release in found}
+    students = {f"student-{release.id}" for release in found if not gone & set(release.teachers)}
     for table in store.tables():
         if table.facts.get("teacher") in students or table.facts.get("source") == SOURCE or table.table == VIEWS:
             fingerprints.add(table.table)

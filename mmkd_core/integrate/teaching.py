@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from mmkd_core.distill.replay import MixedBatches
@@ -20,18 +24,20 @@ from mmkd_core.student.training import Batches
 from mmkd_core.trust import PublishedTrust, StudentProbe, TeacherTrust, decide
 
 
-def run_trust(
-    workspace: Workspace, progress: Progress | None = None, parent: Release | None = None
-) -> dict[str, TeacherTrust]:
+def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[str, TeacherTrust]:
     """Apply the workspace's trust rule to every locked teacher; earlier decisions of the same inputs are kept.
 
-    Args:
-        parent: the student to compare with; by default the release in use. Teachers that it has learnt from keep the
-            trust that they were integrated with.
+    Teachers that the release in use has learnt from keep the trust that they were integrated with.
     """
+    return trust_beside(workspace, releases.current(workspace), progress)
+
+
+def trust_beside(
+    workspace: Workspace, parent: Release | None, progress: Progress | None = None
+) -> dict[str, TeacherTrust]:
+    """``run_trust`` for a student that comes from ``parent``, or from stage 1."""
     corpus, config = workspace.corpus(), workspace.config.trust
     specs = locked_specs(workspace, PluginHost.discover())
-    parent = parent or releases.current(workspace)
     decided = {}
     probe: StudentProbe | None = None
     published = PublishedTrust.load(workspace.published_trust) if config.rule == "published" else None
@@ -50,30 +56,69 @@ def run_trust(
     return decided
 
 
-def run_distill(workspace: Workspace, progress: Progress | None = None) -> Outcome:
-    """Stage 2 from the stage-1 student with all locked teachers: a first release, or a full re-distillation."""
+def run_distill(
+    workspace: Workspace,
+    progress: Progress | None = None,
+    *,
+    teachers: Collection[str] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Stage 2 from the stage-1 student with all locked teachers: a first release, or a full re-distillation.
+
+    Args:
+        teachers: only these, trusted as if there had been no release yet.
+        more: facts of the release beside those that every one has.
+    """
     with parallel.leader_first():
-        trust = run_trust(workspace, progress)
+        trust = run_trust(workspace, progress) if teachers is None else trust_beside(workspace, None, progress)
         job = Distillation(workspace, workspace.config.distill, stage_one(workspace), None, trust, progress)
     train = job.corpus.where(split="train")
     batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed)
-    return job.run(list(job.specs), batches, "distil")
+    return job.run([name for name in job.specs if teachers is None or name in teachers], batches, "distil", more=more)
 
 
-def run_incremental(workspace: Workspace, progress: Progress | None = None) -> Outcome:
+@dataclass(frozen=True)
+class Forgotten:
+    """What an earlier candidate of the same parent forgot, and a repair looks after.
+
+    Attributes:
+        candidate: its id.
+        parts: domains in which it forgot, and teachers to which its heads became unfaithful.
+    """
+
+    candidate: str
+    parts: tuple[str, ...]
+
+
+def run_incremental(
+    workspace: Workspace,
+    progress: Progress | None = None,
+    *,
+    parent: Release | None = None,
+    teachers: Collection[str] | None = None,
+    forgotten: Forgotten | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Outcome:
     """Teach the release in use what newly locked teachers know, replaying what it has learnt before.
+
+    Args:
+        parent: another release to build on.
+        teachers: only these of the new ones.
+        forgotten: of it more is replayed.
+        more: facts of the release beside those that every one has.
 
     Raises:
         ReleaseError: there is no release yet.
         PluginError: no locked teacher is new, or the new ones are trusted nowhere.
     """
-    parent = releases.current(workspace)
+    parent = parent or releases.current(workspace)
     if parent is None:
         raise ReleaseError("there is no release to build on", next="Run `mmkd distill` first")
     config, seed = workspace.config.incremental, workspace.config.seed
     with parallel.leader_first():
-        job = Distillation(workspace, config, parent.student, parent, run_trust(workspace, progress), progress)
-    new = [name for name in job.specs if name not in parent.teachers]
+        trust = trust_beside(workspace, parent, progress)
+        job = Distillation(workspace, config, parent.student, parent, trust, progress)
+    new = [name for name in job.specs if name not in parent.teachers and (teachers is None or name in teachers)]
     if not new:
         what = f"release {parent.id} has learnt from every locked teacher already"
         raise PluginError(what, next="Run `mmkd teachers add NAME` with a new one")
@@ -83,17 +128,32 @@ def run_incremental(workspace: Workspace, progress: Progress | None = None) -> O
         raise PluginError(
             f"{', '.join(new)} is trusted nowhere ({reasons})", next="Try `rule: gain` under trust in mmkd.yaml"
         )
+    urgent, share, label = forgotten.parts if forgotten else (), config.replay, "integrate"
+    if forgotten:
+        share, label = (1 + share) / 2, "repair"
+        more = {"repair": {"of": forgotten.candidate, "how": "replay", "parts": list(urgent)}}
+    first = found_before(workspace, parent, new, forgotten.candidate if forgotten else None)
     with parallel.leader_first():
-        replay = job.replay(config, new, found_before(workspace, parent))
-    batches = MixedBatches(fresh, replay, config.batch_size, config.replay, config.at_once, seed)
-    return job.run(new, batches, "integrate", replay)
+        replay = job.replay(config, new, first, urgent)
+    batches = MixedBatches(fresh, replay, config.batch_size, share, config.at_once, seed)
+    return job.run(new, batches, label, replay, more)
 
 
-def found_before(workspace: Workspace, parent: Release) -> list[str]:
-    """Sample ids that audits of earlier candidates of ``parent`` want to be replayed first."""
+def found_before(workspace: Workspace, parent: Release, new: Collection[str], repaired: str | None = None) -> list[str]:
+    """Sample ids that earlier audits want to be replayed first: near images that got worse.
+
+    Audits of the parent and of what it came from, and of other teachers' candidates beside it. The candidate of this
+    very integration has a say only if it is repaired: the same integration, run again, must stay the same.
+    """
+    told = releases.lineage(workspace, parent)
+    for found in releases.all_releases(workspace):
+        beside = found.parent == parent.id and set(found.facts["new"]) != set(new)
+        if beside or found.id == repaired:
+            told.append(found)
     wanted: dict[str, None] = {}
-    for path in sorted(workspace.audits.glob(f"*-against-{parent.id}.json")):
-        wanted |= dict.fromkeys(map(str, (read_json(path) or {}).get("replay_first", [])))
+    for found in told:
+        facts = read_json(workspace.audits / f"{found.id}-against-{found.parent}.json") or {}
+        wanted |= dict.fromkeys(map(str, facts.get("replay_first", [])))
     return list(wanted)
 
 

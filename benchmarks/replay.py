@@ -1,0 +1,197 @@
+"""What it costs to remember: a step with replay beside one without, and choosing what is replayed.
+
+``replay-overhead``  seconds of a step of equal batch with replay over those without, for 1, 10 and 50 earlier teachers;
+                     forward, backward, optimiser, reads from a store, and the checks of the forgetting budget. The
+                     teachers are synthetic: random features in a store. ``replay-slope`` is 50 teachers over 1.
+``replay-choice``    herding and k-centre beside the same algorithms written plainly (iCaRL's and Gonzalez's)
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from timing import Figure, interleaved, ratio
+from torch import nn
+
+from feature_store import FeatureStore
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.bank import Bank
+from mmkd_core.distill.config import IncrementalConfig
+from mmkd_core.distill.coresets import herding, k_centre
+from mmkd_core.distill.course import Course, urgent
+from mmkd_core.distill.heads import TeacherHead
+from mmkd_core.distill.normalise import PhiS
+from mmkd_core.distill.objective import Objective, Samples
+from mmkd_core.distill.replay import MixedBatches, replay_list, with_untaught
+from mmkd_core.distill.run import Earlier
+from mmkd_core.distill.sources import Source
+from mmkd_core.student.config import StudentConfig
+from mmkd_core.student.model import Student
+from mmkd_core.student.step import backward
+from mmkd_core.student.training import optimizer_for
+
+N, DIM, DOMAINS = 4000, 256, 8
+HISTORIES = (1, 10, 50)
+CONFIG = IncrementalConfig(steps=60, average="tail")
+ROUNDS = 5
+
+
+def corpus() -> Corpus:
+    """Samples without images, in eight domains of the same size, with prompts."""
+    domains = [f"domain {i % DOMAINS}" for i in range(N)]
+    rows = [
+        {
+            "image": f"{i}.png",
+            "image_id": f"{i:032x}",
+            "caption": f"{domain} number {i % 400}",
+            "domain": domain,
+            "label": None,
+            "group_id": f"{i}",
+            "split": "train",
+        }
+        for i, domain in enumerate(domains)
+    ]
+    findings = ("none", "one", "two", "three")
+    prompts = {d: {finding: (f"{d}, finding {finding}",) for finding in findings} for d in sorted(set(domains))}
+    return Corpus.build(Path("nowhere"), rows, prompts)
+
+
+class Histories:
+    """The same run after 1, 10 or 50 earlier teachers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.corpus = corpus()
+        self.bank = Bank.build(self.corpus, CONFIG.bank, 0)
+        rng = np.random.default_rng(0)
+        self.pixels = rng.integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
+        texts = [*map(str, self.corpus.caption), *(text for texts in self.bank.texts.values() for text in texts)]
+        self.texts = texts
+        self.store = self._filled(folder, max(HISTORIES) + 2)
+
+    def _filled(self, folder: Path, tables: int) -> FeatureStore:
+        rng = np.random.default_rng(1)
+        with FeatureStore.open(folder, "w") as store:
+            rows = store.add_ids("image", [f"{i}" for i in range(N)])
+            words = store.add_ids("text", [f"{i}" for i in range(N)])
+            for number in range(tables):
+                features = rng.normal(size=(2, N, DIM)).astype(np.float32)
+                store.put(f"{number:032x}", "image", rows, features[0])
+                store.put(f"{number:032x}", "text", words, features[1])
+        return FeatureStore.open(folder)
+
+    def source(self, number: int, name: str, mask: np.ndarray, **facts: object) -> Source:
+        rng = np.random.default_rng([2, number])
+        bank = {
+            domain: nn.functional.normalize(torch.from_numpy(rng.normal(size=(len(texts), DIM))).float(), dim=-1)
+            for domain, texts in self.bank.texts.items()
+        }
+        rows = np.arange(N)
+        return Source(name, self.store, f"{number:032x}", rows, rows, bank, 20.0, mask, **facts)  # type: ignore[arg-type]
+
+    def steps(self, earlier: int) -> Callable[[int], None]:
+        """From the number of a chunk to as many steps as lie between two checks of the budget; 0 is without replay."""
+        student = Student.build(StudentConfig(), self.texts, seed=0)
+        samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
+        of = [self.corpus.domain == f"domain {i}" for i in range(DOMAINS)]
+        new = self.source(0, "new", of[0])
+        old = [self.source(i + 1, f"old-{i:02d}", of[1 + i % (DOMAINS - 2)]) for i in range(earlier)]
+        masks = {source.name: source.mask for source in old}
+        replay = replay_list(
+            self.corpus,
+            with_untaught(self.corpus, masks, {"new": new.mask}),
+            CONFIG.replay_rows if earlier else 0,
+            0,
+            watch=CONFIG.budget.rows,
+        )
+        batches = MixedBatches(np.flatnonzero(of[0]), replay, CONFIG.batch_size, CONFIG.replay, CONFIG.at_once, 0)
+        sources = [new, *(replace(source, turn=partial(batches.has_turn, source.name)) for source in old)]
+        if earlier:
+            sources.append(self.source(max(HISTORIES) + 1, "parent", ~of[0], heads=False, factor=CONFIG.parent))
+        heads = {source.name: head_of(student) for source in sources if source.heads}
+        trained = nn.ModuleList([student.model, *heads.values()])
+        untaught = with_untaught(self.corpus, masks, {"new": new.mask})[""]
+        known = Earlier(heads, replay.watched if earlier else {}, untaught, "parent")
+        watch = known.watch(student, sources, samples, self.bank, CONFIG.budget)
+        averaged = nn.ModuleList([student.model, heads["new"]])
+        course = Course(student, averaged, CONFIG.average, CONFIG.steps, watch, CONFIG.budget)
+        active = urgent(sources, course.budget, untaught, samples, self.bank, "parent")
+        objective = Objective(student, heads, active, samples, self.bank, batches, CONFIG, 0)
+        optimizer = optimizer_for(nn.ModuleList([trained, course]), CONFIG)
+        trained.train()
+
+        def chunk(number: int) -> None:
+            for step in range(number * CONFIG.budget.every, (number + 1) * CONFIG.budget.every):
+                optimizer.zero_grad(set_to_none=True)
+                backward(objective, step)
+                nn.utils.clip_grad_norm_(trained.parameters(), CONFIG.clip_norm)
+                optimizer.step()
+                course(step + 1)
+
+        return chunk
+
+
+def head_of(student: Student) -> TeacherHead:
+    normaliser = PhiS(torch.zeros(DIM), torch.eye(DIM), DIM**0.5)
+    return TeacherHead(student.embed_dim, {"image": normaliser, "text": normaliser}, 20.0)
+
+
+def overhead() -> list[Figure]:
+    """A step with replay over one without."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        histories = Histories(Path(folder))
+        ways = {str(count): histories.steps(count) for count in (0, *HISTORIES)}
+        seconds = interleaved(ways, lambda turn: turn, ROUNDS, warm=1, clock=time.process_time)
+    base = "a step without replay, equal batch"
+    rows = [
+        ratio(f"replay-overhead-{count}", seconds[str(count)], seconds["0"], f"{base}; {count} earlier teachers")
+        for count in HISTORIES
+    ]
+    first, last = str(HISTORIES[0]), str(HISTORIES[-1])
+    return [*rows, ratio("replay-slope", seconds[last], seconds[first], f"{last} earlier teachers over {first}")]
+
+
+def plain_herding(features: np.ndarray, count: int) -> list[int]:
+    """iCaRL, algorithm 4, word for word, with the sum of the picks kept."""
+    mean, total, picks = features.mean(axis=0), np.zeros(features.shape[1]), []
+    for k in range(1, count + 1):
+        gaps = np.linalg.norm(mean - (features + total) / k, axis=1)
+        gaps[picks] = np.inf
+        picks.append(int(gaps.argmin()))
+        total += features[picks[-1]]
+    return picks
+
+
+def plain_k_centre(features: np.ndarray, count: int) -> list[int]:
+    """Gonzalez, word for word, with the nearest pick of each row kept."""
+    picks = [int(np.linalg.norm(features - features.mean(axis=0), axis=1).argmin())]
+    nearest = np.linalg.norm(features - features[picks[0]], axis=1)
+    while len(picks) < count:
+        picks.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.linalg.norm(features - features[picks[-1]], axis=1))
+    return picks
+
+
+def choice() -> list[Figure]:
+    """Plain algorithms over ours: 200 of 4,000 rows of 512 dimensions."""
+    features = np.random.default_rng(0).normal(size=(4000, 512))
+    figures = []
+    for name, ours, plain in (("herding", herding, plain_herding), ("k-centre", k_centre, plain_k_centre)):
+
+        def same(results: list[object]) -> None:
+            assert list(results[0]) == list(results[1])  # type: ignore[call-overload]
+
+        ways = {"plain": partial(plain, count=200), "ours": partial(ours, count=200)}
+        seconds = interleaved(ways, lambda turn: features, 5, warm=1, check=same)
+        figures.append(ratio(f"replay-choice-{name}", seconds["plain"], seconds["ours"], "ours, same picks"))
+    return figures
+
+
+FIGURES = {"replay-overhead": overhead, "replay-choice": choice}

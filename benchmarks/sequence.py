@@ -1,0 +1,242 @@
+"""What a student remembers when teachers arrive one after another.
+
+``sequence-phantom``  five teachers, three seeds, about twelve minutes a seed on one core
+``sequence-real``     the same on the real images in MMKD_SHARED_DATA (the folder that holds ``biomed/manifest.csv``)
+
+Each gives three figures. ``sequence-quality``: mean AUC at the end over that of one distillation of all five teachers
+at once. ``sequence-forgetting``: the most that any domain of an earlier teacher has lost at any release since, from its
+best before, in points; beside it the same for plain fine-tuning on what the new teacher teaches. ``integration-cost``:
+optimiser work (steps x batch) of one integration over the joint distillation's.
+
+The teachers' domains overlap, so that a newcomer can spoil what an earlier one taught; the specialists are installed
+where this runs: use an environment that can be thrown away. MMKD_RESULTS names a folder that keeps the workspaces.
+MMKD_SEEDS names other seeds than 0,1,2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality import SEEDS, figure, kept, side_by_side
+
+from mmkd_core.data.phantom.generate import generate
+from mmkd_core.distill.config import BudgetConfig
+from mmkd_core.integrate import releases
+from mmkd_core.integrate.extracting import run_extract
+from mmkd_core.integrate.profiles import profile
+from mmkd_core.integrate.quickstart import add_missing, imported
+from mmkd_core.integrate.specialists import make_specialist
+from mmkd_core.integrate.student_data import pixels_of, predict, run_pretrain
+from mmkd_core.integrate.teaching import run_distill, run_incremental
+from mmkd_core.integrate.workspace import Config, Workspace, read_json, write_json
+from mmkd_core.plugins import read_lock, write_lock
+from mmkd_core.progress import Silent
+from mmkd_core.student.model import Student
+
+Figure = dict[str, Any]
+Auc = dict[str, float]
+Domains = tuple[str, ...]
+
+WORK = 0.1
+"""Steps of an integration over those of a distillation of everybody."""
+PHANTOM_TEACHERS: dict[str, Domains] = {
+    "phantom-radio": ("xray", "ct"),
+    "general": ("xray", "pathology", "ultrasound"),
+    "phantom-tissue": ("pathology", "dermatology"),
+    "phantom-eye": ("fundus", "oct"),
+    "phantom-sono": ("ultrasound", "mri"),
+}
+"""In the order of their arrival. Four ship with phantom; the others are trained here."""
+REAL_TEACHERS: dict[str, Domains] = {
+    "radio": ("mri", "xray"),
+    "skin": ("dermatology", "pathology"),
+    "chest": ("xray", "ultrasound"),
+    "cells": ("microscopy", "pathology"),
+    "head": ("mri", "dermatology"),
+}
+PHANTOM_STEPS = {"distill": 600, "specialist": 350}
+REAL_STEPS = {"distill": 1200, "specialist": 700}
+PLAIN = {"replay_rows": 0, "parent": 0.0, "keep": 0.0, "budget": BudgetConfig(rows=0), "average": "none"}
+"""Fine-tuning on what the new teacher teaches, and nothing else."""
+MADE_HERE = ("releases", "trust", "audits", "distil-*", "integrate-*")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One corpus and its teachers."""
+
+    name: str
+    teachers: Mapping[str, Domains]
+    make: Callable[[Path, int], Workspace]
+
+
+def phantom_workspace(root: Path, seed: int) -> Workspace:
+    """Phantom with more validation and test images than quickstart's, so that half a point can be seen."""
+    config, images = profile(smoke=False, real=False, seed=seed)
+    assert images is not None
+    workspace = Workspace.create(root, shortened(config, **PHANTOM_STEPS))
+    generate(root / config.data, images.model_copy(update={"val": 200, "test": 400}), workers=1, progress=Silent())
+    return workspace
+
+
+def real_workspace(root: Path, seed: int) -> Workspace:
+    """The real images; every sample of a teacher's domains is admitted, which is where most can be spoilt."""
+    config, _ = profile(smoke=False, real=True, seed=seed, trust="none", name=f"biomed-{seed}")
+    workspace = Workspace.create(root, shortened(config, **REAL_STEPS))
+    source = Path(os.environ["MMKD_SHARED_DATA"], "biomed", "manifest.csv")
+    imported(source, root / config.data, seed, Silent())
+    return workspace
+
+
+def shortened(config: Config, distill: int, specialist: int) -> Config:
+    """A distillation of so many steps, integrations of a tenth of them, specialists of so many."""
+    steps = {"distill": distill, "specialist": specialist, "incremental": round(WORK * distill)}
+    parts = {name: getattr(config, name).model_copy(update={"steps": count}) for name, count in steps.items()}
+    return config.model_copy(update=parts)
+
+
+def prepared(setting: Setting, root: Path, seed: int) -> Workspace:
+    """Data, teachers, features and stage 1: what all the ways share."""
+    workspace = setting.make(root, seed)
+    targets = {}
+    for name, domains in setting.teachers.items():
+        shipped = name.startswith("phantom-")
+        named = name if shipped else f"sequence-{setting.name}-{seed}-{name}"
+        targets[named] = named if shipped else str(make_specialist(workspace, named, domains, Silent()))
+    add_missing(workspace, targets, list(targets), Silent())
+    run_extract(workspace, Silent()).require()
+    run_pretrain(workspace, workspace.config.pretrain, progress=Silent())
+    write_json(workspace.state / "order.json", list(targets))
+    return workspace
+
+
+def way(base: Path, root: Path, changes: Mapping[str, Any] | None = None) -> Workspace:
+    """A copy of the prepared workspace with other settings of ``incremental``."""
+    if not root.exists():
+        shutil.copytree(base, root, ignore=shutil.ignore_patterns(*MADE_HERE))
+        (root / "releases").mkdir(exist_ok=True)
+    workspace = Workspace.open(root)
+    config = workspace.config
+    incremental = config.incremental.model_copy(update=dict(changes or {}))
+    (root / "mmkd.yaml").write_text(config.model_copy(update={"incremental": incremental}).dump())
+    return Workspace.open(root)
+
+
+def teach_in_order(workspace: Workspace, order: Sequence[str], progress: Any = None) -> list[str]:
+    """One release per teacher, each put into use whatever it lost; their ids."""
+    lock = read_lock(workspace.lock_file)
+    for count in range(1, len(order) + 1):
+        later = order[count:]
+        partial = lock
+        for name in later:
+            partial = partial.without(name)
+        if len(releases.all_releases(workspace)) >= count:
+            continue
+        write_lock(workspace.lock_file, partial)
+        made = run_distill(workspace, progress) if count == 1 else run_incremental(workspace, progress)
+        releases.promote(workspace, made.release.id)
+    write_lock(workspace.lock_file, lock)
+    return [found.id for found in releases.all_releases(workspace)]
+
+
+def measured(workspace: Workspace, split: str) -> list[Auc]:
+    """AUC by release and domain; kept beside the workspace, because validation predictions are not in a release."""
+    path = workspace.state / f"auc-{split}.json"
+    known = read_json(path) or {}
+    corpus = workspace.corpus()
+    for found in releases.all_releases(workspace):
+        if found.id not in known:
+            known[found.id] = predict(Student.load(found.student), corpus, pixels_of(workspace, corpus), split).auc()
+    write_json(path, known)
+    return [known[found.id] for found in releases.all_releases(workspace)]
+
+
+def forgotten(auc: Sequence[Auc], taught: Sequence[Domains]) -> Auc:
+    """By domain the largest fall below its best since it was first taught, as a fraction; ``auc`` is by release."""
+    falls = {}
+    for domain in sorted({domain for domains in taught for domain in domains}):
+        first = next(i for i, domains in enumerate(taught) if domain in domains)
+        values = np.array([row[domain] for row in auc[first:]])
+        falls[domain] = float((np.maximum.accumulate(values) - values).max())
+    return falls
+
+
+def mean(auc: Auc) -> float:
+    return float(np.mean(list(auc.values())))
+
+
+def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
+    """One seed: the sequence, plain fine-tuning and the joint distillation, each in a workspace of its own."""
+    with kept(f"sequence-{setting.name}-seed{seed}") as root:
+        base = prepared(setting, root / "base", seed)
+        order, taught = read_json(base.state / "order.json"), list(setting.teachers.values())
+        ours, plain = way(base.root, root / "ours"), way(base.root, root / "plain", PLAIN)
+        joint = way(base.root, root / "joint")
+        teach_in_order(ours, order)
+        if not (root / "plain" / "releases" / "0001").exists():  # the first release is the same one
+            shutil.copytree(ours.releases / "0001", plain.releases / "0001")
+            releases.promote(plain, "0001")
+        teach_in_order(plain, order)
+        run_distill(joint)
+        together, work = measured(joint, "test")[-1], ours.config
+        steps = work.incremental.steps * work.incremental.batch_size
+        falls = {name: forgotten(measured(w, "test"), taught) for name, w in (("ours", ours), ("plain", plain))}
+        made = [found.facts["seconds"] for found in releases.all_releases(ours)]
+        facts = {
+            "quality": mean(measured(ours, "test")[-1]) / mean(together),
+            "plain-quality": mean(measured(plain, "test")[-1]) / mean(together),
+            "forgetting": 100 * max(falls["ours"].values()),
+            "plain-forgetting": 100 * max(falls["plain"].values()),
+            "cost": steps / (work.distill.steps * work.distill.batch_size),
+            "seconds": float(np.mean(made[1:]) / releases.all_releases(joint)[0].facts["seconds"]),
+        }
+    print(f"sequence {setting.name} seed {seed}: {json.dumps(facts)} {json.dumps(falls)}", file=sys.stderr, flush=True)
+    return facts
+
+
+def phantom_of(seed: int) -> dict[str, float]:
+    return sequence_of(Setting("phantom", PHANTOM_TEACHERS, phantom_workspace), seed)
+
+
+def real_of(seed: int) -> dict[str, float]:
+    return sequence_of(Setting("real", REAL_TEACHERS, real_workspace), seed)
+
+
+def seeds() -> tuple[int, ...]:
+    return tuple(int(seed) for seed in os.environ.get("MMKD_SEEDS", ",".join(map(str, SEEDS))).split(","))
+
+
+def figures(name: str, rows: list[dict[str, float]]) -> list[Figure]:
+    joint = "one distillation of all five teachers"
+    return [
+        figure(f"sequence-quality-{name}", rows, "quality", joint, "x", 4),
+        figure(f"sequence-quality-{name}-plain", rows, "plain-quality", joint, "x", 4),
+        figure(f"sequence-forgetting-{name}", rows, "forgetting", "the domain's best since it was first taught"),
+        figure(f"sequence-forgetting-{name}-plain", rows, "plain-forgetting", "the same, by plain fine-tuning"),
+        figure(f"integration-cost-{name}", rows, "cost", f"{joint}: optimiser steps x batch", "x", 4),
+        figure(f"integration-seconds-{name}", rows, "seconds", f"{joint}: seconds, search and watch included", "x", 4),
+    ]
+
+
+def phantom() -> list[Figure]:
+    """Five teachers on phantom."""
+    return figures("phantom", side_by_side(phantom_of, seeds()))
+
+
+def real() -> list[Figure]:
+    """Five specialists on the real images."""
+    if not os.environ.get("MMKD_SHARED_DATA"):
+        print("sequence-real: set MMKD_SHARED_DATA; skipped", file=sys.stderr)
+        return []
+    return figures("real", side_by_side(real_of, seeds()))
+
+
+FIGURES = {"sequence-phantom": phantom, "sequence-real": real}

@@ -1,0 +1,114 @@
+"""`mmkd integrate` and `mmkd repair`: a teacher from its name to a student in use."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmkd_core.cli.options import HERE, Accept, Debug, Interpreter, Json, Root, Weights, Yes
+from mmkd_core.cli.output import Output, points
+from mmkd_core.cli.teachers import asking
+
+if TYPE_CHECKING:
+    from mmkd_core.audit.forgetting import ForgettingAudit
+    from mmkd_core.integrate.repairing import Repair
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example:  mmkd integrate phantom-sono")
+def integrate(
+    target: Annotated[str, typer.Argument(metavar="NAME", help="A teacher, or what `mmkd teachers add` takes.")],
+    yes: Yes = False,
+    accept_license: Accept = False,
+    weights: Weights = None,
+    python: Interpreter = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Add, extract, trust, distil, audit and if need be repair a teacher; run again after a kill, it goes on."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.transaction import run_integrate
+    from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.plugins.lifecycle import Choices
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    choices = Choices(weights, python, accept_license, asking(out, yes))
+    with workspace.writing():
+        done = run_integrate(workspace, target, choices, watch())
+    out.table(("step", "what came of it"), list(done.steps.items()))
+    if done.audit:
+        _say_worst(out, done.audit)
+    if done.repair:
+        _say_repair(out, done.repair)
+    out.say(f"verdict: {done.verdict.value}")
+    out.say(f"in use: release {done.release.id}")
+    code = done.verdict.exit_code
+    facts: dict[str, Any] = {
+        "teachers": done.teachers,
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "verdict": done.verdict.value,
+        "candidate": done.candidate.id if done.candidate else None,
+        "in_use": done.release.id,
+        "repair": _facts(done.repair) if done.repair else None,
+    }
+    following = {0: "mmkd report", 1: "mmkd audit trust", 2: "mmkd audit forgetting"}[code]
+    out.finish(facts, wrote=[done.release.folder], next=following)
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example:  mmkd repair 0003")
+def repair(
+    candidate: Annotated[
+        str | None, typer.Argument(metavar="ID", help="The newest candidate of the release in use if left out.")
+    ] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Mend a candidate that forgot: part of the way back, then more replay of what it forgot, else keep the parent."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.repairing import run_repair
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        done = run_repair(workspace, candidate, watch())
+    _say_repair(out, done)
+    out.say(f"in use: release {done.release.id}")
+    out.finish(_facts(done), wrote=[done.release.folder] if done.passed else [], next="mmkd releases list")
+    raise typer.Exit(0 if done.passed else 1)
+
+
+def _say_worst(out: Output, audit: "ForgettingAudit") -> None:
+    from mmkd_core.integrate.interpolating import worst
+
+    domain, change = worst(audit)
+    out.say(f"lowest change: {domain}, {points(change, sign=True)} points of AUC")
+
+
+def _say_repair(out: Output, done: "Repair") -> None:
+    words = {
+        "interpolation": "repaired by going back part of the way to the parent",
+        "replay": "repaired by replaying more of what was forgotten",
+        "parent": "nothing helped; the parent stays in use",
+    }
+    for attempt in done.attempts:
+        out.say(f"repair by {attempt.how}: {attempt.why}")
+    out.say(words[done.how])
+
+
+def _facts(done: "Repair") -> dict[str, Any]:
+    attempts = [
+        {
+            "how": attempt.how,
+            "release": attempt.release.id if attempt.release else None,
+            "verdict": attempt.verdict.value if attempt.verdict else None,
+            "why": attempt.why,
+        }
+        for attempt in done.attempts
+    ]
+    return {"how": done.how, "in_use": done.release.id, "attempts": attempts}

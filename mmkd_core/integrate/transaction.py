@@ -1,0 +1,155 @@
+"""One teacher from its name to a student in use: add, extract, trust, distil, audit, and repair if it must be.
+
+Nothing keeps a record of how far it came: every step finds out by itself whether its result is there, made from the
+same inputs. So an integration that was killed goes on where it was when it is run again, and one that is over says what
+it came to. ``releases/CURRENT`` moves once, at the end, and only on PASS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.forgetting import ForgettingAudit
+from mmkd_core.integrate import releases
+from mmkd_core.integrate.extracting import run_extract
+from mmkd_core.integrate.measuring import run_audit
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.repairing import Repair, run_repair
+from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
+from mmkd_core.integrate.workspace import Workspace
+from mmkd_core.plugins.lifecycle import Choices, add
+from mmkd_core.progress import Progress, Silent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Integration:
+    """How an integration ended.
+
+    Attributes:
+        teachers: what was integrated.
+        steps: by step what it came to, in order; for people.
+        release: what is in use now.
+        candidate: what was distilled for it; None for a first release, which has nothing to be compared with.
+        audit: of the candidate against its parent; None for a first release.
+        repair: what came of the candidate's failure; None if it did not fail.
+        seconds: by step, of this run.
+    """
+
+    teachers: list[str]
+    release: Release
+    candidate: Release | None = None
+    audit: ForgettingAudit | None = None
+    repair: Repair | None = None
+    steps: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of what is in use now, or of what could not be put into use."""
+        if self.audit is None or (self.repair and self.repair.passed):
+            return Verdict.PASS
+        return self.audit.verdict
+
+
+def run_integrate(
+    workspace: Workspace, target: str, choices: Choices | None = None, progress: Progress | None = None
+) -> Integration:
+    """Integrate a teacher; what is done already is skipped.
+
+    Args:
+        target: a teacher in use, or what ``mmkd teachers add`` takes.
+
+    Raises:
+        MmkdError: of whichever step cannot be done; what was done stays.
+    """
+    journal = _Journal(progress or Silent())
+    names = journal.step("add", lambda: _added(workspace, target, choices, journal.progress))
+    journal.step("extract", lambda: _extracted(workspace, journal.progress))
+    parent = releases.current(workspace)
+    if parent is None:
+        journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
+        first = journal.step("distil", lambda: _first(workspace, journal.progress))
+        return Integration(names, first, steps=journal.told, seconds=journal.seconds)
+    if set(names) <= set(parent.teachers):
+        return _over(workspace, names, parent, journal)
+    journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
+    made = journal.step("distil", lambda: _candidate(workspace, names, journal.progress))
+    audit = journal.step("audit", lambda: _audited(workspace, made, journal.progress))
+    repair = None
+    if audit.verdict is Verdict.FAIL:
+        repair = journal.step("repair", lambda: _repaired(workspace, made, journal.progress))
+    in_use = releases.current(workspace)
+    assert in_use
+    return Integration(names, in_use, made, audit, repair, journal.told, journal.seconds)
+
+
+class _Journal:
+    """What each step came to, and how long it took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.told: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def step(self, name: str, work: Callable[[], tuple[T, str]]) -> T:
+        began = time.monotonic()
+        result, self.told[name] = work()
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        self.progress.say(f"{name}: {self.told[name]}")
+        return result
+
+
+def _added(workspace: Workspace, target: str, choices: Choices | None, progress: Progress) -> tuple[list[str], str]:
+    if target in locked_names(workspace):
+        return [target], f"{target} is in use already"
+    locked = [teacher.name for teacher in add(target, workspace.lock_file, choices=choices, progress=progress)]
+    return locked, f"{', '.join(locked)} in use now"
+
+
+def _extracted(workspace: Workspace, progress: Progress) -> tuple[None, str]:
+    done = run_extract(workspace, progress)
+    done.require()
+    images, texts = sum(done.images.values()), sum(done.texts.values())
+    return None, f"{images:,} new images, {texts:,} new texts" if images or texts else "nothing was missing"
+
+
+def _trusted(workspace: Workspace, names: list[str], progress: Progress) -> tuple[None, str]:
+    trust = run_trust(workspace, progress)
+    return None, "; ".join(f"{name} may teach {int(trust[name].mask.sum()):,} samples" for name in names)
+
+
+def _first(workspace: Workspace, progress: Progress) -> tuple[Release, str]:
+    made = run_distill(workspace, progress)
+    return made.release, f"release {made.release.id}, the first one"
+
+
+def _candidate(workspace: Workspace, names: list[str], progress: Progress) -> tuple[Release, str]:
+    made = run_incremental(workspace, progress, teachers=names)
+    return made.release, f"release {made.release.id} {'was made' if made.made else 'was there already'}"
+
+
+def _audited(workspace: Workspace, made: Release, progress: Progress) -> tuple[ForgettingAudit, str]:
+    audit, _, old = run_audit(workspace, made.id, progress=progress)
+    return audit, f"{made.id} against {old.id}: {audit.verdict.value}"
+
+
+def _repaired(workspace: Workspace, made: Release, progress: Progress) -> tuple[Repair, str]:
+    repair = run_repair(workspace, made.id, progress)
+    kept = f"release {repair.release.id} stays in use" if not repair.passed else f"release {repair.release.id} passed"
+    return repair, f"{repair.how}: {kept}"
+
+
+def _over(workspace: Workspace, names: list[str], in_use: Release, journal: _Journal) -> Integration:
+    """The release in use has learnt from them: say when and how."""
+    learnt = next(r for r in reversed(releases.lineage(workspace, in_use)) if set(names) <= set(r.teachers))
+    journal.told["distil"] = f"release {learnt.id} has learnt from {', '.join(names)} already"
+    if learnt.parent is None:
+        return Integration(names, in_use, steps=journal.told, seconds=journal.seconds)
+    audit = journal.step("audit", lambda: _audited(workspace, learnt, journal.progress))
+    return Integration(names, in_use, learnt, audit, None, journal.told, journal.seconds)
