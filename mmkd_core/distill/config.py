@@ -56,6 +56,11 @@ class DistillConfig(TrainConfig):
     recipe: Literal["mmkd", "paper"] = "mmkd"
     weights: Weights | None = Field(default=None, description="factors of the losses; the recipe's own if left out")
     bank: BankConfig = BankConfig()
+    train: str = Field(
+        default="full",
+        pattern=r"^(full|last-[1-9]\d*|lora(-[1-9]\d*)?)$",
+        description="full, the last N layers of both towers (last-N), or adapters of a rank (lora, lora-16)",
+    )
     average: Literal["none", "tail", "ema"] = Field(
         default="none", description="weights of the result: the last, their mean over the last quarter, or exponential"
     )

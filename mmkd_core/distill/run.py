@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clamp_logit_scale
 from mmkd_core.student.training import fit
+from mmkd_core.student.tuning import tuned
 
 FIT_ROWS = 20_000
 NORM_BATCHES = 32
@@ -81,6 +83,7 @@ def distill(
     identity: str,
     label: str,
     progress: Progress | None = None,
+    trackers: Sequence[str] = (),
 ) -> Distilled:
     """Teach ``student`` in place.
 
@@ -88,11 +91,21 @@ def distill(
         earlier: what was learnt before and is not to be lost. Sources without a head get one by ridge regression. Batch
             norms keep their running statistics, because an incremental run sees another mix of domains.
         identity: hash of everything that determines the result; see ``training.fit``.
+        trackers: see ``training.fit``.
     """
+    frozen_norms = earlier is not None or config.train != "full"  # frozen layers keep their statistics too
+    train = partial(
+        fit,
+        config=config,
+        folder=folder,
+        identity=identity,
+        label=label,
+        progress=progress,
+        freeze_norms=frozen_norms,
+        trackers=trackers,
+    )
     if config.recipe == "paper":
-        return _paper(
-            student, sources, samples, batches, config, folder, seed, identity, label, progress, earlier is not None
-        )
+        return _paper(student, sources, samples, batches, config, seed, train)
     heads = dict(earlier.heads if earlier else {})
     fidelity = {}
     for source in sources:
@@ -101,28 +114,19 @@ def distill(
             if progress:
                 progress.say(f"{source.name}: a new head, fidelity {fidelity[source.name]:.3f} before any training")
     used = {source.name: heads[source.name] for source in sources if source.name in heads}
-    trained = nn.ModuleList([student.model, *used.values()])
     active = [source for source in sources if source.mask.any()]
-    averaged = nn.ModuleList([student.model, *(head for name, head in used.items() if name in fidelity)])
-    course, frozen = Course(student, averaged, config.average, config.steps), 0
-    if earlier and isinstance(config, IncrementalConfig):
-        frozen = round(config.heads_first * config.steps)
-        watch = earlier.watch(student, active, samples, bank, config.budget)
-        course = Course(student, averaged, config.average, config.steps, watch, config.budget)
-        active = urgent(active, course.budget, earlier.untaught, samples, bank, earlier.parent)
-    objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen)
-    log = fit(
-        nn.ModuleList([trained, course]),
-        objective,
-        config,
-        folder,
-        identity=identity,
-        label=label,
-        progress=progress,
-        freeze_norms=earlier is not None,
-        after_step=course,
-    )
-    course.finish()
+    with tuned(student, config.train, seed):
+        trained = nn.ModuleList([student.model, *used.values()])
+        averaged = nn.ModuleList([student.model, *(head for name, head in used.items() if name in fidelity)])
+        course, frozen = Course(student, averaged, config.average, config.steps), 0
+        if earlier and isinstance(config, IncrementalConfig):
+            frozen = round(config.heads_first * config.steps)
+            watch = earlier.watch(student, active, samples, bank, config.budget)
+            course = Course(student, averaged, config.average, config.steps, watch, config.budget)
+            active = urgent(active, course.budget, earlier.untaught, samples, bank, earlier.parent)
+        objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen)
+        log = train(nn.ModuleList([trained, course]), objective, after_step=course)
+        course.finish()
     if course.average is not None and earlier is None:
         rows = (batches(step) for step in range(min(config.steps, NORM_BATCHES)))
         measure_norms(student, (student.prepare(samples.pixels[index]) for index in rows))
@@ -152,25 +156,13 @@ def _paper(
     samples: Samples,
     batches: Callable[[int], Rows],
     config: DistillConfig,
-    folder: Path,
     seed: int,
-    identity: str,
-    label: str,
-    progress: Progress | None,
-    freeze_norms: bool,
+    train: Callable[..., list[dict[str, float]]],
 ) -> Distilled:
     alignment = fit_alignment(sources, student.embed_dim, seed)
     scale = nn.ParameterDict({"cross": nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))})
     objective = PaperObjective(student, scale, alignment, sources, samples, batches, config, seed)
-    log = fit(
-        nn.ModuleList([student.model, scale]),
-        objective,
-        config,
-        folder,
-        identity=identity,
-        label=label,
-        progress=progress,
-        freeze_norms=freeze_norms,
-        after_step=lambda done: clamp_logit_scale(student),
-    )
+    with tuned(student, config.train, seed):
+        modules = nn.ModuleList([student.model, scale])
+        log = train(modules, objective, after_step=lambda done: clamp_logit_scale(student))
     return Distilled({}, log, {})

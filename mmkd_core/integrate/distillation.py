@@ -176,6 +176,7 @@ class Distillation:
                 identity=key,
                 label=label,
                 progress=self.progress,
+                trackers=self.workspace.config.log,
             )
         parallel.only_leader()
         step = self._toward(student, before)

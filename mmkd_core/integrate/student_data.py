@@ -76,7 +76,19 @@ def run_pretrain(
     if parallel.leads():
         (run / "done.json").unlink(missing_ok=True)
     start = time.monotonic()
-    pretrain(student, pixels, captions, corpus.domain, rows, config, run, seed=seed, identity=key, progress=progress)
+    pretrain(
+        student,
+        pixels,
+        captions,
+        corpus.domain,
+        rows,
+        config,
+        run,
+        seed=seed,
+        identity=key,
+        progress=progress,
+        trackers=workspace.config.log,
+    )
     parallel.only_leader()
     student.save(folder)
     facts = {

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -53,6 +53,9 @@ class Config(BaseModel):
     seed: int = Field(default=0, ge=0)
     data: str = Field(default="data", description="folder of the corpus, relative to the workspace or absolute")
     features: str = Field(default="", description="a sealed generation to read; empty: the workspace's own store")
+    log: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        default=(), description="who gets the losses of training beside log.jsonl"
+    )
     student: StudentConfig = StudentConfig()
     extract: ExtractConfig = ExtractConfig()
     specialist: SpecialistConfig = SpecialistConfig()

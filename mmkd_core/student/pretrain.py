@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ def pretrain(
     identity: str,
     progress: Progress | None = None,
     label: str = "stage 1",
+    trackers: Sequence[str] = (),
 ) -> list[dict[str, float]]:
     """Train ``student`` in place on pairs and return the log.
 
@@ -113,6 +114,7 @@ def pretrain(
         captions, domains: N texts, and the domain of each sample.
         rows: which of the N pairs to train on.
         identity: hash of everything that determines the result; see ``training.fit``.
+        trackers: see ``training.fit``.
     """
     batches = Batches(rows, domains[rows], config, seed)
     objective = ClipObjective(student, pixels, student.tokenize(captions), batches, config.crop, seed)
@@ -124,6 +126,7 @@ def pretrain(
         identity=identity,
         label=label,
         progress=progress,
+        trackers=trackers,
         after_step=lambda done: clamp_logit_scale(student),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from mmkd_core.student.config import TrainConfig
 from mmkd_core.student.interrupts import interrupts
 from mmkd_core.student.model import precision_dtype
 from mmkd_core.student.step import Batch, Objective, backward
+from mmkd_core.student.trackers import tracking
 
 LOG_EVERY = 10
 GOLDEN_RATIO = 0.6180339887498949
@@ -78,6 +79,7 @@ def fit(
     progress: Progress | None = None,
     after_step: Callable[[int], Remark | None] | None = None,
     freeze_norms: bool = False,
+    trackers: Sequence[str] = (),
 ) -> list[dict[str, float]]:
     """Train ``modules`` in place for ``config.steps`` steps and return the log.
 
@@ -92,8 +94,11 @@ def fit(
         after_step: called after every optimiser step with the number of steps done (to clamp a logit scale, say). Must
             depend on nothing but that and the modules, like the losses.
 
+        trackers: who else gets the log: tensorboard, wandb, mlflow, trackio (``trackers.tracking``).
+
     Raises:
-        TrainingError: when a loss is not finite, another process has died, or batch norms would see parts of a batch.
+        TrainingError: when a loss is not finite, another process has died, batch norms would see parts of a batch, or
+            a tracker's package is missing.
         KeyboardInterrupt: after Ctrl-C, when the step is finished and a checkpoint is written.
     """
     modules.to(parallel.device()).train()
@@ -106,6 +111,7 @@ def fit(
     with (
         watcher.task(label, config.steps, "steps", done=start) as advance,
         open(checkpoints.log if parallel.leads() else os.devnull, "a") as lines,
+        tracking(trackers, folder, label, config.model_dump(mode="json")) as tell,
         interrupts() as asked,
     ):
         for number in range(start, config.steps):
@@ -115,6 +121,7 @@ def fit(
             if number == 0 or done % LOG_EVERY == 0 or done == config.steps or remark.stop:
                 log.append({"step": float(done), **losses, **remark.facts})
                 lines.write(json.dumps(log[-1]) + "\n")
+                tell(log[-1])
             advance(1, ", ".join(filter(None, [f"loss {losses['loss']:.3f}", remark.note])))
             for line in filter(None, [*remark.warnings, remark.stop]):
                 watcher.say(f"{label}, step {done}: {line}")
