@@ -9,8 +9,6 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root
 from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
-    from mmkd_core.audit.comparison import Comparison
-    from mmkd_core.audit.forgetting import ForgettingAudit
     from mmkd_core.audit.trust import TrustRow
     from mmkd_core.contract import TeacherSpec
     from mmkd_core.integrate.workspace import Workspace
@@ -109,57 +107,23 @@ def trust(
 def forgetting(
     candidate: Annotated[str | None, typer.Option(metavar="ID", help="The newest release if left out.")] = None,
     against: Annotated[str | None, typer.Option(metavar="ID", help="Its parent if left out.")] = None,
+    chain: Annotated[
+        bool, typer.Option("--chain", help="Compare with every earlier release: ACC, BWT, FWT, forgetting.")
+    ] = False,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Audit copies that are alike: how often is the alarm false?")
+    ] = False,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Ask whether a release lost what its parent knew; on PASS the newest one is put into use."""
-    from mmkd_core.cli.progress import watch
-    from mmkd_core.integrate import releases
-    from mmkd_core.integrate.auditing import audit_file
-    from mmkd_core.integrate.measuring import run_audit
-    from mmkd_core.integrate.workspace import Workspace, read_json
+    """Ask whether a release lost what its parent knew, by the margins of gate.yaml; on PASS it is put into use."""
+    from mmkd_core.cli.auditing import show_audit, show_chain, show_self_test
 
-    out = Output(json, root)
-    workspace = Workspace.open(root)
-    with workspace.writing():
-        audit, new, old = run_audit(workspace, candidate, against, watch())
-        in_use = releases.current(workspace)
-    written = audit_file(workspace, new, old)
-    facts = read_json(written)
-    _show(out, audit, old.id, new.id)
-    if facts["gate_changed"]:
-        out.say(f"gate.yaml was changed since release {new.id} was made (it was {facts['gate_changed']})")
-    current = in_use.id if in_use else None
-    out.say(f"in use: release {current}")
-    files = [written.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
-    out.finish({**facts, "in_use": current}, wrote=files, next="mmkd report")
-    raise typer.Exit(audit.exit_code)
-
-
-def _show(out: Output, audit: "ForgettingAudit", old: str, new: str) -> None:
-    """What gates as a table, what is reported as a line for each metric."""
-    columns = ("family", "of", old, new, "change", "interval", "margin", "samples", "patients", "verdict", "needed")
-    out.table(columns, [_change_cells(row) for row in audit.comparisons if row.gates])
-    reported = dict.fromkeys((row.family, row.metric) for row in audit.comparisons if not row.gates)
-    for family, metric in reported:
-        rows = audit.family(family, metric).values()
-        worst = min(rows, key=lambda row: row.delta)
-        passed = sum(row.verdict.value == "PASS" for row in rows)
-        out.say(
-            f"reported: {family} {metric}: {passed} of {len(rows)} shown to keep within {points(worst.margin)} points, "
-            f"worst {worst.part} {points(worst.delta, sign=True)}"
-        )
-    for name, reason in audit.undefined.items():
-        out.say(f"not compared: {name}: {reason}")
-    gained = sum(len(flips.positive) for flips in audit.flips.values())
-    lost = sum(len(flips.negative) for flips in audit.flips.values())
-    out.say(f"first choices that turned right: {gained}, that turned wrong: {lost}")
-    out.say(f"verdict: {audit.verdict.value} (gate {audit.gate.hash})")
-    for row in audit.open:
-        more = f"{row.needed:,} more samples would decide" if row.needed else "no number of samples would decide"
-        why = "lost more than the margin" if row.verdict.value == "FAIL" else more
-        out.say(f"  {row.verdict.value}: {row.family} {row.metric} {row.part}: {why}")
+    if chain and (self_test or against):
+        raise typer.BadParameter("--chain compares with every earlier release: leave out --against and --self-test")
+    show = show_chain if chain else show_self_test if self_test else show_audit
+    raise typer.Exit(show(Output(json, root), candidate, against))
 
 
 def _interval_cells(interval: "Interval | None") -> tuple[str, str]:
@@ -169,21 +133,6 @@ def _interval_cells(interval: "Interval | None") -> tuple[str, str]:
 def _trust_cells(row: "TrustRow") -> tuple[object, ...]:
     measured = points(row.measured), span(row.lower, row.upper), row.finding
     return row.teacher, row.domain, points(row.claimed), *measured, f"{row.admitted} of {row.of}", row.reason
-
-
-def _change_cells(c: "Comparison") -> tuple[object, ...]:
-    change = points(c.delta, sign=True), span(c.lower, c.upper, sign=True), points(c.margin)
-    return (
-        f"{c.family} {c.metric}",
-        c.part,
-        points(c.before),
-        points(c.after),
-        *change,
-        c.n,
-        c.groups,
-        c.verdict.value,
-        c.needed,
-    )
 
 
 def _trust_code(rows: "list[TrustRow]") -> int:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmkd_core.audit.drift import drift_table
+from mmkd_core.audit.evidence import Evidence
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
 from mmkd_core.audit.gate import GATE, read_gate
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
-from mmkd_core.integrate.evidence import embeddings_of, evidence_of, references
+from mmkd_core.evaluate.embeddings import Embeddings
+from mmkd_core.integrate.evidence import References, embeddings_of, evidence_of, references
 from mmkd_core.integrate.flip_cards import Card, cards, replay_first
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace, write_json
@@ -36,14 +38,32 @@ def audit_file(workspace: Workspace, new: Release, old: Release) -> Path:
     return workspace.audits / f"{new.id}-against-{old.id}.json"
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """What two releases said, (candidate, parent) each, and the teachers that both are measured by."""
+
+    evidence: tuple[Evidence, Evidence]
+    embeddings: tuple[Embeddings, Embeddings]
+    references: References
+
+
+def gathered(
+    workspace: Workspace, new: Release, old: Release, corpus: Corpus, progress: Progress | None = None
+) -> Gathered:
+    """The evidence of two releases; fidelity is to the teachers that the earlier one learnt from."""
+    after, before = (embeddings_of(workspace, found, corpus, progress) for found in (new, old))
+    asked = references(workspace, new, old, corpus)
+    earlier = {name: asked.teachers[name] for name in old.teachers if name in asked.teachers}
+    pair = evidence_of(new, after, corpus, earlier), evidence_of(old, before, corpus, earlier)
+    return Gathered(pair, (after, before), asked)
+
+
 def audited(workspace: Workspace, new: Release, old: Release, progress: Progress | None = None) -> ForgettingAudit:
     """Compare two releases and write what came of it."""
     corpus, gate = workspace.corpus(), workspace.gate()
-    embedded = {found.id: embeddings_of(workspace, found, corpus, progress) for found in (new, old)}
-    asked = references(workspace, new, old, corpus)
-    earlier = {name: asked.teachers[name] for name in old.teachers if name in asked.teachers}
-    evidence = {found.id: evidence_of(found, embedded[found.id], corpus, earlier) for found in (new, old)}
-    audit = forgetting(evidence[new.id], evidence[old.id], gate)
+    known = gathered(workspace, new, old, corpus, progress)
+    (after, before), asked = known.evidence, known.references
+    audit = forgetting(after, before, gate)
     audit.undefined.update(
         {f"fidelity to {name}": reason for name, reason in asked.missing.items() if name in old.teachers}
     )
@@ -51,8 +71,8 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
         workspace,
         audit,
         corpus,
-        (new, evidence[new.id].predictions),
-        (old, evidence[old.id].predictions, embedded[old.id]),
+        (new, after.predictions),
+        (old, before.predictions, known.embeddings[1]),
         asked.teachers,
     )
     domains = {str(s): str(d) for s, d in zip(corpus.sample_id, corpus.domain, strict=True)}
@@ -61,7 +81,7 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
         "candidate": new.id,
         "parent": old.id,
         "gate_changed": _changed(new, gate.hash),
-        "drift": drift_table(embedded[old.id], embedded[new.id], domains),
+        "drift": drift_table(known.embeddings[1], known.embeddings[0], domains),
         "cards": [asdict(card) for card in found],
         "replay_first": replay_first(found),
     }

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from mmkd_core.audit.chain import Chain, chain
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
+from mmkd_core.audit.self_test import SelfTest, self_test
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import ReleaseError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.auditing import audited
+from mmkd_core.integrate.auditing import audited, gathered
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
-from mmkd_core.integrate.workspace import Workspace
+from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
+from mmkd_core.report.junit import write_junit
 from mmkd_core.student.model import Student
+from mmkd_core.trust import TeacherTrust
 
 STAGE_ONE = "stage-1"
 SPLIT = "test"
@@ -80,6 +85,59 @@ def run_audit(
     Raises:
         ReleaseError: the candidate has no parent, so that there is nothing that it could have forgotten.
     """
+    new, old = pair_of(workspace, candidate, parent)
+    audit = audited(workspace, new, old, progress)
+    in_use = releases.current(workspace)
+    # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
+    if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
+        releases.promote(workspace, new.id)
+    return audit, new, old
+
+
+def run_self_test(
+    workspace: Workspace, candidate: str | None = None, parent: str | None = None, progress: Progress | None = None
+) -> tuple[SelfTest, Release, Release]:
+    """Audit alike copies of a release and its parent, and keep how often they raise a false alarm."""
+    new, old = pair_of(workspace, candidate, parent)
+    corpus = workspace.corpus()
+    found = self_test(*gathered(workspace, new, old, corpus, progress).evidence, workspace.gate(), progress=progress)
+    write_json(workspace.audits / f"self-test-{new.id}-{old.id}.json", found.to_json())
+    return found, new, old
+
+
+def run_chain(workspace: Workspace, candidate: str | None = None, progress: Progress | None = None) -> Chain:
+    """Compare a release (by default the newest) with all that it grew from, and keep the matrix.
+
+    Raises:
+        ReleaseError: it has no parent.
+    """
+    new, _ = pair_of(workspace, candidate, None)
+    line = [new]
+    while line[0].parent:
+        line.insert(0, releases.release(workspace, line[0].parent))
+    try:
+        baseline = zero_shot_of(workspace, STAGE_ONE, progress)[0].auc()
+    except ReleaseError:  # the student came from elsewhere: chance stands for it
+        baseline = {}
+    found = chain(
+        {release.id: Predictions.load(release.predictions) for release in line},
+        _learnt(line),
+        {domain: auc for domain, auc in baseline.items() if auc is not None},
+        workspace.gate(),
+    )
+    path = workspace.audits / f"chain-to-{new.id}.json"
+    facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id}
+    write_json(path, facts)
+    write_junit(facts, path.with_suffix(".xml"))
+    return found
+
+
+def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> tuple[Release, Release]:
+    """The candidate (by default the newest release) and what it is compared with (by default its parent).
+
+    Raises:
+        ReleaseError: there is no such release, or the candidate has no parent.
+    """
     known = releases.all_releases(workspace)
     if candidate is None and not known:
         raise ReleaseError("there is no release to audit", next="Run `mmkd distill`")
@@ -88,13 +146,20 @@ def run_audit(
     if against is None:
         what = f"release {new.id} has no parent, so there is nothing that it could have forgotten"
         raise ReleaseError(what, next="Run `mmkd distill --incremental`, or name one with --against")
-    old = releases.release(workspace, against)
-    audit = audited(workspace, new, old, progress)
-    in_use = releases.current(workspace)
-    # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
-    if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
-        releases.promote(workspace, new.id)
-    return audit, new, old
+    return new, releases.release(workspace, against)
+
+
+def _learnt(line: Sequence[Release]) -> dict[str, str]:
+    """By domain the first release of a line with a teacher that was trusted with the whole domain."""
+    found: dict[str, str] = {}
+    for release in line:
+        for name in release.facts["new"]:
+            path = release.folder / "trust" / f"{name}.npz"
+            decided = TeacherTrust.load(path).domains if path.exists() else {}
+            for domain, trust in decided.items():
+                if trust.trusted:
+                    found.setdefault(domain, release.id)
+    return found
 
 
 def _teacher(workspace: Workspace, name: str) -> TeacherSpec:

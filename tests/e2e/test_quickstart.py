@@ -156,3 +156,32 @@ def test_killed_again_and_again_it_ends_with_the_same_summary(finished: Path, tm
     ours = json.loads((folder / "summary.json").read_text())
     theirs = json.loads((finished / "summary.json").read_text())
     assert without_timings(ours) == without_timings(theirs)
+
+
+def test_an_audit_leaves_a_page_xml_and_json_and_a_chain_has_every_name_for_forgetting(finished: Path) -> None:
+    from xml.etree import ElementTree
+
+    audits = finished / ".mmkd" / "audits"
+    facts = json.loads((audits / "0002-against-0001.json").read_text())
+    found = {(row["family"], row["metric"]) for row in facts["comparisons"]}
+    assert {("zero-shot", "auc"), ("retrieval", "R@10"), ("fidelity", "cosine"), ("flips", "negative")} <= found
+    cases = ElementTree.parse(audits / "0002-against-0001.xml").getroot().findall("testsuite/testcase")
+    assert len(cases) == len(facts["comparisons"])
+    page = (audits / "0002-against-0001.html").read_text()
+    assert facts["gate"]["hash"] in page
+    assert 'src="http' not in page
+    corpus_train = set(map(str, _train_ids(finished)))
+    assert set(facts["replay_first"]) <= corpus_train
+    command = [sys.executable, "-m", "mmkd_core", "audit", "forgetting", "--chain", "--json", "-w", str(finished)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    chain = json.loads(result.stdout)
+    assert result.returncode == chain["exit_code"], result.stderr
+    assert set(chain["figures"]) == {"acc", "bwt", "fwt", "forgetting_max_last", "forgetting_first_last"}
+    assert chain["releases"] == ["0001", "0002"]
+
+
+def _train_ids(folder: Path) -> list[str]:
+    from mmkd_core.integrate.workspace import Workspace
+
+    corpus = Workspace.open(folder).corpus()
+    return list(corpus.sample_id[corpus.split == "train"])

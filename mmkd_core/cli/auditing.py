@@ -1,0 +1,130 @@
+"""`mmkd audit forgetting`: what an audit, a chain of releases and a self-test say, each with its exit code."""
+
+from typing import TYPE_CHECKING
+
+from mmkd_core.cli.output import Output, points, span
+
+if TYPE_CHECKING:
+    from mmkd_core.audit.comparison import Comparison
+    from mmkd_core.audit.forgetting import ForgettingAudit
+
+FIGURES = {
+    "acc": "ACC, mean AUC of the newest release",
+    "bwt": "BWT, change since a domain was learnt",
+    "fwt": "FWT, gain before a domain's teacher came",
+    "forgetting_max_last": "forgetting, best earlier minus last",
+    "forgetting_first_last": "forgetting, when learnt minus last",
+}
+
+
+def show_audit(out: Output, candidate: str | None, against: str | None) -> int:
+    """Audit a release against another, and promote it if it passes."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate import releases
+    from mmkd_core.integrate.auditing import audit_file
+    from mmkd_core.integrate.measuring import run_audit
+    from mmkd_core.integrate.workspace import Workspace, read_json
+
+    workspace = Workspace.open(out.root)
+    with workspace.writing():
+        audit, new, old = run_audit(workspace, candidate, against, watch())
+        in_use = releases.current(workspace)
+    written = audit_file(workspace, new, old)
+    facts = read_json(written)
+    _show(out, audit, old.id, new.id)
+    if facts["gate_changed"]:
+        out.say(f"gate.yaml was changed since release {new.id} was made (it was {facts['gate_changed']})")
+    current = in_use.id if in_use else None
+    out.say(f"in use: release {current}")
+    files = [written.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
+    out.finish({**facts, "in_use": current}, wrote=files, next="mmkd report")
+    return audit.exit_code
+
+
+def show_chain(out: Output, candidate: str | None, against: str | None) -> int:
+    """The matrix of a release and all that it grew from."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.measuring import run_chain
+    from mmkd_core.integrate.workspace import Workspace
+
+    workspace = Workspace.open(out.root)
+    with workspace.writing():
+        found = run_chain(workspace, candidate, watch())
+    out.say("zero-shot AUC on the test split, in points; * is the release that learnt the domain")
+    rows = [
+        (domain, *(points(found.matrix[r][domain]) + ("*" if r == learnt else "") for r in found.releases))
+        for domain, learnt in found.learnt.items()
+    ]
+    out.table(("domain", *found.releases), rows)
+    out.say()
+    figures = [(words, found.figures[name]) for name, words in FIGURES.items()]
+    cells = [(w, points(f.estimate, sign=True), span(f.lower, f.upper, sign=True)) for w, f in figures if f]
+    out.table(("figure", "points", "interval"), cells)
+    out.say()
+    _table(out, found.comparisons, "when learnt", found.releases[-1])
+    out.say(f"verdict: {found.verdict.value} (gate {found.gate.hash})")
+    path = workspace.audits / f"chain-to-{found.releases[-1]}.json"
+    out.finish(found.to_json(), wrote=[path, path.with_suffix(".xml")], next="mmkd releases list")
+    return found.verdict.exit_code
+
+
+def show_self_test(out: Output, candidate: str | None, against: str | None) -> int:
+    """How often the audit raises an alarm between copies that are alike."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.measuring import run_self_test
+    from mmkd_core.integrate.workspace import Workspace
+
+    workspace = Workspace.open(out.root)
+    with workspace.writing():
+        found, new, old = run_self_test(workspace, candidate, against, watch())
+    rate = found.false_alarms
+    out.say(
+        f"{found.rounds} audits of two copies that each got the answers of {new.id} or {old.id} by a coin per patient"
+    )
+    out.table(("verdict", "audits"), sorted(found.verdicts.items()))
+    out.say(
+        f"false alarms: {points(rate.share)} % ({span(rate.lower, rate.upper)}), "
+        f"promised {points(rate.nominal)} % at most"
+    )
+    out.say()
+    rows = [(n, points(r.share), span(r.lower, r.upper), points(r.nominal)) for n, r in found.excluded.items()]
+    out.table(("intervals that exclude zero", "%", "interval", "promised"), rows)
+    out.say("the scatter of training is not in this: for that, train with another seed and use --against")
+    out.say(f"self-test: {'PASS' if found.passed else 'FAIL'} (gate {found.gate})")
+    path = workspace.audits / f"self-test-{new.id}-{old.id}.json"
+    out.finish(found.to_json(), wrote=[path], next="mmkd audit forgetting")
+    return 0 if found.passed else 1
+
+
+def _show(out: Output, audit: "ForgettingAudit", old: str, new: str) -> None:
+    """What gates as a table, what is reported as a line for each metric."""
+    _table(out, [row for row in audit.comparisons if row.gates], old, new)
+    for family, metric in dict.fromkeys((row.family, row.metric) for row in audit.comparisons if not row.gates):
+        rows = audit.family(family, metric).values()
+        worst = min(rows, key=lambda row: row.delta)
+        passed = sum(row.verdict.value == "PASS" for row in rows)
+        out.say(
+            f"reported: {family} {metric}: {passed} of {len(rows)} shown to keep within {points(worst.margin)} points, "
+            f"worst {worst.part} {points(worst.delta, sign=True)}"
+        )
+    for name, reason in audit.undefined.items():
+        out.say(f"not compared: {name}: {reason}")
+    gained = sum(len(flips.positive) for flips in audit.flips.values())
+    lost = sum(len(flips.negative) for flips in audit.flips.values())
+    out.say(f"first choices that turned right: {gained}, that turned wrong: {lost}")
+    out.say(f"verdict: {audit.verdict.value} (gate {audit.gate.hash})")
+    for row in audit.open:
+        more = f"{row.needed:,} more samples would decide" if row.needed else "no number of samples would decide"
+        why = "lost more than the margin" if row.verdict.value == "FAIL" else more
+        out.say(f"  {row.verdict.value}: {row.family} {row.metric} {row.part}: {why}")
+
+
+def _table(out: Output, rows: "list[Comparison] | tuple[Comparison, ...]", old: str, new: str) -> None:
+    columns = ("family", "of", old, new, "change", "interval", "margin", "samples", "patients", "verdict", "needed")
+    out.table(columns, [_cells(row) for row in rows])
+
+
+def _cells(c: "Comparison") -> tuple[object, ...]:
+    change = points(c.delta, sign=True), span(c.lower, c.upper, sign=True), points(c.margin)
+    figures = points(c.before), points(c.after), *change, c.n, c.groups
+    return f"{c.family} {c.metric}", c.part, *figures, c.verdict.value, c.needed
