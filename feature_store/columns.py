@@ -11,8 +11,6 @@ Rows in the tail are few (less than one block) and are kept in memory.
 
 from __future__ import annotations
 
-import ctypes
-import struct
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from feature_store.errors import StoreError
 from feature_store.index import ABSENT, RowIndex, Slots
 from feature_store.layout import (
     HEADER,
+    TAIL_HEADER,
     Rows,
     TableState,
     decode_runs,
@@ -35,6 +34,7 @@ from feature_store.layout import (
     state_key,
 )
 from feature_store.maps import FileMap
+from feature_store.peeking import find_blocks
 from feature_store.precision import Stored, decode, storage_type
 
 _CHUNK = 256
@@ -62,24 +62,6 @@ class Found(NamedTuple):
     absent: NDArray[np.intp]
 
 
-def find_block(txn: Any, database: Any, key: bytes) -> int:
-    """Where LMDB says that the value of ``key`` starts in the file, or -1.
-
-    An LMDB node is 8 bytes (size, flags, key length), the key, and for a large value the number of its first page. The
-    value begins after that page's header of 16 bytes. What is read here lies inside the page that holds the key.
-    """
-    cursor = txn.cursor(db=database)
-    if not cursor.set_key(key):
-        return -1
-    address = np.frombuffer(cursor.key(), np.uint8).ctypes.data
-    node = ctypes.string_at(address - 8, 8 + len(key) + 8)
-    flags, key_length = struct.unpack_from("<HH", node, 4)
-    if flags != 1 or key_length != len(key):  # 1: the value lies on pages of its own
-        return -1
-    (page,) = struct.unpack_from("<Q", node, 8 + key_length)
-    return int(page) * int(txn.stat(database)["psize"]) + 16
-
-
 def find(txn: Any, columns: Sequence[Columns], rows: Rows) -> list[Found]:
     """Where the same rows lie in several tables of one store. Valid as long as the transaction.
 
@@ -97,8 +79,13 @@ def find(txn: Any, columns: Sequence[Columns], rows: Rows) -> list[Found]:
             known[identity] = one.likely(rows)
         one.place(*known[identity], out)
     if places.min(initial=0) < 0:
-        return [one.settle(txn, rows, out) for one, out in zip(columns, places, strict=True)]
-    return [Found(out, NO_ROWS, _NO_FEATURES, NO_ROWS) for out in places]
+        found = [one.settle(txn, rows, out) for one, out in zip(columns, places, strict=True)]
+    else:
+        found = [Found(out, NO_ROWS, _NO_FEATURES, NO_ROWS) for out in places]
+    if columns and columns[0].files.is_large:
+        for one, where in zip(columns, found, strict=True):
+            one.files.fetch(where.places, one.require().step, one.require().row_bytes)
+    return found
 
 
 class Columns:
@@ -233,7 +220,7 @@ class Columns:
         aside: list[int] = []
         if unknown.any():
             numbers = np.unique(blocks[lost[unknown]]).tolist()
-            aside = [number for number in numbers if not self._locate(txn, state, number)]
+            aside = self._locate(txn, state, numbers)
             self.place(slots, blocks, places)
             lost = np.flatnonzero(places < 0)
         where, absent = lost, NO_ROWS
@@ -250,16 +237,18 @@ class Columns:
         places[lost] = places.max()  # somewhere, so that all rows can be copied at once
         return Found(places, where, features, absent)
 
-    def _locate(self, txn: Any, state: TableState, number: int) -> bool:
-        """Note where a block lies in the map; False if only ``get`` can tell."""
-        start = find_block(txn, self._environment.database("blocks"), part_key(state.id, number))
-        count = self._environment.block_rows
-        data = self.files.upto(start + HEADER + count * state.row_bytes) if start >= 0 else None
-        fields = header_fields(self._environment.uuid, state, self.tower, number, count)
-        if data is None or (start + HEADER) % state.step or data[start : start + len(fields)].tobytes() != fields:
-            return False
-        self._origins[number] = (start + HEADER - number * count * state.row_bytes) // state.step
-        return True
+    def _locate(self, txn: Any, state: TableState, numbers: list[int]) -> list[int]:
+        """Note where blocks lie in the map; those of which only ``get`` can tell are returned."""
+        found = find_blocks(txn, self._environment.database("blocks"), state.id, numbers)
+        count, step = self._environment.block_rows, state.step
+        size = HEADER + count * state.row_bytes
+        inside = {n: found[n] for n in numbers if n in found and self.files.upto(found[n] + size) is not None}
+        self.files.fetch(np.array([*inside.values()], np.int64), 1, TAIL_HEADER)
+        for number, start in inside.items():
+            fields = header_fields(self._environment.uuid, state, self.tower, number, count)
+            if (start + HEADER) % step == 0 and self.files.part(start, len(fields)) == fields:
+                self._origins[number] = (start + HEADER - number * count * state.row_bytes) // step
+        return [number for number in numbers if self._origins[number] == _NOWHERE]
 
     def _read_block(self, txn: Any, state: TableState, number: int) -> Stored:
         """View of a block's rows, valid within the transaction: the way without knowledge of LMDB's pages."""
@@ -303,8 +292,7 @@ class Columns:
             return np.empty((0, 2), np.int64)
         blocks = np.unique(self.index.slots(rows) // self._environment.block_rows)
         blocks = blocks[blocks < state.sealed]
-        database = self._environment.database("blocks")
-        starts = np.array([find_block(txn, database, part_key(state.id, int(number))) for number in blocks], np.int64)
+        found = find_blocks(txn, self._environment.database("blocks"), state.id, blocks.tolist())
+        starts = np.array([found[number] for number in blocks.tolist() if number in found], np.int64)
         size = HEADER + self._environment.block_rows * state.row_bytes
-        starts = starts[starts >= 0]
         return np.stack((starts, np.full(len(starts), size)), axis=1)

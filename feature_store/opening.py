@@ -88,6 +88,9 @@ def open_lmdb(path: Path, readonly: bool, lock: bool = True) -> Any:
     """Open the environment with as large a map as the system grants.
 
     ``lock=False`` is for files that nobody writes any more: it needs no right to write, and works on any file system.
+
+    A reader wants single pages of LMDB's trees: reading ahead would bring megabytes of blocks with each of them, and
+    take longer than the first batch. Whoever writes may have to copy the whole file.
     """
     for size in MAP_SIZES:
         try:
@@ -96,6 +99,7 @@ def open_lmdb(path: Path, readonly: bool, lock: bool = True) -> Any:
                 str(path),
                 map_size=size,
                 readonly=readonly,
+                readahead=not readonly,
                 lock=lock,
                 max_dbs=2 * len(DATABASES),
                 max_spare_txns=0,

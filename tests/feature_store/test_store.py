@@ -82,12 +82,13 @@ def test_blocks_are_found_without_knowledge_of_pages(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch, wrong_place: int | str
 ) -> None:
     store.put("t", "image", range(37), features(range(37)))
-    real = columns.find_block
+    real = columns.find_blocks
 
-    def lie(txn: object, database: object, key: bytes) -> int:
-        return real(txn, database, key[:-1] + bytes([key[-1] ^ 1])) if wrong_place == "another" else int(wrong_place)
+    def lie(txn: object, database: object, table_id: int, numbers: list[int]) -> dict[int, int]:
+        found = real(txn, database, table_id, [0, 1, 2, 3])
+        return {n: found[n ^ 1] if wrong_place == "another" else int(wrong_place) for n in numbers}
 
-    monkeypatch.setattr(columns, "find_block", lie)
+    monkeypatch.setattr(columns, "find_blocks", lie)
     order = np.random.default_rng(0).permutation(37)
     np.testing.assert_array_equal(store.gather("t", "image", order), features(order))
 
