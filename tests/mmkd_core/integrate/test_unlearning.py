@@ -13,7 +13,6 @@ from mmkd_core.integrate.workspace import Config, Workspace
 from mmkd_core.plugins import Lock, write_lock
 from mmkd_core.plugins.lock import LockedTeacher
 
-
 FREE = {"code": "MIT", "weights": "MIT", "commercial_use": True}
 
 
