@@ -23,6 +23,7 @@ class Recipe(StrEnum):
 
     MMKD = "mmkd"
     PAPER = "paper"
+    PAPER_PUBLISHED = "paper-published"
 
 
 class Captions(StrEnum):

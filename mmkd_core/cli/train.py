@@ -123,7 +123,10 @@ def distill(
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Teach the release in use what new teachers know.")
     ] = False,
-    recipe: Annotated[Recipe | None, typer.Option(help="Scheme; mmkd.yaml decides if left out.")] = None,
+    recipe: Annotated[
+        Recipe | None,
+        typer.Option(help="Scheme: ours, or the paper's as released or as published; mmkd.yaml decides if left out."),
+    ] = None,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
@@ -172,12 +175,24 @@ def _alone_or_led(workspace: "Workspace") -> "Iterator[Progress]":
 
 def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
     """The same workspace with another recipe in both stages, for this run."""
+    from pydantic import ValidationError
+
+    from mmkd_core.errors import WorkspaceError
+    from mmkd_core.integrate.workspace import CONFIG
     from mmkd_core.integrate.workspace import Workspace as Made
 
     if recipe is None:
         return workspace
     stages = {name: getattr(workspace.config, name) for name in ("distill", "incremental")}
-    update = {name: stage.model_copy(update={"recipe": recipe.value}) for name, stage in stages.items()}
+    try:
+        update = {name: type(stage)(**{**dict(stage), "recipe": recipe.value}) for name, stage in stages.items()}
+    except ValidationError as error:
+        what = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise WorkspaceError(
+            f"recipe {recipe.value} does not go with {CONFIG}: {what}",
+            where=str(workspace.root / CONFIG),
+            next="Correct the file, or leave --recipe out",
+        ) from error
     return Made(workspace.root, workspace.config.model_copy(update=update))
 
 

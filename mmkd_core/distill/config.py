@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,30 +14,69 @@ class Weights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fd: float = Field(default=1.0, ge=0, description="feature distillation, per teacher's head")
-    icl: float = Field(default=1.0, ge=0, description="interactive contrastive learning, per teacher's head")
+    fd: float = Field(default=0.0, ge=0, description="feature distillation")
+    icl: float = Field(default=0.0, ge=0, description="interactive contrastive learning")
     crd: float = Field(default=0.0, ge=0, description="contrastive relation (CRD of CLIP-KD), per teacher's head")
     gd: float = Field(default=0.0, ge=0, description="gradients of the contrast (GD of CLIP-KD), per teacher's head")
     afd: float = Field(default=0.0, ge=0, description="contrast of fused features (AFD of CLIP-KD), per teacher's head")
-    clip: float = Field(default=0.1, ge=0, description="the student's own contrastive loss")
-    untaught: float = Field(default=1.0, ge=0, description="clip for samples that no teacher teaches (recipe mmkd)")
+    clip: float = Field(default=0.0, ge=0, description="the student's own contrastive loss")
+    untaught: float = Field(default=1.0, ge=0, description="clip for samples that no teacher teaches (with heads)")
     relation: float = Field(
-        default=1.0, ge=0, description="relation of images to a bank of texts, on the shared embedding"
+        default=0.0, ge=0, description="relation of images to a bank of texts, on the shared embedding"
     )
 
+
+Term = Literal["fd", "icl", "crd", "gd", "afd", "clip", "untaught", "relation"]
+Aligner = Literal["none", "linear", "autoencoder", "phi-s", "procrustes"]
+INVERTIBLE = ("none", "phi-s")
+"""Aligners of one teacher's space, from which there is a way back; the others make one space of all."""
+
+
+class Parts(BaseModel):
+    """What a recipe is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: Weights
+    heads: Literal["none", "linear", "mlp"]
+    aligner: Aligner
+    fd: Literal["cosine", "mse"]
+    teacher_balance: Literal["none", "dispersion", "dropping"] = "none"
+
     @model_validator(mode="after")
-    def _something(self) -> Weights:
-        if not (self.fd or self.icl or self.crd or self.gd or self.afd or self.clip or self.relation):
+    def _make_sense(self) -> Parts:
+        weights = self.weights
+        if not any(getattr(weights, name) for name in type(weights).model_fields if name != "untaught"):
             raise ValueError("one of fd, icl, crd, gd, afd, clip and relation must be above 0")
+        if self.heads != "none" and self.aligner not in INVERTIBLE:
+            raise ValueError(
+                f"aligner {self.aligner} makes one space of all teachers, and a head learns its own teacher's: choose "
+                "aligner phi-s or none, or heads none"
+            )
+        if self.heads == "none":
+            wrong = [name for name in ("crd", "gd", "afd", "relation") if getattr(weights, name)]
+            if wrong:
+                raise ValueError(
+                    f"{' and '.join(wrong)} cannot be had without heads, where a step has one random teacher per "
+                    "sample: set their weight to 0, or heads to linear or mlp"
+                )
+        if self.teacher_balance != "none" and (self.heads == "none" or not weights.fd):
+            raise ValueError(
+                f"teacher_balance {self.teacher_balance} weighs the FD of the heads against one another: set it to "
+                "none, or heads to linear or mlp and the weight of fd above 0"
+            )
         return self
 
 
 # Features within one domain differ little beside what sets the domains apart, so FD needs a large factor to carry
 # findings; captions of people repeat, so ICL's negatives are often no negatives, and a large factor drowns the rest
 # (docs/results).
-RECIPES: dict[str, Weights] = {
-    "mmkd": Weights(fd=5.0, icl=0.1, clip=0.1, relation=1.0),
-    "paper": Weights(fd=1.0, icl=1.0, clip=0.1, relation=0.0),
+_MMKD = Parts(weights=Weights(fd=5.0, icl=0.1, clip=0.1, relation=1.0), heads="linear", aligner="phi-s", fd="cosine")
+_PAPER = Parts(weights=Weights(fd=50.0, icl=1.0, clip=1.0), heads="none", aligner="autoencoder", fd="mse")
+RECIPES: dict[str, Parts] = {
+    "mmkd": _MMKD,
+    "paper": _PAPER,  # as in the released code
+    "paper-published": _PAPER.model_copy(update={"weights": Weights(fd=1.0, icl=1.0, clip=0.1)}),  # as in the paper
 }
 
 
@@ -53,8 +92,22 @@ class BankConfig(BaseModel):
 class DistillConfig(TrainConfig):
     """Stage 2: teachers' features into the pretrained student."""
 
-    recipe: Literal["mmkd", "paper"] = "mmkd"
-    weights: Weights | None = Field(default=None, description="factors of the losses; the recipe's own if left out")
+    recipe: Literal["mmkd", "paper", "paper-published"] = Field(
+        default="mmkd", description="gives each of the next five where it is left out"
+    )
+    weights: dict[Term, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="factors of losses, by name; the recipe's where left out"
+    )
+    heads: Literal["none", "linear", "mlp"] | None = Field(
+        default=None, description="map from the student to each teacher; none: all teach the shared embedding"
+    )
+    aligner: Aligner | None = Field(default=None, description="what is done to teachers' features before")
+    fd: Literal["cosine", "mse"] | None = Field(
+        default=None, description="FD as cosine and smooth L1, or as mean square"
+    )
+    teacher_balance: Literal["none", "dispersion", "dropping"] | None = Field(
+        default=None, description="of FD: teachers alike, by how far they spread, or the worst and half of the others"
+    )
     bank: BankConfig = BankConfig()
     train: str = Field(
         default="full",
@@ -66,9 +119,26 @@ class DistillConfig(TrainConfig):
     )
 
     @property
+    def parts(self) -> Parts:
+        """What the recipe and the settings beside it come to.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        recipe = RECIPES[self.recipe]
+        given = {name: value for name in Parts.model_fields if (value := getattr(self, name)) is not None}
+        given["weights"] = recipe.weights.model_copy(update={str(name): value for name, value in self.weights.items()})
+        return Parts.model_validate({name: getattr(recipe, name) for name in Parts.model_fields} | given)
+
+    @property
     def factors(self) -> Weights:
         """The factors that count."""
-        return self.weights or RECIPES[self.recipe]
+        return self.parts.weights
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> DistillConfig:
+        _ = self.parts  # says what does not go together
+        return self
 
 
 class BudgetConfig(BaseModel):

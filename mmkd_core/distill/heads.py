@@ -48,23 +48,33 @@ class TeacherHead(nn.Module):
         image, text: ``nn.Linear``.
         normalisers: ``{"image": PhiS, "text": PhiS}`` of the teacher, frozen.
         log_scale: the learned logit scale of this teacher's contrast (log).
+        more: with ``mlp``, per tower a hidden layer of 4 S units beside the linear map. It starts at zero, so that the
+            ridge fit of the linear map is where both begin.
         fusion: what AFD trains beside the maps; None where AFD is not asked for.
     """
 
     def __init__(
-        self, student_dim: int, normalisers: dict[str, PhiS], logit_scale: float, *, fusion: bool = False
+        self,
+        student_dim: int,
+        normalisers: dict[str, PhiS],
+        logit_scale: float,
+        *,
+        mlp: bool = False,
+        fusion: bool = False,
     ) -> None:
         super().__init__()
         dim = len(normalisers["image"].mean)
         self.image, self.text = nn.Linear(student_dim, dim), nn.Linear(student_dim, dim)
         self.normalisers = normalisers
         self.log_scale = nn.Parameter(torch.tensor(float(np.log(min(logit_scale, MAX_SCALE)))))
+        self.more = nn.ModuleDict({tower: _hidden(student_dim, dim) for tower in ("image", "text")}) if mlp else None
         self.fusion = Fusion(dim) if fusion else None
 
     def forward(self, embedding: Tensor, tower: str) -> Tensor:
         """Predicted features in PHI-S space (B, D)."""
         layer: nn.Linear = self.image if tower == "image" else self.text
-        return full(layer(embedding))
+        predicted = full(layer(embedding))
+        return predicted if self.more is None else predicted + full(self.more[tower](embedding))
 
     def native(self, predicted: Tensor, tower: str) -> Tensor:
         """PHI-S space back to unit-norm features in the teacher's own space."""
@@ -73,6 +83,13 @@ class TeacherHead(nn.Module):
     def scale(self) -> Tensor:
         """The learned factor on cosines, at most 100."""
         return self.log_scale.exp().clamp_max(MAX_SCALE)
+
+    def fuse(self, seed: int) -> None:
+        """Add what AFD trains, if it is not there."""
+        if self.fusion is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.fusion = Fusion(self.image.out_features)
 
     @torch.no_grad()
     def fit_ridge(self, embedding: Tensor, features: Tensor, tower: str, penalty: float = 1e-2) -> float:
@@ -92,6 +109,13 @@ class TeacherHead(nn.Module):
         return float(nn.functional.cosine_similarity(design @ solution, target, dim=-1).mean())
 
 
+def _hidden(student_dim: int, dim: int) -> nn.Module:
+    last = nn.Linear(4 * student_dim, dim)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(student_dim, 4 * student_dim), nn.GELU(), last)
+
+
 def save_heads(heads: dict[str, TeacherHead], folder: Path) -> None:
     """Write ``heads.safetensors`` (weights and normalisers) and ``heads.json`` (names and dimensions)."""
     from safetensors.torch import save
@@ -102,7 +126,12 @@ def save_heads(heads: dict[str, TeacherHead], folder: Path) -> None:
         state |= {f"{name}/{key}": value.detach().contiguous().clone() for key, value in head.state_dict().items()}
         for tower, normaliser in head.normalisers.items():
             state |= normaliser.state(f"{name}/normaliser/{tower}")
-        facts[name] = {"student_dim": head.image.in_features, "teacher_dim": head.image.out_features}
+        facts[name] = {
+            "student_dim": head.image.in_features,
+            "teacher_dim": head.image.out_features,
+            "mlp": head.more is not None,
+            "fusion": head.fusion is not None,
+        }
     with replacing(folder / "heads.safetensors") as file:
         file.write(save(state))
     (folder / "heads.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
@@ -116,7 +145,7 @@ def load_heads(folder: Path) -> dict[str, TeacherHead]:
     heads = {}
     for name, facts in json.loads((folder / "heads.json").read_text()).items():
         normalisers = {tower: PhiS.from_state(state, f"{name}/normaliser/{tower}") for tower in ("image", "text")}
-        head = TeacherHead(facts["student_dim"], normalisers, 1.0)
+        head = TeacherHead(facts["student_dim"], normalisers, 1.0, mlp=facts["mlp"], fusion=facts["fusion"])
         head.load_state_dict({key: state[f"{name}/{key}"] for key in head.state_dict()})
         heads[name] = head
     return heads

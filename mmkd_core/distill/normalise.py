@@ -40,6 +40,11 @@ class PhiS:
             torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(rotation.astype(np.float32)), float(scale)
         )
 
+    @classmethod
+    def identity(cls, dim: int) -> PhiS:
+        """One that changes nothing: aligner ``none``."""
+        return cls(torch.zeros(dim), torch.eye(dim), 1.0)
+
     def forward(self, features: Tensor) -> Tensor:
         """Teacher's space to normalised space, (..., D)."""
         return self.scale * (features - self.mean) @ self.rotation.T

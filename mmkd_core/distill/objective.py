@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_core.distill import losses as loss
+from mmkd_core.distill.balance import dropping
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.sources import Reader, Reading, Rows, Source
-from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, taught
+from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, fd_of_samples, taught
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share
@@ -101,6 +102,7 @@ class Objective:
         sources: the teachers (and, in an incremental run, the parent).
         batches: rows of the corpus for a step.
         frozen: steps at the beginning in which only heads learn, so that a new one does not push the student about.
+        shares: per source the factor of its FD; 1 where left out.
     """
 
     def __init__(
@@ -114,13 +116,14 @@ class Objective:
         config: DistillConfig,
         seed: int,
         frozen: int = 0,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         self.student, self.heads, self.sources, self.frozen = student, heads, sources, frozen
         self.samples, self.bank, self.batches, self.config, self.seed = samples, bank, batches, config, seed
         self.bank_tokens = {domain: student.tokenize(texts) for domain, texts in bank.texts.items()}
-        self.reader = Reader(sources)
-        weights = config.factors
-        self.single = Method(weights.model_copy(update=dict.fromkeys(PAIRED, 0.0)))
+        self.reader, self.shares, self.parts = Reader(sources), shares or {}, config.parts
+        weights = self.parts.weights
+        self.single = Method(weights.model_copy(update=dict.fromkeys(PAIRED, 0.0)), self.parts.fd)
         self.paired = Method(weights.model_copy(update={"fd": 0.0, "icl": 0.0}))
 
     def batch(self, step: int, share: Share) -> StepBatch:
@@ -128,7 +131,7 @@ class Objective:
 
         People's captions repeat, so each is embedded once; the bank goes through the tower with them.
         """
-        config, weights, rows = self.config, self.config.factors, self.batches(step)
+        config, weights, rows = self.config, self.parts.weights, self.batches(step)
         views = Views.of(self.samples.pixels, rows, share, config.crop, self.seed, step)
         draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
         captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
@@ -167,7 +170,7 @@ class Objective:
 
     def losses(self, batch: StepBatch, embedded: Embedded) -> Losses:
         """Weighted losses of the share."""
-        weights, share = self.config.factors, batch.share
+        weights, share = self.parts.weights, batch.share
         image, texts = embedded
         text, bank = texts[batch.which], texts[batch.captions :]
         scale = self.student.model.logit_scale.exp()
@@ -177,14 +180,14 @@ class Objective:
             parts["clip"] = clip_loss(image, text, scale, self._captions(batch), share)
         if batch.relation:
             parts["relation"] = weights.relation * self._relation(batch.relation, share, image, bank, scale)
-        parts |= taught(image, text, self._lessons(batch, share), self.single)
+        parts |= taught(image, text, self._balanced(batch, image, text), self.single)
         parts |= taught(image, text, self._lessons(batch, Share(), 1 / share.count), self.paired)
         return parts
 
     def _captions(self, batch: StepBatch) -> Tensor:
         """Factor (B,) of each sample's own caption: the only thing that teaches a sample nobody else teaches."""
         helped = np.any([source.mask[batch.rows] for source in self.sources if source.teaches(batch.step)], axis=0)
-        weights = self.config.factors
+        weights = self.parts.weights
         return torch.from_numpy(np.where(helped, weights.clip, weights.untaught).astype(np.float32))
 
     @staticmethod
@@ -194,6 +197,19 @@ class Objective:
         logits = scale * image[share.of(len(image))] @ texts.T
         own = _of_domain(logits.float(), where, len(texts) // posterior.shape[-1])
         return (weight * loss.relation(own, posterior)).sum()
+
+    def _balanced(self, batch: StepBatch, image: Tensor, text: Tensor) -> list[Lesson]:
+        """The share's lessons, their FD weighed sample by sample as the recipe says."""
+        lessons = self._lessons(batch, batch.share)
+        if self.parts.teacher_balance == "dropping" and lessons:
+            losses = image.new_full((len(lessons), len(batch.rows)), -torch.inf)
+            for row, lesson, found in zip(
+                losses, lessons, fd_of_samples(image, text, lessons, self.parts.fd), strict=True
+            ):
+                row[lesson.rows] = found
+            kept = dropping(losses, self.seed, batch.step)
+            return [replace(x, sample_factor=row[x.rows]) for x, row in zip(lessons, kept, strict=True)]
+        return lessons
 
     def _lessons(self, batch: StepBatch, share: Share, factor: float = 1.0) -> list[Lesson]:
         """Of the teachers that count for at least two samples of the batch; the losses are means over them."""
@@ -206,7 +222,10 @@ class Objective:
             own = np.flatnonzero((chosen >= mine.start) & (chosen < mine.stop))
             rows, places = torch.from_numpy(chosen), torch.from_numpy(own)
             features = {"image": image[rows], "text": text[rows]}
-            lessons.append(Lesson(self.heads[source.name], rows[places], features, places, source.logit_scale))
+            share_of_fd = self.shares.get(source.name)
+            even = None if share_of_fd is None else torch.full((len(own),), share_of_fd)
+            head = self.heads[source.name]
+            lessons.append(Lesson(head, rows[places], features, places, source.logit_scale, sample_factor=even))
         return [replace(lesson, factor=factor / len(lessons)) for lesson in lessons]
 
 

@@ -3,7 +3,8 @@
 As MMKD-CLIP's released code does it (facts in its repository at 127544c): an autoencoder over all teachers' features
 gives each teacher a linear map into a common space of the student's dimension; in every step each sample draws one of
 its trusted teachers; the shared embedding is regressed on the aligned features (FD, mean square) and contrasted with
-them (ICL). Weights are the published ones, FD + ICL + 0.1 x CLIP.
+them (ICL). The recipe ``paper`` has the weights of the released code, 50 x FD + ICL + CLIP; ``paper-published`` those
+of the paper, FD + ICL + 0.1 x CLIP. Other aligners (``align``) and the other form of FD can be put in their place.
 
 Two departures, because the released code contradicts its own comments there: aligned features are L2-normalised before
 the losses, and the logit scale of the contrast is exponentiated and trained.
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_core.distill import losses as loss
+from mmkd_core.distill.align import Alignment
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.sources import Rows, Source
@@ -27,63 +29,6 @@ from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share
 from mmkd_core.student.views import Views
-
-ALIGN_STEPS, ALIGN_BATCH, DROPOUT, NOISE = 300, 256, 0.2, 0.01
-
-
-class AlignmentAutoencoder(nn.Module):
-    """Per teacher a linear map in and out, shared encoders and decoders per tower between them."""
-
-    def __init__(self, dims: dict[str, int], latent: int) -> None:
-        super().__init__()
-        self.into = nn.ModuleDict({name.replace(".", "_"): nn.Linear(dim, latent) for name, dim in dims.items()})
-        self.back = nn.ModuleDict({name.replace(".", "_"): nn.Linear(latent, dim) for name, dim in dims.items()})
-        self.encoder = nn.ModuleDict({tower: _encoder(latent) for tower in ("image", "text")})
-        self.decoder = nn.ModuleDict({tower: _decoder(latent) for tower in ("image", "text")})
-
-    def reconstruction(self, name: str, tower: str, features: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of features (B, D) after the round trip; ``noise`` is added on the way in."""
-        hidden = self.encoder[tower](self.into[name](features + noise))
-        return F.mse_loss(self.back[name](self.decoder[tower](hidden)), features)
-
-    def aligned(self, name: str, features: Tensor) -> Tensor:
-        """Unit-norm features (B, latent): only the teacher's map in, as the released code exports them."""
-        return F.normalize(self.into[name](features), dim=-1)
-
-
-def _encoder(width: int) -> nn.Module:
-    layer = (nn.Linear(width, width), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(width, width), nn.ReLU())
-    return nn.Sequential(*layer, nn.Dropout(DROPOUT))
-
-
-def _decoder(width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-
-
-def fit_alignment(sources: Sequence[Source], latent: int, seed: int) -> AlignmentAutoencoder:
-    """Train the autoencoder on the trusted features of all sources; deterministic in ``seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        dims = {source.name: int(next(iter(source.bank.values())).shape[1]) for source in sources}
-        model = AlignmentAutoencoder(dims, latent)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        rng = np.random.default_rng([seed, 11])
-        for _ in range(ALIGN_STEPS):
-            parts = []
-            for source in sources:
-                trusted = np.flatnonzero(source.mask)
-                if not len(trusted):
-                    continue
-                rows = rng.choice(trusted, size=min(ALIGN_BATCH, len(trusted)), replace=False)
-                for tower, features in (("image", source.images(rows)), ("text", source.texts(rows))):
-                    noise = NOISE * torch.randn_like(features)
-                    parts.append(model.reconstruction(source.name, tower, features, noise))
-            if not parts:
-                break
-            optimizer.zero_grad()
-            torch.stack(parts).mean().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return model.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -104,7 +49,7 @@ class PaperObjective:
         self,
         student: Student,
         scale: nn.ParameterDict,
-        alignment: AlignmentAutoencoder,
+        alignment: Alignment,
         sources: Sequence[Source],
         samples: Samples,
         batches: Callable[[int], Rows],
@@ -148,7 +93,8 @@ class PaperObjective:
             return parts
         s_image, s_text = image[taught], text[taught]
         if weights.fd:
-            fd = loss.mse_distillation(s_image, t_image) + loss.mse_distillation(s_text, t_text)
+            distance = {"cosine": loss.feature_distillation, "mse": loss.mse_distillation}[self.config.parts.fd]
+            fd = distance(s_image, t_image) + distance(s_text, t_text)
             parts["fd"] = weights.fd * fd
         if weights.icl:
             contrast = loss.interactive_contrast(s_image, s_text, t_image, t_text, self.scale["cross"].exp())

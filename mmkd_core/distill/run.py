@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmkd_core.distill.align import fit_alignment
 from mmkd_core.distill.averaging import measure_norms
+from mmkd_core.distill.balance import dispersion, shares
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.budget import Watch
-from mmkd_core.distill.config import BudgetConfig, DistillConfig, IncrementalConfig
+from mmkd_core.distill.config import RECIPES, BudgetConfig, DistillConfig, IncrementalConfig, Parts
 from mmkd_core.distill.course import Course, urgent
 from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.normalise import PhiS
 from mmkd_core.distill.objective import Objective, Samples
-from mmkd_core.distill.paper import PaperObjective, fit_alignment
+from mmkd_core.distill.paper import PaperObjective
 from mmkd_core.distill.replay import UNTAUGHT, Stratum
 from mmkd_core.distill.sources import Mask, Rows, Source
 from mmkd_core.progress import Progress
@@ -29,6 +31,7 @@ from mmkd_core.student.training import fit
 from mmkd_core.student.tuning import tuned
 
 FIT_ROWS = 20_000
+DISPERSION_ROWS = 2_000
 NORM_BATCHES = 32
 """Batches from which the batch norms of averaged weights are measured."""
 
@@ -104,16 +107,20 @@ def distill(
         freeze_norms=frozen_norms,
         trackers=trackers,
     )
-    if config.recipe == "paper":
+    parts = config.parts  # of the recipe
+    if parts.heads == "none":
         return _paper(student, sources, samples, batches, config, seed, train)
     heads = dict(earlier.heads if earlier else {})
     fidelity = {}
     for source in sources:
         if source.heads and source.name not in heads and source.mask.sum() >= 2:
-            heads[source.name], fidelity[source.name] = warm_head(student, source, samples)
+            heads[source.name], fidelity[source.name] = warm_head(student, source, samples, parts, seed)
             if progress:
                 progress.say(f"{source.name}: a new head, fidelity {fidelity[source.name]:.3f} before any training")
     used = {source.name: heads[source.name] for source in sources if source.name in heads}
+    if parts.weights.afd:
+        for head in used.values():
+            head.fuse(seed)  # a head of an earlier release may have learnt without
     active = [source for source in sources if source.mask.any()]
     with tuned(student, config.train, seed):
         trained = nn.ModuleList([student.model, *used.values()])
@@ -124,7 +131,8 @@ def distill(
             watch = earlier.watch(student, active, samples, bank, config.budget)
             course = Course(student, averaged, config.average, config.steps, watch, config.budget)
             active = urgent(active, course.budget, earlier.untaught, samples, bank, earlier.parent)
-        objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen)
+        balance = _shares(active, used, parts)
+        objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen, balance)
         log = train(nn.ModuleList([trained, course]), objective, after_step=course)
         course.finish()
     if course.average is not None and earlier is None:
@@ -133,19 +141,37 @@ def distill(
     return Distilled(heads, log, fidelity, course.budget.facts())
 
 
-def warm_head(student: Student, source: Source, samples: Samples) -> tuple[TeacherHead, float]:
+def _shares(sources: Sequence[Source], heads: Mapping[str, TeacherHead], parts: Parts) -> dict[str, float]:
+    """Factor of each teacher's FD, where they are balanced by dispersion."""
+    if parts.teacher_balance != "dispersion":
+        return {}
+    found = {}
+    for source in sources:
+        rows = np.flatnonzero(source.mask)[:DISPERSION_ROWS]
+        if source.name in heads and len(rows) >= 2:
+            phi = heads[source.name].normalisers
+            towers = (phi["image"].forward(source.images(rows)), phi["text"].forward(source.texts(rows)))
+            found[source.name] = float(np.mean([dispersion(targets) for targets in towers]))
+    return shares(found)
+
+
+def warm_head(
+    student: Student, source: Source, samples: Samples, parts: Parts = RECIPES["mmkd"], seed: int = 0
+) -> tuple[TeacherHead, float]:
     """A head for ``source`` by ridge regression from the frozen student; returns it and its mean fidelity (cosine)."""
     rows = np.flatnonzero(source.mask)[:FIT_ROWS]
     features = {"image": source.images(rows), "text": source.texts(rows)}
-    head = TeacherHead(
-        student.embed_dim, {tower: PhiS.fit(x.numpy()) for tower, x in features.items()}, source.logit_scale
-    )
+    plain = parts.aligner == "none"
+    phis = {t: PhiS.identity(x.shape[1]) if plain else PhiS.fit(x.numpy()) for t, x in features.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = TeacherHead(student.embed_dim, phis, source.logit_scale, mlp=parts.heads == "mlp")
     embedded = {"image": torch.from_numpy(student.embed_images(samples.pixels[rows]))}
     with torch.inference_mode():
         student.model.eval()
         tokens = samples.tokens[torch.from_numpy(rows)]
-        parts: tuple[Tensor, ...] = tokens.split(512)  # type: ignore[no-untyped-call]
-        embedded["text"] = torch.cat([nn.functional.normalize(student.texts(part), dim=-1) for part in parts])
+        pieces: tuple[Tensor, ...] = tokens.split(512)  # type: ignore[no-untyped-call]
+        embedded["text"] = torch.cat([nn.functional.normalize(student.texts(piece), dim=-1) for piece in pieces])
     fits = [head.fit_ridge(embedded[tower].clone(), features[tower], tower) for tower in features]
     return head, float(np.mean(fits))
 
@@ -159,7 +185,7 @@ def _paper(
     seed: int,
     train: Callable[..., list[dict[str, float]]],
 ) -> Distilled:
-    alignment = fit_alignment(sources, student.embed_dim, seed)
+    alignment = fit_alignment(config.parts.aligner, sources, student.embed_dim, seed)
     scale = nn.ParameterDict({"cross": nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))})
     objective = PaperObjective(student, scale, alignment, sources, samples, batches, config, seed)
     with tuned(student, config.train, seed):

@@ -53,6 +53,11 @@ class Source:
     turn: Callable[[int], bool] | None = None
     urgency: Callable[[Rows], Tensor] | None = None
 
+    @property
+    def dim(self) -> int:
+        """Dimension of its features."""
+        return int(next(iter(self.bank.values())).shape[1])
+
     def teaches(self, step: int) -> bool:
         """Whether it has its turn in a step."""
         return self.turn is None or self.turn(step)

@@ -93,6 +93,20 @@ def taught(image: Tensor, text: Tensor, lessons: Sequence[Lesson], method: Metho
     return named | {last: total - sum(named.values())}
 
 
+@torch.no_grad()
+def fd_of_samples(image: Tensor, text: Tensor, lessons: Sequence[Lesson], fd: str) -> list[Tensor]:
+    """FD (n,) of each lesson's samples, in the mean over towers; without gradient."""
+    found = []
+    for lesson in lessons:
+        total = torch.zeros(len(lesson.rows), device=image.device)
+        for tower, embedding in (("image", image), ("text", text)):
+            target = lesson.head.normalisers[tower].forward(lesson.features[tower][lesson.own])
+            value, _ = FD[fd](lesson.head(embedding[lesson.rows], tower), full(target))
+            total += value.squeeze(1) / 2
+        found.append(total)
+    return found
+
+
 @dataclass
 class _Sums:
     """Weighted losses by term and the gradient of their sum, as far as lessons have been given."""
@@ -186,7 +200,7 @@ class _Teaching:
         if weights.fd:
             with self._multiplying():
                 target = self.head.normalisers[tower].forward(lesson.features[tower][own])
-            value, push = (_cosine if self.method.fd == "cosine" else _squares)(predicted.detach(), full(target))
+            value, push = FD[self.method.fd](predicted.detach(), full(target))
             if lesson.sample_factor is not None:
                 value, push = (x * lesson.sample_factor[part].unsqueeze(1) for x in (value, push))
             half = lesson.factor * weights.fd / (2 * self.count)
@@ -259,6 +273,9 @@ def _squares(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """``losses.mse_distillation`` per sample (n, 1), and its gradient (n, D)."""
     difference = student - teacher
     return difference.square().mean(1, keepdim=True), difference.mul_(2 / student.shape[1])
+
+
+FD = {"cosine": _cosine, "mse": _squares}
 
 
 def _contrast(

@@ -19,7 +19,7 @@ import torch
 from feature_store import FeatureStore
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.bank import Bank
-from mmkd_core.distill.config import BankConfig, DistillConfig, Weights
+from mmkd_core.distill.config import BankConfig, DistillConfig
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.run import distill
 from mmkd_core.distill.sources import Source
@@ -90,7 +90,7 @@ def run(folder: Path, store: Path, accumulate: int = 1) -> dict[str, Any]:
     student = Student.build(shape, map(str, data.caption), seed=2)
     bank = Bank.build(data, BankConfig(captions=2), seed=0)
     samples = Samples.of(student, pixels, captions, list(data.domain), bank)
-    two = DistillConfig(**{**CONFIG, "lr": 2e-4}, accumulate=accumulate, bank=BankConfig(per_step=2), weights=Weights())
+    two = DistillConfig(**{**CONFIG, "lr": 2e-4}, accumulate=accumulate, bank=BankConfig(per_step=2), weights={})
     with FeatureStore.open(store) as opened:
         batches = partial(epoch_batch, np.arange(N), 11, 0)
         facts = {"seed": 1, "identity": "two", "label": "stage 2"}

@@ -79,6 +79,35 @@ def test_save_and_load_are_exact(data, tmp_path):
             assert torch.equal(head.native(features, tower), again[name].native(features, tower))
 
 
+def test_a_hidden_layer_starts_where_the_ridge_fit_ends(data):
+    embedding, features = data
+    phis = {tower: PhiS.fit(features.numpy()) for tower in ("image", "text")}
+    plain, deep = TeacherHead(S, phis, 20.0), TeacherHead(S, phis, 20.0, mlp=True)
+    for head in (plain, deep):
+        head.fit_ridge(embedding, features, "image")
+    torch.testing.assert_close(deep(embedding, "image"), plain(embedding, "image"))
+    deep(embedding, "image").sum().backward()
+    assert deep.more["image"][2].weight.grad.abs().sum() > 0
+
+
+def test_heads_with_all_parts_are_saved_and_loaded(data, tmp_path):
+    embedding, features = data
+    phis = {tower: PhiS.identity(D) for tower in ("image", "text")}
+    head = TeacherHead(S, phis, 20.0, mlp=True)
+    head.fuse(3)
+    fused = head.fusion
+    head.fuse(4)
+    assert head.fusion is fused
+    torch.nn.init.normal_(head.more["text"][2].weight)
+    save_heads({"a": head}, tmp_path)
+    again = load_heads(tmp_path)["a"]
+    assert torch.equal(head(embedding, "text"), again(embedding, "text"))
+    four = [torch.randn(4, D) for _ in range(4)]
+    for one, other in zip(head.fusion(*four), again.fusion(*four), strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(again.native(features, "image"), torch.nn.functional.normalize(features, dim=-1))
+
+
 def test_no_heads_at_all_can_be_saved(tmp_path):
     """The paper's recipe leaves none."""
     save_heads({}, tmp_path)

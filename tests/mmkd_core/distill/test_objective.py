@@ -10,10 +10,12 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch import nn
 
-from mmkd_core.distill.config import BankConfig, DistillConfig, Weights
+from mmkd_core.distill import balance
+from mmkd_core.distill.config import BankConfig, DistillConfig
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.run import warm_head
-from mmkd_core.student.step import losses_of
+from mmkd_core.distill.streamed import fd_of_samples
+from mmkd_core.student.step import Share, losses_of
 
 ALL = list(range(12))
 EVEN, ODD = ALL[::2], ALL[1::2]  # the domains ct and xray
@@ -27,7 +29,7 @@ def build(student, samples, bank):
 
     def make(sources, batch=BATCH, samples=samples, bank=bank, **weights):
         heads = {s.name: warm_head(student, s, samples)[0] for s in sources if s.heads and s.mask.sum() >= 2}
-        config = DistillConfig(weights=Weights(**weights), bank=BankConfig(per_step=3), crop=1.0)
+        config = DistillConfig(weights=weights, bank=BankConfig(per_step=3), crop=1.0)
         student.model.eval()  # so that a batch norm does not make samples see one another
         return Objective(student, heads, sources, samples, bank, lambda step: batch, config, SEED)
 
@@ -204,7 +206,7 @@ def test_a_student_that_agrees_with_its_teacher_has_no_relation_loss(build, sour
 
 def test_at_least_one_loss_counts():
     with pytest.raises(ValidationError, match="one of fd, icl, crd, gd, afd, clip and relation must be above 0"):
-        Weights(fd=0, icl=0, clip=0, relation=0)
+        DistillConfig(weights={"fd": 0, "icl": 0, "clip": 0, "relation": 0})
 
 
 def test_caption_of_a_sample_counts_more_where_no_teacher_teaches_it(build, source):
@@ -246,3 +248,40 @@ def test_what_is_urgent_adds_to_the_relation_and_takes_nothing_from_the_others(b
     odd = relation(lambda rows: torch.from_numpy((rows % 2 == 1).astype(np.float32) + 1))
     assert even > plain
     assert even + odd == pytest.approx(3 * plain, rel=1e-5)
+
+
+def test_the_share_of_a_teacher_weighs_its_fd_alone(build, source):
+    sources = [source("a", ALL), source("b", EVEN, dim=9)]
+    objective = build(sources)
+    plain = losses_of(objective, 0)
+    o = objective
+    same_heads = (o.student, o.heads, sources, o.samples, o.bank, o.batches, o.config, o.seed)
+    a, b = (
+        losses_of(Objective(*same_heads, shares={"a": 0.0, "b": 0.0} | {name: 1.0}), 0)["fd"].item() for name in "ab"
+    )
+    weighed = losses_of(Objective(*same_heads, shares={"a": 1.5, "b": 0.5}), 0)
+    assert weighed["fd"].item() == pytest.approx(1.5 * a + 0.5 * b, rel=1e-5)
+    assert plain["fd"].item() == pytest.approx(a + b, rel=1e-5)
+    assert weighed["icl"].item() == pytest.approx(plain["icl"].item(), rel=1e-5)
+
+
+def test_dropping_keeps_the_worst_teacher_of_each_sample(build, source, monkeypatch):
+    """With every other teacher dropped, FD is what the worst teacher of each sample says."""
+    sources = [source("a", ALL), source("b", EVEN, dim=9)]
+    objective = build(sources)
+    batch = objective.batch(0, Share())
+    embedded = objective.embed(batch, Share())
+    image, text = embedded[0], embedded[1][batch.which]
+    lessons = objective._lessons(batch, Share())
+    found = fd_of_samples(image, text, lessons, "cosine")
+    table = np.full((2, len(BATCH)), -np.inf)
+    for row, lesson, values in zip(table, lessons, found, strict=True):
+        row[lesson.rows] = values
+    counts = [len(lesson.rows) for lesson in lessons]
+    expected = sum(table[t, i] / counts[t] for i, t in enumerate(table.argmax(axis=0))) / 2
+    monkeypatch.setattr(balance, "DROPPED", 1.1)
+    config = objective.config.model_copy(update={"teacher_balance": "dropping"})
+    o = objective
+    dropping = Objective(o.student, o.heads, sources, o.samples, o.bank, o.batches, config, o.seed)
+    value = losses_of(dropping, 0)["fd"].item()
+    assert value == pytest.approx(config.factors.fd * expected, rel=1e-5)

@@ -7,8 +7,9 @@ from torch import nn
 
 from mmkd_core.distill import losses as loss
 from mmkd_core.distill import paper
-from mmkd_core.distill.config import DistillConfig, Weights
-from mmkd_core.distill.paper import AlignmentAutoencoder, PaperObjective, fit_alignment
+from mmkd_core.distill.align import fit_alignment
+from mmkd_core.distill.config import DistillConfig
+from mmkd_core.distill.paper import PaperObjective
 from mmkd_core.student.step import losses_of
 
 ALL = list(range(12))
@@ -26,7 +27,7 @@ class Marks:
 def build(student, samples):
     def make(sources, alignment, batch=BATCH, **weights):
         scale = nn.ParameterDict({"cross": nn.Parameter(torch.tensor(2.0))})
-        config = DistillConfig(recipe="paper", weights=Weights(**weights), crop=1.0)
+        config = DistillConfig(recipe="paper", weights=weights, crop=1.0)
         student.model.eval()
         return PaperObjective(student, scale, alignment, sources, samples, lambda step: batch, config, 3)
 
@@ -88,42 +89,8 @@ def test_losses_against_numpy(build, source, student, samples):
 
 
 def test_fewer_than_two_taught_samples_leave_only_clip(build, source):
-    alignment = fit_alignment([source("a", [0])], 16, seed=0)
+    alignment = fit_alignment("autoencoder", [source("a", [0])], 16, seed=0)
     assert set(losses_of(build([source("a", [0])], alignment), 0)) == {"clip"}
-
-
-def test_the_alignment_is_deterministic_frozen_and_learns(source, monkeypatch):
-    monkeypatch.setattr(paper, "ALIGN_STEPS", 30)
-    sources = [source("a", ALL), source("b-net", ALL[:6], dim=4), source("nobody", [])]
-    torch.manual_seed(1)
-    one = fit_alignment(sources, 8, seed=0)
-    after = torch.rand(1)
-    two = fit_alignment(sources, 8, seed=0)
-    torch.manual_seed(1)
-    assert torch.equal(after, torch.rand(1))
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert not one.training
-    assert not any(p.requires_grad for p in one.parameters())
-    rows = np.arange(6)
-    for teacher in sources[:2]:
-        aligned = one.aligned(teacher.name, teacher.images(rows))
-        assert aligned.shape == (6, 8)
-        np.testing.assert_allclose(aligned.norm(dim=1), 1, atol=1e-6)
-    torch.manual_seed(0)
-    untrained = AlignmentAutoencoder({"a": 6, "b-net": 4, "nobody": 6}, 8).eval()
-    x = sources[0].images(np.arange(12))
-    zero = torch.zeros_like(x)
-    assert one.reconstruction("a", "image", x, zero) < untrained.reconstruction("a", "image", x, zero)
-
-
-def test_the_alignment_does_not_see_untrusted_features(source, monkeypatch):
-    monkeypatch.setattr(paper, "ALIGN_STEPS", 3)
-    teacher = source("a", ALL[:6])
-    one = fit_alignment([teacher], 8, seed=0)
-    for tower in teacher.store.features.values():
-        tower[6:] = 100
-    two = fit_alignment([teacher], 8, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +113,9 @@ def test_what_weighs_nothing_is_not_computed(weights, computed, build, source, m
 
         monkeypatch.setattr(module, function, counted)
     teacher = source("a", ALL, dim=16)
-    objective = build([teacher], fit_alignment([teacher], 16, seed=0), **weights)
+    objective = build(
+        [teacher], fit_alignment("autoencoder", [teacher], 16, seed=0), **{"fd": 1, "icl": 1, "clip": 1} | weights
+    )
     teacher.store.gathered.clear()
     assert set(losses_of(objective, 0)) == computed == called
     assert bool(teacher.store.gathered) == bool(computed & {"fd", "icl"})
@@ -154,7 +123,7 @@ def test_what_weighs_nothing_is_not_computed(weights, computed, build, source, m
 
 def test_a_step_that_teaches_nothing_still_has_a_gradient(build, source):
     nobody = source("a", [])
-    parts = losses_of(build([nobody], fit_alignment([nobody], 16, seed=0), clip=0), 0)
+    parts = losses_of(build([nobody], fit_alignment("autoencoder", [nobody], 16, seed=0), clip=0), 0)
     assert list(parts) == ["fd"]
     assert parts["fd"].item() == 0
     parts["fd"].backward()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from feature_store import FeatureStore
-from mmkd_core.distill import paper
+from mmkd_core.distill import align
 from mmkd_core.distill.config import BankConfig, BudgetConfig, DistillConfig, IncrementalConfig
 from mmkd_core.distill.replay import UNTAUGHT
 from mmkd_core.distill.run import Earlier, distill, warm_head
@@ -133,7 +133,7 @@ def test_warm_head_fits_trusted_samples_only(built, source, samples):
 
 
 def test_the_papers_recipe_leaves_no_heads(built, source, teach, monkeypatch):
-    monkeypatch.setattr(paper, "ALIGN_STEPS", 5)
+    monkeypatch.setattr(align, "STEPS", 5)
     student = copy_of(built)
     config = CONFIG.model_copy(update={"recipe": "paper", "steps": 3})
     taught = teach(student, [source("a", ALL), source("b", ALL[:5], dim=4)], "run", config)
@@ -141,10 +141,41 @@ def test_the_papers_recipe_leaves_no_heads(built, source, teach, monkeypatch):
     assert {"clip", "fd", "icl"} <= set(taught.log[0])
 
 
+PARTS = [
+    {"heads": "mlp"},
+    {"aligner": "none", "teacher_balance": "dispersion"},
+    {"teacher_balance": "dropping", "fd": "mse"},
+    {"weights": {"crd": 1, "gd": 1, "afd": 1}},
+    {"recipe": "paper", "aligner": "procrustes", "fd": "cosine"},
+    {"recipe": "paper-published", "aligner": "linear"},
+]
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "-".join(map(str, parts)))
+def test_every_part_can_be_exchanged_and_learns(built, source, teach, parts):
+    sources = [source("a", ALL), source("b", ALL[:7], dim=4)]
+    config = DistillConfig(**{**dict(CONFIG), "steps": 12} | parts)
+    one, two = (teach(copy_of(built), sources, name, config) for name in ("one", "two"))
+    assert one.log == two.log  # whatever is drawn is a function of the seed
+    assert one.log[-1]["loss"] < one.log[0]["loss"]
+    assert set(one.log[0]) - {"step", "loss"} == {
+        name for name in type(config.factors).model_fields if getattr(config.factors, name) and name != "untaught"
+    }
+
+
+def test_heads_of_an_earlier_release_learn_to_fuse(built, source, teach):
+    first = teach(copy_of(built), [source("a", ALL)], "one")
+    assert first.heads["a"].fusion is None
+    config = CONFIG.model_copy(update={"weights": {"afd": 1}})
+    second = teach(copy_of(built), [source("a", ALL)], "two", config, earlier=known(first.heads))
+    assert second.heads["a"].fusion is not None
+    assert second.log[-1]["afd"] < second.log[0]["afd"]
+
+
 @pytest.mark.parametrize("recipe", ["mmkd", "paper"])
 def test_features_from_a_real_store(built, source, teach, tmp_path, monkeypatch, recipe):
     """Also the sizes that a store could refuse: batches in which a teacher counts for nobody."""
-    monkeypatch.setattr(paper, "ALIGN_STEPS", 2)
+    monkeypatch.setattr(align, "STEPS", 2)
     memory = source("a", [1, 2])
     with FeatureStore.open(tmp_path / "store", "w") as store:
         for tower in ("image", "text"):
