@@ -49,7 +49,7 @@ class ForgettingAudit:
     """By domain."""
     gate: Gate
     undefined: dict[str, str] = field(default_factory=dict)
-    """Domains that have no AUC on these samples, and why. They have no part in the verdict."""
+    """What could not be compared (domains without an AUC, teachers without features), and why."""
 
     @property
     def verdict(self) -> Verdict:

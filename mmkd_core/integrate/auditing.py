@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,8 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
     known = gathered(workspace, new, old, corpus, progress)
     (after, before), asked = known.evidence, known.references
     audit = forgetting(after, before, gate)
-    audit.undefined.update(
-        {f"fidelity to {name}": reason for name, reason in asked.missing.items() if name in old.teachers}
-    )
+    missing = {f"fidelity to {name}": why for name, why in asked.missing.items() if name in old.teachers}
+    audit = replace(audit, undefined={**audit.undefined, **missing})
     found = cards(
         workspace,
         audit,

@@ -12,6 +12,7 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate import releases
+from mmkd_core.integrate.auditing import audit_file
 from mmkd_core.integrate.features import locked_specs, open_store
 from mmkd_core.integrate.measuring import STAGE_ONE, zero_shot_of
 from mmkd_core.integrate.releases import Release
@@ -159,7 +160,7 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         return None
     candidate = grown[-1]
     parent = releases.release(workspace, str(candidate.parent))
-    audit = read_json(workspace.audits / f"{candidate.id}-against-{parent.id}.json")
+    audit = read_json(audit_file(workspace, candidate, parent))
     if audit is None:
         return None
     new = candidate.facts["new"]
@@ -178,6 +179,7 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         "mean": {key: mean[key] for key in ("delta", "lower", "upper")},
         "margin": mean["margin"],
         "gate": audit["gate"]["hash"],
+        "page": audit_file(workspace, candidate, parent).with_suffix(".html").relative_to(workspace.root).as_posix(),
         "verdict": audit["verdict"],
         "promoted": in_use is not None and in_use.id == candidate.id,
         "cost_ratio": {

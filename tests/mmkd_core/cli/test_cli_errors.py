@@ -85,6 +85,20 @@ def test_another_workspace_is_not_overwritten(mmkd, workspace):
     assert (workspace / "mmkd.yaml").read_bytes() == before
 
 
+def test_the_section_of_audits_has_moved(mmkd, workspace):
+    with (workspace / "mmkd.yaml").open("a") as file:
+        file.write("audit: {margin: 0.1}\n")
+    done = mmkd("report", "-w", workspace)
+    assert done.exit_code == 2
+    assert "setting audit: margins, confidence, resamples and seed of audits are in gate.yaml now" in done.stderr
+
+
+def test_a_chain_is_against_all(mmkd, workspace):
+    done = mmkd("audit", "forgetting", "--chain", "--against", "0001", "-w", workspace)
+    assert done.exit_code == 2
+    assert "leave out --against" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_a_store_that_is_not_there(mmkd, workspace):
     done = mmkd("store", "info", "-w", workspace, "--json")
     assert done.exit_code == 2

@@ -1,0 +1,98 @@
+"""From a release's files to what an audit compares, without a workspace around it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_core.audit.evidence import Key
+from mmkd_core.audit.forgetting import forgetting
+from mmkd_core.audit.pairing import AuditError
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.heads import TeacherHead, save_heads
+from mmkd_core.distill.normalise import PhiS
+from mmkd_core.evaluate.embeddings import Embeddings
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.retrieval import retrieval
+from mmkd_core.evaluate.zero_shot import zero_shot
+from mmkd_core.integrate.evidence import Reference, evidence_of
+from mmkd_core.integrate.releases import Release
+
+N, CAPTIONS = 60, 20
+
+
+@pytest.fixture
+def corpus():
+    rows = [
+        {
+            "image": f"{i}.png",
+            "image_id": f"image {i:02d}",
+            "caption": f"caption {i % CAPTIONS}",  # three samples share each
+            "domain": "ct",
+            "label": "ab"[i % 2],
+            "group_id": f"patient {i // 2}",
+            "split": "test",
+        }
+        for i in range(N)
+    ]
+    return Corpus.build(Path("/nowhere"), rows, {"ct": {"a": ("a",), "b": ("b",)}})
+
+
+def made(corpus, folder, seed):
+    """A release in ``folder`` with predictions and one head, and its embeddings."""
+    rng = np.random.default_rng(seed)
+    captions = rng.normal(size=(CAPTIONS, 8))[np.arange(N) % CAPTIONS]
+    images = captions + rng.normal(size=(N, 8))
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (images, captions)]
+    embedded = Embeddings(corpus.sample_id, *(part.astype(np.float32) for part in unit))
+    classes = {"ct": rng.normal(size=(2, 8)).astype(np.float32)}
+    zero_shot(embedded.images, classes, 5.0, corpus).save(folder / "predictions.parquet")
+    torch.manual_seed(seed)
+    normalisers = {tower: PhiS.fit(rng.normal(size=(40, 4)).astype(np.float32)) for tower in ("image", "text")}
+    save_heads({"tutor": TeacherHead(8, normalisers, 10.0)}, folder)
+    return Release(folder.name, folder, {"teachers": ["tutor"], "parent": None}), embedded
+
+
+@pytest.fixture
+def tutor(corpus):
+    rng = np.random.default_rng(9)
+    images = rng.normal(size=(N, 4)).astype(np.float32)
+    predictions = zero_shot(images, {"ct": rng.normal(size=(2, 4)).astype(np.float32)}, 5.0, corpus)
+    rows = np.arange(10, 40)
+    return Reference("tutor", predictions, rows, images[rows])
+
+
+def test_retrieval_is_that_of_the_protocol_and_fidelity_is_on_trusted_rows(corpus, tutor, tmp_path):
+    (tmp_path / "0001").mkdir()
+    release, embedded = made(corpus, tmp_path / "0001", 1)
+    found = evidence_of(release, embedded, corpus, {"tutor": tutor})
+    protocol = retrieval(embedded.images, embedded.texts, corpus.image_id, corpus.text_id)
+    for k in (1, 5, 10):
+        for way, direction in (("image to text", protocol.image_to_text), ("text to image", protocol.text_to_image)):
+            assert found.outcomes[Key("retrieval", f"R@{k}", way)].mean() == pytest.approx(direction.recall[k])
+    cosine, agreement = (found.outcomes[Key("fidelity", m, "tutor")] for m in ("cosine", "agreement"))
+    assert list(cosine.sample_id) == list(agreement.sample_id) == list(corpus.sample_id[10:40])
+    assert agreement.values.dtype == bool
+    own = Predictions.load(release.predictions)["ct"].scores[10:40].argmax(axis=1)
+    assert agreement.mean() == (own == tutor.predictions["ct"].scores[10:40].argmax(axis=1)).mean()
+
+
+def test_two_releases_are_compared_in_every_family(corpus, tutor, tmp_path):
+    evidence = []
+    for seed in (1, 2):
+        folder = tmp_path / f"000{seed}"
+        folder.mkdir()
+        evidence.append(evidence_of(*made(corpus, folder, seed), corpus, {"tutor": tutor}))
+    found = forgetting(*evidence)
+    assert {row.family for row in found.comparisons} == {"zero-shot", "retrieval", "fidelity", "calibration", "flips"}
+    assert found["fidelity", "cosine", "tutor"].n == 30
+
+
+def test_a_sample_that_the_corpus_lost(corpus, tutor, tmp_path):
+    (tmp_path / "0001").mkdir()
+    release, embedded = made(corpus, tmp_path / "0001", 1)
+    with pytest.raises(
+        AuditError, match=r"release 0001 was measured on sample .* which the corpus does not have any more"
+    ):
+        evidence_of(release, embedded, corpus.take(np.arange(1, N)), {})
