@@ -16,7 +16,7 @@ from typing import Any
 
 from mmkd_core.audit.evidence import Key
 from mmkd_core.audit.gate import Gate
-from mmkd_core.statistics import Change, holm, samples_to_decide
+from mmkd_core.statistics import Change, holm
 
 MEAN = "mean"
 """The part of a comparison that is over all domains."""
@@ -146,7 +146,5 @@ def _needed(row: Comparison, adjusted: float, change: Change, gate: Gate) -> int
     if change.groups < 2:
         return None
     alpha = gate.alpha if row.delta > -row.margin else gate.alpha * min(1.0, row.p_lost / max(adjusted, 1e-300))
-    # Where nothing changed there is no spread to plan with: that of a loss of the margin, sample by sample.
-    spread = max(change.spread, math.sqrt(row.margin * (1 - row.margin)) if change.spread == 0 else 0.0)
-    whole = samples_to_decide(spread, row.margin, row.delta, alpha, gate.power)
+    whole = change.needed(row.margin, alpha, gate.power)
     return max(1, math.ceil(whole) - row.n) if math.isfinite(whole) else None

@@ -34,10 +34,13 @@ def show_audit(out: Output, candidate: str | None, against: str | None) -> int:
     _show(out, audit, old.id, new.id)
     if facts["gate_changed"]:
         out.say(f"gate.yaml was changed since release {new.id} was made (it was {facts['gate_changed']})")
+    if facts["looks"] > 1:
+        out.say(f"{facts['looks']} candidates were audited against {old.id}: each is another chance to pass by luck")
     current = in_use.id if in_use else None
     out.say(f"in use: release {current}")
     files = [written.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
-    out.finish({**facts, "in_use": current}, wrote=files, next="mmkd report")
+    mend = audit.exit_code == 1 and new.parent == current
+    out.finish({**facts, "in_use": current}, wrote=files, next=f"mmkd repair {new.id}" if mend else "mmkd report")
     return audit.exit_code
 
 

@@ -80,6 +80,7 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
         "candidate": new.id,
         "parent": old.id,
         "gate_changed": _changed(new, gate.hash),
+        "looks": len({audit_file(workspace, new, old), *workspace.audits.glob(f"*-against-{old.id}.json")}),
         "drift": drift_table(known.embeddings[1], known.embeddings[0], domains),
         "cards": [asdict(card) for card in found],
         "replay_first": replay_first(found),

@@ -36,6 +36,16 @@ class Change:
     """Standard deviation of the change per independent sample: sqrt(n) times the standard error."""
     n: int
     groups: int
+    discordant: float | None = None
+    """Share of samples on which the models differ, where outcomes are yes or no."""
+    effect: float = 1.0
+    """Samples that are worth one independent sample, where outcomes are yes or no."""
+
+    def needed(self, margin: float, alpha: float, power: float) -> float:
+        """Samples in all with which the test decides with ``power``, if the true change is the one that was seen."""
+        if self.discordant is None:
+            return samples_to_decide(self.spread, margin, self.estimate, alpha, power)
+        return self.effect * samples_for_shares(self.discordant, margin, self.estimate, alpha, power)
 
 
 def resampled(
@@ -110,6 +120,8 @@ def paired_shares(
         spread=math.sqrt(variance * len(change) / effective),
         n=len(change),
         groups=count,
+        discordant=gain + loss,
+        effect=len(change) / effective,
     )
 
 
