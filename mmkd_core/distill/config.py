@@ -166,7 +166,7 @@ class IncrementalConfig(DistillConfig):
     coreset_method: Literal["herding", "k-centre"] = Field(
         default="herding", description="choose typical rows, or the range of them"
     )
-    at_once: int = Field(default=4, ge=1, description="earlier teachers that a step asks, in turn")
+    at_once: int = Field(default=2, ge=1, description="earlier teachers that a step asks, in turn")
     budget: BudgetConfig = BudgetConfig()
     heads_first: float = Field(
         default=0.02, ge=0, le=1, description="share of the steps in which only heads learn, at the beginning"
