@@ -130,10 +130,16 @@ def way(base: Path, root: Path, changes: Mapping[str, Any] | None = None) -> Wor
     return Workspace.open(root)
 
 
-def teach_in_order(workspace: Workspace, order: Sequence[str], progress: Any = None) -> list[str]:
-    """One release per teacher, each put into use whatever it lost; their ids."""
+def teach_in_order(
+    workspace: Workspace, order: Sequence[str], progress: Any = None, upto: int | None = None
+) -> list[str]:
+    """One release per teacher, each put into use whatever it lost; their ids.
+
+    Args:
+        upto: how many of the teachers; all if left out.
+    """
     lock = read_lock(workspace.lock_file)
-    for count in range(1, len(order) + 1):
+    for count in range(1, (upto or len(order)) + 1):
         later = order[count:]
         partial = lock
         for name in later:

@@ -75,16 +75,19 @@ def mix(student: Student, parent: Weights, candidate: Weights, step: float) -> N
     if not same_norms(parent, candidate):
         raise ValueError("parent and candidate do not share the statistics of their batch norms")
     for name, value in student.model.state_dict().items():
+        old, new = parent[name].to(value.device), candidate[name].to(value.device)
         if step in (0, 1) or not value.is_floating_point():
-            value.copy_((candidate if step else parent)[name])
+            value.copy_(new if step else old)
         else:
-            value.copy_(parent[name].lerp(candidate[name], step))
+            value.copy_(old.lerp(new, step))
 
 
 def same_norms(one: Weights, other: Weights) -> bool:
     """Whether two state dicts have equal running statistics."""
     return all(
-        torch.equal(value, other[name]) for name, value in one.items() if name.endswith(("running_mean", "running_var"))
+        torch.equal(value.cpu(), other[name].cpu())
+        for name, value in one.items()
+        if name.endswith(("running_mean", "running_var"))
     )
 
 

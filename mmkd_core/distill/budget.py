@@ -94,7 +94,7 @@ class Watch:
         if not entries:
             return torch.zeros(0)
         rows = np.concatenate([entry.rows for entry in entries])
-        with evaluating(self.student.model), torch.autocast("cpu", enabled=False):
+        with evaluating(self.student.model), torch.autocast(self.student.device.type, enabled=False):
             image = F.normalize(self.student.images(self.student.prepare(self.samples.pixels[rows])), dim=-1)
             texts = {
                 domain: F.normalize(self.student.texts(self.tokens[domain]), dim=-1)
@@ -106,7 +106,7 @@ class Watch:
             part = image[start : start + len(entry.rows)]
             start += len(part)
             logits = scale * part @ texts[entry.domain].T
-            found.append(loss.relation(logits, entry.posterior).mean())
+            found.append(loss.relation(logits, entry.posterior.to(logits.device)).mean())
         return torch.stack(found)
 
 
@@ -152,7 +152,7 @@ class Budget(nn.Module):
     def update(self, places: Sequence[int], losses: Tensor) -> list[Stratum]:
         """Take in the losses of some strata; return those whose bound was kept before and is broken now."""
         where = torch.tensor(places, dtype=torch.int64)
-        losses, bound = losses.double(), self.bound[where]
+        losses, bound = losses.to(self.bound), self.bound[where]
         broken = (losses > bound) & (self.level[where] <= bound)
         self.level[where] = losses
         ascent = self.multiplier[where] + self.config.rate * (losses / bound - 1)

@@ -156,3 +156,20 @@ def test_a_withdrawn_newcomer_is_undone_from_the_release_before_it(after: Path, 
     answer = mmkd("teachers", "remove", NEW, "--unlearn", "-w", folder)
     assert (answer["holding"], answer["from"], answer["in_use"]) == (["0002"], "0001", "0001")
     assert json.loads((folder / "releases" / "withdrawn.json").read_text())[NEW]["replaced_by"] == "0001"
+
+
+def test_a_forecast_asks_for_a_sample_and_trains_nothing(before: Path, tmp_path: Path) -> None:
+    folder = copy(before, tmp_path / "ws")
+    refused = subprocess.run([*MMKD, "teachers", "forecast", NEW, "-w", str(folder)], capture_output=True, check=False)
+    assert refused.returncode == 1, "it is not in use"
+    mmkd("teachers", "add", NEW, "-w", folder)
+    whole = outcome(folder)
+    found = mmkd("teachers", "forecast", NEW, "-w", folder)
+    assert outcome(folder) == whole
+    assert 0 < found["novelty"]["share"] <= 1
+    assert set(found["known"]) == {"phantom-radio", "phantom-tissue", "phantom-eye"}
+    best = max(found["right"], key=lambda domain: found["right"][domain]["only"])
+    assert best in ("mri", "ultrasound"), "its own ground"
+    assert all(0 <= entry["disagreement"] <= 1 for entry in found["interference"].values())
+    assert {"phantom-radio/ct", "phantom-eye/fundus"} <= set(found["interference"])
+    assert found["training_s"] > 0
