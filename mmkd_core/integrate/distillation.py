@@ -38,7 +38,7 @@ from mmkd_core.integrate.features import (
 )
 from mmkd_core.integrate.interpolating import STEPS, Step, largest_step
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import embed, pixels_of, predict
+from mmkd_core.integrate.student_data import embed, pixels_of, predict, started_from
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.plugins.loaders import open_clip
@@ -193,6 +193,7 @@ class Distillation:
             "replayed": 0 if replay is None else len(replay.rows),
             **releases.licences(self.parent, {name: self.specs[name].license for name in new}),
             "student": _shape(student),
+            "start": self.parent.facts.get("start", {}) if self.parent else started_from(self.workspace),
             **(more or {}),
         }
         return self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)

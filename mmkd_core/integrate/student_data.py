@@ -22,6 +22,7 @@ from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.config import PretrainConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
+from mmkd_core.student.start import digests, load_start, tokenizer_beside
 from mmkd_core.trust import posterior
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -45,6 +46,11 @@ def stage_one(workspace: Workspace) -> Path:
     return folder
 
 
+def started_from(workspace: Workspace) -> dict[str, dict[str, str]]:
+    """By tower, path and sha256 of the weights that the stage-1 student started from; empty if from none."""
+    return (read_json(workspace.runs / "pretrain" / "done.json") or {}).get("start", {})  # type: ignore[no-any-return]
+
+
 def run_pretrain(
     workspace: Workspace, config: PretrainConfig, out: Path | None = None, progress: Progress | None = None
 ) -> tuple[Path, dict[str, Any]]:
@@ -63,7 +69,9 @@ def run_pretrain(
     rows = corpus.where(split="train", domains=config.domains or None)
     captions = caption_column(corpus, rows, config.captions)
     seed = workspace.config.seed
-    key = identity(corpus.fingerprint, workspace.config.student.model_dump(), config.model_dump(), seed)
+    shape, root = workspace.config.student, workspace.root
+    started = digests(shape.start, root)
+    key = identity(corpus.fingerprint, shape.model_dump(), config.model_dump(), seed, started)
     run = (out.parent / f".{out.name}.run") if out else workspace.runs / "pretrain"
     folder = out or run / "student"
     with parallel.leader_first():
@@ -72,7 +80,9 @@ def run_pretrain(
     if done and done["identity"] == key and (folder / "open_clip_model.safetensors").exists():
         return folder, {**done, "trained": False}
     prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
-    student = Student.build(workspace.config.student, [*(captions[i] for i in rows), *prompts], seed)
+    published = root / shape.text.files if shape.text.files else tokenizer_beside(shape.start, root)
+    student = Student.build(shape, [*(captions[i] for i in rows), *prompts], seed, published)
+    load_start(student, shape.start, root)
     if parallel.leads():
         (run / "done.json").unlink(missing_ok=True)
     start = time.monotonic()
@@ -96,6 +106,7 @@ def run_pretrain(
         "steps": config.steps,
         "pairs": len(rows),
         "domains": list(config.domains) or corpus.domains,
+        "start": started,
         "data": f"{len(rows)} images of {workspace.config.name} (train split, {config.captions} captions)",
     }
     write_json(run / "done.json", {**facts, "seconds": round(time.monotonic() - start, 1)})

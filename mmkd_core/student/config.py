@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 VisionConfig = dict[str, int | float | str | bool | list[int]]
 
@@ -19,11 +19,15 @@ VISION_TOWERS: dict[str, VisionConfig] = {
 
 
 class TextConfig(BaseModel):
-    """The text tower and the tokenizer that is fitted to the corpus before training."""
+    """The text tower and its tokenizer, which is fitted to the corpus before training unless another is asked for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tokenizer: Literal["wordpiece", "bpe", "word"] = "wordpiece"
+    tower: Literal["clip", "bert"] = Field(default="clip", description="CLIP's transformer, or transformers' BERT")
+    tokenizer: Literal["wordpiece", "bpe", "word", "clip"] = Field(
+        default="wordpiece", description="fitted to the corpus, or CLIP's own"
+    )
+    files: str = Field(default="", description="folder of a published tokenizer to use instead, as BiomedBERT's")
     vocab_size: int = Field(default=1024, ge=64, description="largest vocabulary; small corpora stay below it")
     context_length: int = Field(default=32, ge=4)
     width: int = 64
@@ -31,19 +35,79 @@ class TextConfig(BaseModel):
     layers: int = 1
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    # MMKD-CLIP: ViT-B/16 with QuickGELU and BiomedBERT, 256 tokens. `text.files` gives it BiomedBERT's own vocabulary.
+    "paper": {
+        "vision": "vit-b-16",
+        "quick_gelu": True,
+        "embed_dim": 512,
+        "resize": "shortest",
+        "text": {
+            "tower": "bert",
+            "vocab_size": 30522,
+            "context_length": 256,
+            "width": 768,
+            "heads": 12,
+            "layers": 12,
+        },
+    },
+    # The shape of CLIP ViT-B/16: every part of it has its like in transformers' CLIPModel.
+    "transformers": {
+        "vision": "vit-b-16",
+        "quick_gelu": True,
+        "embed_dim": 512,
+        "resize": "shortest",
+        "text": {"tokenizer": "clip", "context_length": 77, "width": 512, "heads": 8, "layers": 12},
+    },
+}
+
+
+class StartConfig(BaseModel):
+    """Weights to start from: files or folders of open_clip, MetaCLIP or an earlier release; for the text a BERT too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str = ""
+    text: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both(cls, value: Any) -> Any:
+        return {"image": value, "text": value} if isinstance(value, str) else value
+
+
 class StudentConfig(BaseModel):
     """Architecture of a student. Everything that shapes its weights is here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    preset: Literal["small", "paper", "transformers"] = Field(
+        default="small", description="settings of all that is left out below"
+    )
+    start: StartConfig = Field(
+        default=StartConfig(),
+        description="a path for both towers, or for `image` and `text`; random if left out",
+    )
     vision: str = Field(default="resnet-timm", description=f"one of {', '.join(VISION_TOWERS)}")
     image_size: int | None = Field(default=None, description="pixels; the tower's own if left out")
+    quick_gelu: bool = Field(default=False, description="the activation of OpenAI's and MetaCLIP's weights")
     text: TextConfig = TextConfig()
     embed_dim: int = 128
     resize: Literal["squash", "shortest"] = "squash"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     init_temperature: float = Field(default=0.07, gt=0, description="the logit scale starts at 1 / this")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("preset", "small") not in PRESETS:
+            return given
+        preset = PRESETS[given.get("preset", "small")]
+        text = given.get("text", {})
+        merged = {**preset.get("text", {}), **text} if isinstance(text, dict) else text
+        return {**preset, **given, "text": merged}
 
     @field_validator("vision")
     @classmethod
@@ -92,6 +156,7 @@ class TrainConfig(BaseModel):
 class PretrainConfig(TrainConfig):
     """Stage 1: CLIP loss on image-caption pairs."""
 
+    steps: int = Field(default=400, ge=0, description="0: the student that `start` names goes on as it is")
     captions: Literal["people", "clean"] = Field(
         default="people", description="captions as written, or naming the finding"
     )

@@ -103,6 +103,7 @@ def write_teacher(
     folder.mkdir(parents=True, exist_ok=True)
     student.save(folder, dtype=torch.float16)
     files = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    files += ["config.json"] if (folder / "config.json").exists() else []  # of a BERT
     source = WeightSource(
         role="model",
         kind="package",

@@ -1,8 +1,8 @@
 """A student in memory: an open_clip model with its tokenizer, and the folder that it is saved to.
 
 The folder is open_clip's ``local-dir:`` layout (``open_clip_config.json``, ``open_clip_model.safetensors``,
-``tokenizer.json``, ``tokenizer_config.json``), so that a student in training, a release, an export and a teacher's
-weights are one format.
+``tokenizer.json``, ``tokenizer_config.json``, for a BERT ``config.json``), so that a student in training, a release, an
+export and a teacher's weights are one format.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student import tokenizer as tok
+from mmkd_core.student import towers
 from mmkd_core.student.config import StudentConfig
+from mmkd_core.student.tokenizer import Vocabulary
 
 Features = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -44,10 +46,13 @@ class Student:
 
     Attributes:
         model: ``open_clip.CustomTextCLIP``; ``model.visual``, ``model.text`` and ``model.logit_scale`` (log).
+        tokenizer: its ``Vocabulary``.
         pixels: side of the square input image.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, model_config: dict[str, Any], preprocess: dict[str, Any]) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Vocabulary, model_config: dict[str, Any], preprocess: dict[str, Any]
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.model_config, self.preprocess = model_config, preprocess
         size = model_config["vision_cfg"]["image_size"]
@@ -57,26 +62,23 @@ class Student:
         self._std = torch.tensor(preprocess["std"]).view(1, 3, 1, 1)
 
     @classmethod
-    def build(cls, config: StudentConfig, texts: Iterable[str], seed: int) -> Student:
-        """A student with random weights (from ``seed``) and a tokenizer fitted to ``texts``."""
-        tokenizer = tok.fit_tokenizer(texts, config.text)
+    def build(cls, config: StudentConfig, texts: Iterable[str], seed: int, published: Path | None = None) -> Student:
+        """A student with random weights (from ``seed``).
+
+        Args:
+            texts: what a tokenizer is fitted to, if the configuration asks for one.
+            published: folder of a tokenizer to take instead.
+        """
+        vocabulary = tok.vocabulary(config.text, texts, published)
         model_config = {
             "embed_dim": config.embed_dim,
             "custom_text": True,
             "init_logit_scale": float(np.log(1 / config.init_temperature)),
             "vision_cfg": config.vision_config,
-            "text_cfg": {
-                "context_length": config.text.context_length,
-                "vocab_size": tokenizer.get_vocab_size(),
-                "width": config.text.width,
-                "heads": config.text.heads,
-                "layers": config.text.layers,
-                "pool_type": "eos",
-                "eos_id": tok.EOS,
-                "pad_id": tok.PAD,
-                "hf_tokenizer_name": "local",
-            },
+            "text_cfg": towers.text_config(config.text, vocabulary),
         }
+        if config.quick_gelu:
+            model_config["quick_gelu"] = True
         preprocess = {
             "mean": list(config.mean),
             "std": list(config.std),
@@ -85,8 +87,9 @@ class Student:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = _open_clip_model(model_config)
-        return cls(model, tokenizer, model_config, preprocess)
+            bert = towers.bert_config(config.text, vocabulary) if config.text.tower == "bert" else None
+            model = towers.open_clip_model(model_config, bert)
+        return cls(model, vocabulary, model_config, preprocess)
 
     @classmethod
     def load(cls, folder: Path) -> Student:
@@ -96,23 +99,23 @@ class Student:
             ReleaseError: if a file is missing or the weights do not fit the configuration.
         """
         from safetensors.torch import load_file
-        from tokenizers import Tokenizer
 
         try:
             config = json.loads((folder / "open_clip_config.json").read_text())
             weights = load_file(folder / "open_clip_model.safetensors")
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            vocabulary = tok.load_tokenizer(folder)
             shape, preprocess = config["model_cfg"], config["preprocess_cfg"]
+            bert = towers.read_bert_config(folder) if "hf_model_name" in shape["text_cfg"] else None
         except Exception as error:
             raise ReleaseError("this folder holds no student", where=f"{folder}: {error}") from error
-        model = _open_clip_model(shape)
+        model = towers.open_clip_model(shape, bert)
         try:
             model.load_state_dict(
                 {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
             )
         except RuntimeError as error:
             raise ReleaseError("the student's weights do not fit its configuration", where=str(folder)) from error
-        return cls(model, tokenizer, shape, preprocess)
+        return cls(model, vocabulary, shape, preprocess)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder; ``dtype`` float16 halves the weights (for shipping, not for training on)."""
@@ -126,6 +129,8 @@ class Student:
             name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous().clone()
             for name, value in self.model.state_dict().items()
         }
+        if towers.is_bert(self.model.text):
+            self.model.text.config.save_pretrained(folder)
         with replacing(folder / "open_clip_model.safetensors") as file:
             file.write(save(state, metadata={"format": "pt"}))
 
@@ -162,15 +167,21 @@ class Student:
     def texts(self, tokens: Tensor) -> Tensor:
         """Text embeddings (B, D), not normalised, with gradient.
 
-        Attention is causal and the output is read at the end of the text, so the padding that all texts of a batch
-        share changes nothing and is cut off: on two cores it was a fifth of a training step.
+        Attention is causal and the output is read at the end of the text (of a BERT: padding is masked and the output
+        is read at its beginning), so the padding that all texts of a batch share changes nothing and is cut off: on
+        two cores it was a fifth of a training step.
         """
-        tower, tokens = self.model.text, to_device(tokens, self.device)
-        length = max(1, int((tokens != tok.PAD).any(0).sum()))
+        pad, tower = self.tokenizer.pad, self.model.text
+        length = int((tokens != pad).any(0).sum()) + (pad == self.tokenizer.eos)  # where padding ends a text too, once
+        tokens = to_device(tokens[:, : max(1, length)], self.device)
+        if towers.is_bert(tower):
+            embedded: Tensor = tower(tokens)
+            return embedded.float()
+        length = tokens.shape[1]
         whole = tower.attn_mask
         tower.attn_mask = whole[:length, :length]  # open_clip applies its mask uncut
         try:
-            features: Tensor = tower(tokens[:, :length])
+            features: Tensor = tower(tokens)
         finally:
             tower.attn_mask = whole
         return features.float()
@@ -198,12 +209,3 @@ class Student:
             for start in range(0, len(texts), batch)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.embed_dim), np.float32)
-
-
-def _open_clip_model(model_config: dict[str, Any]) -> nn.Module:
-    from open_clip.model import CustomTextCLIP
-
-    config = json.loads(json.dumps(model_config))  # open_clip edits what it is given
-    config.pop("custom_text", None)  # a word to open_clip's factory, which chooses this class by it
-    model: nn.Module = CustomTextCLIP(**config, output_dict=False)
-    return model

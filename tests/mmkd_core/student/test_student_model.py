@@ -160,13 +160,13 @@ def test_the_tokenizer_is_a_function_of_the_set_of_texts(kind):
 
 
 def test_word_pieces_begin_with_the_special_tokens_and_mean_nothing_special(built):
-    vocabulary = built.tokenizer.get_vocab()
+    vocabulary = built.tokenizer.tokenizer.get_vocab()
     assert [vocabulary[name] for name in ("[PAD]", "[UNK]", "[EOS]")] == [0, 1, 2]
-    assert sorted(vocabulary.values()) == list(range(built.tokenizer.get_vocab_size()))
-    assert {token.content for token in built.tokenizer.get_added_tokens_decoder().values()} == {
+    assert sorted(vocabulary.values()) == list(range(built.tokenizer.tokenizer.get_vocab_size()))
+    assert {token.content for token in built.tokenizer.tokenizer.get_added_tokens_decoder().values()} == {
         "[PAD]", "[UNK]", "[EOS]",
     }  # fmt: skip
-    assert built.tokenizer.decode(built.tokenize(["Normal retina"])[0].tolist()) == "normal retina"
+    assert built.tokenizer.tokenizer.decode(built.tokenize(["Normal retina"])[0].tolist()) == "normal retina"
 
 
 @pytest.mark.parametrize("vision", ["resnet-timm", "resnet-tiny", "vit-tiny"])
