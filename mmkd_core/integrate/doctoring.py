@@ -23,6 +23,7 @@ from mmkd_core.integrate.features import locked_specs
 from mmkd_core.integrate.storekeeping import reachable
 from mmkd_core.integrate.workspace import CONFIG, Workspace
 from mmkd_core.plugins import PluginHost, read_lock
+from mmkd_core.plugins.undo import unfinished
 
 State = Literal["ok", "warning", "problem"]
 LOW_DISK = 5 * 2**30
@@ -45,7 +46,8 @@ class Check:
 def diagnose(root: Path) -> list[Check]:
     """All checks of the environment and of the workspace in ``root``, if there is one."""
     checks = [*_guarded("python", _python), *_guarded("packages", _packages), *_guarded("torch", _torch)]
-    checks += [*_guarded("plugins", _plugins), *_guarded("disk", lambda: _disk(root))]
+    checks += [*_guarded("plugins", _plugins), *_guarded("installation", _installation)]
+    checks += _guarded("disk", lambda: _disk(root))
     if not (root / CONFIG).exists():
         return [
             *checks,
@@ -135,6 +137,13 @@ def _plugins() -> Iterator[Check]:
             fix = f"pip install --upgrade {record.distribution}, or pip uninstall {record.distribution}"
             yield Check("plugins", "problem", f"{record.name} is {record.status}: {record.error}", fix)
     yield Check("plugins", "ok", f"{len(host.specs())} teachers can be loaded")
+
+
+def _installation() -> Iterator[Check]:
+    """Whether a process died while it installed a plugin."""
+    if journal := unfinished():
+        found = f"the installation of {journal.package} was interrupted, or is under way"
+        yield Check("installation", "warning", found, "mmkd teachers sync")
 
 
 def _disk(root: Path) -> Iterator[Check]:

@@ -21,6 +21,7 @@ from typing import IO, Any
 from mmkd_core.contract import WeightSource
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.hashing import sha256_of
+from mmkd_core.plugins.scratch import scratch
 
 HUB = ("hf", "hf-dataset")
 REMOTE = (*HUB, "url")
@@ -150,8 +151,8 @@ def _downloaded(source: WeightSource, teacher: str) -> Path:
     if all((folder / name).is_file() for name in source.files):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as work:
-        file = Path(work, "file")
+    with scratch(".download-", folder) as work:
+        file = work / "file"
         try:
             with _open_url(source.location) as answer, open(file, "wb") as target:
                 shutil.copyfileobj(answer, target, 1 << 20)

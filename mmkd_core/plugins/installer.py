@@ -28,6 +28,7 @@ from pathlib import Path
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import versions
 from mmkd_core.plugins.names import canonical
+from mmkd_core.plugins.scratch import scratch
 
 PINNED = ("mmkd", "torch")
 TIME_LIMIT_S = 1800
@@ -58,8 +59,8 @@ def install(
     Raises:
         PluginError: there is no installer, or it failed; its output is in the message.
     """
-    with tempfile.TemporaryDirectory(prefix="mmkd-install-") as folder:
-        constraints = Path(folder, "constraints.txt")
+    with scratch("mmkd-install-") as folder:
+        constraints = folder / "constraints.txt"
         constraints.write_text("".join(f"{pin}\n" for pin in pins()), encoding="utf-8")
         command = install_command(target, requires, source)
         command += [*_only(wheels), "--constraint", str(constraints)]

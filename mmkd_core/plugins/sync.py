@@ -22,7 +22,7 @@ from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.packages import read_package
 from mmkd_core.plugins.registry import load_registry
 from mmkd_core.plugins.sources import CORE, REGISTRY, local_path, registry_folder
-from mmkd_core.plugins.undo import undone_on_failure
+from mmkd_core.plugins.undo import take_back_unfinished, undone_on_failure
 from mmkd_core.progress import Progress, Silent
 
 CHECK_LIMIT_S = 600.0
@@ -78,13 +78,14 @@ def sync(lock_path: Path, progress: Progress | None = None) -> list[Step]:
         PluginError: something cannot be had as the lock says; names it. Packages that came before it stay.
     """
     progress = progress or Silent()
+    take_back_unfinished(progress)
     lock, root = read_lock(lock_path), lock_path.absolute().parent
     steps = plan(lock_path)
     with installer.alone():
         for step in steps:
             teachers = [lock.teachers[name] for name in step.teachers]
             if step.what == "package":
-                _bring_back(teachers, root)
+                _bring_back(teachers, lock_path)
             elif teachers[0].runtime:
                 wheels = sorted(packs.runtime_wheels(root, step.name).glob("*.whl"))
                 runtimes.prepare(root, step.name, teachers[0].runtime, wheels)
@@ -98,7 +99,7 @@ def sync(lock_path: Path, progress: Progress | None = None) -> list[Step]:
     return steps
 
 
-def _bring_back(teachers: Sequence[LockedTeacher], root: Path) -> None:
+def _bring_back(teachers: Sequence[LockedTeacher], lock_path: Path) -> None:
     first = teachers[0]
     if canonical(first.package) == CORE:
         raise PluginError(
@@ -106,8 +107,8 @@ def _bring_back(teachers: Sequence[LockedTeacher], root: Path) -> None:
             next=f"Install mmkd=={first.version}, or run `mmkd teachers add {first.name}` to use this one",
         )
     try:
-        target, requires, wheels, folder = _target(first, root)
-        with undone_on_failure(first.package):
+        target, requires, wheels, folder = _target(first, lock_path.absolute().parent)
+        with undone_on_failure(first.package, lock_path):
             if _version(first.package):
                 installer.uninstall(first.package)
             installer.install(target, requires, wheels, folder)

@@ -2,45 +2,129 @@
 
 What is put back comes from a wheel that was made of the installed package before, so it needs no network. A package
 that the installer replaced on the way, as a dependency, is asked from the index again.
+
+What was there before stands in a journal in the environment itself, ``share/mmkd/unfinished``. A process that is killed
+leaves it behind, and the next one that installs takes back what is left (``take_back_unfinished``).
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
+import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmkd_core.errors import PluginError
+from mmkd_core.errors import MmkdError, PluginError
 from mmkd_core.plugins import installer
+from mmkd_core.plugins.lock import read_lock
 from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.wheels import repack
+from mmkd_core.progress import Progress
+
+_NOTE = "journal.json"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What an installation began with.
+
+    Args:
+        package: that is installed, above all.
+        lock: path of the lock that will name it once all went well.
+        before: canonical name to version of every package of the environment.
+        backup: file of the wheel of what is replaced, beside the journal; empty if there is none.
+    """
+
+    package: str
+    lock: str
+    before: dict[str, str]
+    backup: str = ""
+
+    @property
+    def wheel(self) -> Path | None:
+        """The backup, if there is one."""
+        return _home() / self.backup if self.backup else None
+
+    def save(self) -> None:
+        """Write it; an environment in which that is not possible has no journal."""
+        partial = _home() / f"{_NOTE}.tmp"
+        with suppress(OSError):
+            partial.write_text(json.dumps(asdict(self)))
+            partial.replace(_home() / _NOTE)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the lock names what is installed now: then only the end of the work is missing."""
+        version = _packages().get(canonical(self.package))
+        try:
+            teachers = read_lock(Path(self.lock)).teachers.values()
+        except MmkdError:
+            return False
+        return any(canonical(t.package) == canonical(self.package) and t.version == version for t in teachers)
+
+
+def unfinished() -> Journal | None:
+    """The journal of an installation in this environment that is under way, or whose process died."""
+    try:
+        return Journal(**json.loads((_home() / _NOTE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def take_back_unfinished(progress: Progress) -> None:
+    """Bring the environment back to where an installation began whose process was killed, and say what was done.
+
+    One that is under way is waited for. One that the lock names already is left as it is.
+    """
+    if unfinished() is None:
+        return
+    with installer.alone():
+        journal = unfinished()
+        if journal is None:  # its process has come to its end meanwhile
+            return
+        if journal.finished:
+            told = "is complete and in use"
+        else:
+            now = _packages()
+            left = _undo(journal.before, journal.package, journal.wheel)
+            done = [_change(name, now.get(name), journal.before.get(name)) for name in sorted(now | journal.before)]
+            told = f"was taken back: {', '.join(filter(None, done)) or 'nothing was left of it'}"
+            told += f"; not taken back: {'; '.join(left)}" if left else ""
+        progress.say(f"an earlier installation of {journal.package} was interrupted; it {told}")
+        shutil.rmtree(_home(), ignore_errors=True)
 
 
 @contextmanager
-def undone_on_failure(package: str) -> Iterator[None]:
+def undone_on_failure(package: str, lock: Path) -> Iterator[None]:
     """Within it packages are installed, ``package`` above all; if it is left by an error, they are as before.
 
     Raises:
         PluginError: whatever was raised inside; what could not be taken back is added to it.
     """
     before = _packages()
-    with tempfile.TemporaryDirectory(prefix="mmkd-undo-") as folder:
-        backup = _backup(package, Path(folder)) if canonical(package) in before else None
-        try:
-            yield
-        except BaseException as error:
-            left = _undo(before, package, backup)
-            if left and isinstance(error, PluginError):
-                raise PluginError(
-                    f"{error.what}; and what was installed could not be taken back: {'; '.join(left)}",
-                    where=error.where,
-                    next=error.next,
-                ) from error
-            raise
+    shutil.rmtree(_home(), ignore_errors=True)
+    with suppress(OSError):
+        _home().mkdir(parents=True)
+    backup = _backup(package, _home()) if canonical(package) in before else None
+    Journal(package, str(lock.absolute()), before, backup.name if backup else "").save()
+    try:
+        yield
+    except BaseException as error:
+        left = _undo(before, package, backup)
+        if left and isinstance(error, PluginError):
+            raise PluginError(
+                f"{error.what}; and what was installed could not be taken back: {'; '.join(left)}",
+                where=error.where,
+                next=error.next,
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(_home(), ignore_errors=True)
 
 
 def _undo(before: dict[str, str], package: str, backup: Path | None) -> list[str]:
@@ -65,12 +149,23 @@ def _undo(before: dict[str, str], package: str, backup: Path | None) -> list[str
     return left
 
 
+def _change(name: str, now: str | None, before: str | None) -> str:
+    """What was undone of one package, in words; empty if nothing was."""
+    if now == before:
+        return ""
+    return f"{name} {now} was removed" if before is None else f"{name} {before} was put back"
+
+
 def _backup(package: str, folder: Path) -> Path | None:
     """The wheel of what is about to be replaced; None where none can be made (an editable installation)."""
     try:
         return repack(importlib.metadata.distribution(package), folder)
-    except PluginError:
+    except (PluginError, OSError):
         return None
+
+
+def _home() -> Path:
+    return Path(sys.prefix, "share", "mmkd", "unfinished")
 
 
 def _packages() -> dict[str, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from mmkd_core.plugins import downloads
 from mmkd_core.plugins.lock import STATE
 from mmkd_core.plugins.packages import Package, read_package
 from mmkd_core.plugins.packs import FORMAT, MANIFEST, Manifest, Member, packages_of, runtime_wheels
+from mmkd_core.plugins.scratch import scratch
 
 _CHUNK = 1 << 20
 
@@ -82,16 +82,15 @@ def unpacked(path: Path, root: Path) -> Iterator[Unpacked]:
     manifest = read_manifest(path)
     home = root / STATE
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix="unpack-") as scratch:
-        _extract(path, manifest, Path(scratch))
+    with scratch("unpack-", home) as folder:
+        _extract(path, manifest, folder)
         made: list[Path] = []
         try:
-            wheels = _keep(Path(scratch, "wheels"), packages_of(root), made)
+            wheels = _keep(folder / "wheels", packages_of(root), made)
             for teacher in manifest.teachers:
-                _keep(Path(scratch, "runtimes", teacher.name), runtime_wheels(root, teacher.name), made)
+                _keep(folder / "runtimes" / teacher.name, runtime_wheels(root, teacher.name), made)
             sources = {
-                t.name: tuple(_placed(s, t.name, Path(scratch), root, made) for s in t.weights)
-                for t in manifest.teachers
+                t.name: tuple(_placed(s, t.name, folder, root, made) for s in t.weights) for t in manifest.teachers
             }
             package = read_package(wheels / PurePosixPath(manifest.wheel).name)
             yield Unpacked(package, wheels, tuple(teacher.name for teacher in manifest.teachers), sources)

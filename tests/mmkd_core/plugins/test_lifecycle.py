@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins import PluginHost, Registry, installer, lifecycle, read_lock
+from mmkd_core.plugins import PluginHost, Registry, arrival, installer, read_lock
 from mmkd_core.plugins.lifecycle import Choices, add
 from mmkd_core.plugins.lock import Lock
 from mmkd_core.plugins.removal import remove
@@ -289,7 +289,7 @@ def test_a_hog_and_a_hang_are_ended(tmp_path, wheel, fake_install, lock, monkeyp
     model.write_text(model.read_text().replace("self.spec = spec", body))
     file = wheel(folder)
     for name, value in limits.items():
-        monkeypatch.setattr(lifecycle, name, value)
+        monkeypatch.setattr(arrival, name, value)
     with pytest.raises(PluginError) as caught:
         add(str(file), lock, registry=EMPTY)
     assert str(caught.value).startswith(f"{file} was not added, at step smoke check: {message}.")

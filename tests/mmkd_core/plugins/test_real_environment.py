@@ -99,13 +99,17 @@ class Machine:
                 archive.extractall(self.site)
         assert self.run("init", self.root).returncode == 0
 
-    def run(self, *arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: object, **environ: str) -> dict[str, object]:
+        """What ``subprocess`` is given for it."""
         settings = {
             **os.environ, "PYTHONPATH": "", "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PATH": f"{self.env / 'bin'}:/usr/bin:/bin", "HF_HUB_CACHE": str(self.root.parent / "hub"), **environ,
         }  # fmt: skip
         command = [self.python, "-W", "ignore", "-m", "mmkd_core", *map(str, arguments)]
-        return subprocess.run(command, cwd=self.root.parent, env=settings, capture_output=True, text=True, check=False)
+        return {"args": command, "cwd": self.root.parent, "env": settings, "text": True}
+
+    def run(self, *arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(**self.command(*arguments, **environ), capture_output=True, check=False)
 
     def mmkd(self, *arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
         done = self.run(*arguments, "-w", self.root, **environ)
