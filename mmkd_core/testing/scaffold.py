@@ -22,6 +22,7 @@ from typing import get_args
 
 from mmkd_core.contract import NAME_PATTERN
 from mmkd_core.errors import PluginError
+from mmkd_core.plugins import load_registry
 from mmkd_core.testing import tiny
 
 FILES = {
@@ -45,11 +46,17 @@ def new_plugin(
         license: of the package's code, one of ``LICENSES``.
 
     Raises:
-        PluginError: the name cannot be one, the folder holds something, or family or licence is unknown.
+        PluginError: the name cannot be one or is taken, the folder holds something, or family or licence is unknown.
     """
     if not re.fullmatch(NAME_PATTERN, name) or len(name) > 64:
         raise PluginError(
             f"{name!r} cannot be the name of a teacher", next="Use small letters, digits and single hyphens: my-clip"
+        )
+    taken = load_registry().teachers.get(name)
+    if taken is not None:
+        raise PluginError(
+            f"the registry has a teacher called {name!r} already, in package {taken.package}",
+            next=f"Choose another name, or run `mmkd teachers add {name}` to use that one",
         )
     for what, value, known in (("family", family, get_args(tiny.Family)), ("licence", license, LICENSES)):
         if value not in known:

@@ -102,6 +102,14 @@ def test_the_command_shows_what_to_fill_in(tmp_path, monkeypatch, license):
     assert [path.name for path in tmp_path.iterdir()] == ["mmkd-my-eye"]
 
 
+def test_a_name_that_the_registry_has_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, ["teachers", "new", "quilt-net"])
+    assert refused.exit_code == 2
+    assert "the registry has a teacher called 'quilt-net' already, in package mmkd-quilt-net" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_written_over_and_names_are_checked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
