@@ -26,8 +26,7 @@ def scratch(prefix: str, home: Path | None = None) -> Iterator[Path]:
         home: where it is made; the system's folder for temporary files by default.
     """
     home = Path(tempfile.gettempdir()) if home is None else home
-    for mark in home.glob(f"{prefix}*/{_MARK}"):
-        _remove_if_dead(mark)
+    remove_dead(prefix, home)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=home) as name:
         early = Path(name, "mark")
         with early.open("w") as held:
@@ -36,6 +35,13 @@ def scratch(prefix: str, home: Path | None = None) -> Iterator[Path]:
             folder = Path(name, "files")
             folder.mkdir()
             yield folder
+
+
+def remove_dead(prefix: str, home: Path | None = None) -> None:
+    """Remove the folders that ``scratch`` made with this prefix and whose process died."""
+    home = Path(tempfile.gettempdir()) if home is None else home
+    for mark in home.glob(f"{prefix}*/{_MARK}"):
+        _remove_if_dead(mark)
 
 
 def _remove_if_dead(mark: Path) -> None:

@@ -23,6 +23,7 @@ from mmkd_core.errors import MmkdError, PluginError
 from mmkd_core.plugins import installer
 from mmkd_core.plugins.lock import read_lock
 from mmkd_core.plugins.names import canonical
+from mmkd_core.plugins.scratch import remove_dead
 from mmkd_core.plugins.wheels import repack
 from mmkd_core.progress import Progress
 
@@ -79,8 +80,11 @@ def unfinished() -> Journal | None:
 def take_back_unfinished(progress: Progress) -> None:
     """Bring the environment back to where an installation began whose process was killed, and say what was done.
 
+    Its temporary folders are removed as well.
+
     One that is under way is waited for. One that the lock names already is left as it is.
     """
+    remove_dead("mmkd-")
     if unfinished() is None:
         return
     with installer.alone():
