@@ -1,7 +1,7 @@
 """Figures of extraction: its cost over the bare model, and a second run over a million cached rows.
 
 ``extract-overhead`` decodes PNGs of 512 x 512, scales them to 224 and asks an open_clip ViT-B/16 with random weights,
-on the CPU, in float32, in batches of 32. The bare way is the model alone on pixels that lie in memory. The two are
+on the CPU, in float32, in batches of 16. The bare way is the model alone on pixels that lie in memory. The two are
 timed in turn, for about ``BUDGET_S``. Wall time says what a user waits for and wants a quiet machine; processor time,
 of one thread that computes, holds on a busy one as well, but sees no waiting.
 
@@ -30,7 +30,7 @@ from mmkd_core.extract import ExtractConfig, Job, extract, features
 from mmkd_core.plugins.loaders.open_clip import OpenClipTeacher
 
 Figure = dict[str, object]
-ROUNDS, IMAGES, BATCH, SIDE = 7, 64, 32, 512
+ROUNDS, IMAGES, BATCH, SIDE = 7, 32, 16, 512
 BUDGET_S = 100.0
 """For each of the two clocks; a round that was begun is finished."""
 CACHED = 1_000_000
