@@ -53,8 +53,9 @@ class ForgettingAudit:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if any gating comparison fails, else INCONCLUSIVE if any is, else PASS."""
-        return Verdict.of(row.verdict for row in self.comparisons if row.gates)
+        """FAIL if any gating comparison fails, else INCONCLUSIVE if any is or none could be made, else PASS."""
+        gating = [row.verdict for row in self.comparisons if row.gates]
+        return Verdict.of(gating) if gating else Verdict.INCONCLUSIVE
 
     @property
     def exit_code(self) -> int:
@@ -120,7 +121,7 @@ def forgetting(candidate: Evidence, parent: Evidence, gate: Gate | None = None) 
     draws = Draws(pairs, [old for _, old in shared.values()], gate)
     measured = [
         *_zero_shot({domain: pair for domain, pair in pairs.items() if domain not in undefined}, pairs, draws, gate),
-        *(outcome_change(key, *pair, draws, gate) for key, pair in shared.items()),
+        *(_outcome_change(key, *pair, draws, gate) for key, pair in shared.items()),
         *_calibration(pairs, draws, gate),
         *_flip_rates(pairs, gate),
     ]
@@ -170,7 +171,7 @@ def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Dr
     yield _shares(Key("zero-shot", "accuracy", MEAN), new_hits, old_hits, groups, gate, weight)
 
 
-def outcome_change(key: Key, new: Outcomes, old: Outcomes, draws: Draws, gate: Gate) -> Measured:
+def _outcome_change(key: Key, new: Outcomes, old: Outcomes, draws: Draws, gate: Gate) -> Measured:
     """The change of a mean of outcomes: the score test for yes or no, else from resamples."""
     if old.values.dtype == bool:
         return _shares(key, new.values, old.values, old.group_id, gate, old.weight)

@@ -85,6 +85,8 @@ class Gate(BaseModel):
             if unknown := sorted(set(rules) - set(whole[family])):
                 raise ValueError(f"{family} has no metric {unknown[0]!r}, only {', '.join(whole[family])}")
             whole[family] |= rules
+        if not any(rule.gates for rules in whole.values() for rule in rules.values()):
+            raise ValueError("no metric decides (`gates: true`), so that everything would pass")
         return whole
 
     @property

@@ -112,10 +112,14 @@ def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers
     if lost := [str(sample) for sample in embedded.sample_id if str(sample) not in row]:
         what = f"release {release.id} was measured on sample {lost[0]}, which the corpus does not have any more"
         raise AuditError(f"{what} ({len(lost)} such samples)", next="Restore the data that it was measured on")
+    place = {str(sample): i for i, sample in enumerate(embedded.sample_id)}
+    predicted = [str(sample) for part in predictions.domains.values() for sample in part.sample_id]
+    if lost := [sample for sample in predicted if sample not in place]:
+        what = f"the embeddings of release {release.id} lack sample {lost[0]}, of which it has a prediction"
+        raise AuditError(f"{what} ({len(lost)} such samples)", next="Restore the data that it was measured on")
     part = corpus.take([row[str(sample)] for sample in embedded.sample_id])
     outcomes = dict(_retrieval(embedded, part))
     heads = load_heads(release.folder) if (release.folder / "heads.json").exists() else {}
-    place = {str(sample): i for i, sample in enumerate(embedded.sample_id)}
     for teacher in teachers.values():
         outcomes |= dict(_fidelity(teacher, predictions, embedded, place, heads.get(teacher.name), corpus))
     return Evidence(predictions, outcomes)

