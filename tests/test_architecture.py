@@ -167,9 +167,9 @@ def test_one_module_runs_pip_or_uv():
     assert users("pip") == set()
 
 
-def test_three_modules_start_processes():
-    names = ("installer", "isolated", "isolation")
-    assert users("subprocess") == {f"mmkd_core/plugins/{name}.py" for name in names}
+def test_four_modules_start_processes():
+    names = ("plugins/installer", "plugins/isolated", "plugins/isolation", "student/parity")
+    assert users("subprocess") == {f"mmkd_core/{name}.py" for name in names}
     forbidden = ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "pty.spawn")
     assert not [(module, name) for module in MODULES for name, _ in calls(module) if name.startswith(forbidden)]
 

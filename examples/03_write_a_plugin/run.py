@@ -1,7 +1,7 @@
 """Write a teacher plugin, twice: by hand, and by export.
 
 Shows: that the module beside this file is a whole plugin (its weights, a tiny random student, are made here), how the
-host loads it, and what ``export_teacher``, the function behind ``mmkd export --as-teacher``, writes by itself: spec,
+host loads it, and what ``export_teacher``, the function behind ``mmkd export teacher``, writes by itself: spec,
 golden values, source package and wheel. Everything lies in a temporary folder; nothing is installed.
 
     python examples/03_write_a_plugin/run.py
@@ -21,7 +21,7 @@ import torch
 from mmkd_core.contract import golden_image
 from mmkd_core.plugins import PluginHost
 from mmkd_core.student.config import StudentConfig, TextConfig
-from mmkd_core.student.export import export_open_clip, export_teacher
+from mmkd_core.student.export import export_teacher
 from mmkd_core.student.model import Student
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +41,8 @@ def main() -> None:
 def by_hand(student: Student, out: Path) -> None:
     """Put weights beside the module, and load it as the host loads any plugin."""
     shutil.copytree(HERE / PACKAGE, out / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
-    weights = export_open_clip(student, out / PACKAGE / "weights")
+    weights = out / PACKAGE / "weights"
+    student.save(weights)
     hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(weights.iterdir())}
     (out / PACKAGE / "sha256.json").write_text(json.dumps(hashes))
     sys.path.insert(0, str(out))  # stands for the installation

@@ -60,9 +60,10 @@ def root(
     """Continual integration of CLIP-like teachers into one medical image-text model."""
 
 
-for _group in (quickstart, workspace, train, integrate, export, doctor):
+for _group in (quickstart, workspace, train, integrate, doctor):
     app.add_typer(_group.app)
 app.add_typer(data.app, name="data")
+app.add_typer(export.app, name="export")
 teachers.app.add_typer(authors.app)
 teachers.app.add_typer(forecast.app)
 app.add_typer(teachers.app, name="teachers")

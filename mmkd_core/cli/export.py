@@ -1,4 +1,4 @@
-"""`mmkd export`: a student leaves, as an open_clip folder or as a teacher for others."""
+"""`mmkd export`: a student leaves, for open_clip, transformers or ONNX, or as a teacher for others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim
     from mmkd_core.student.model import Student
 
-app = typer.Typer()
+app = typer.Typer(help="Write a student for other programs, or as a teacher for others.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; a new folder.")]
+Release = Annotated[str | None, typer.Option(metavar="ID", help="Of a release; the one in use if left out.")]
+Trained = Annotated[Path | None, typer.Option(metavar="FOLDER", help="A student of `mmkd pretrain --out`.")]
 
 
 @dataclass(frozen=True)
@@ -30,52 +34,82 @@ class _Source:
     """Of a release: each of its teachers'."""
 
 
-@app.command(epilog="Example:  mmkd export radio --student runs/radio --as-teacher my-radio")
-def export(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Where to write; not needed with --into.")
-    ] = None,
-    release: Annotated[str | None, typer.Option(metavar="ID", help="The one in use if left out.")] = None,
-    student: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A student of `mmkd pretrain --out`.")] = None,
-    as_teacher: Annotated[str | None, typer.Option(metavar="NAME", help="Write a plugin of this name.")] = None,
-    domains: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Where the teacher is good; where it was trained if left out.")
-    ] = None,
-    into: Annotated[
-        Path | None, typer.Option(metavar="PACKAGE", help="Write only the teacher, into this package's folder.")
-    ] = None,
+@app.command("open-clip", epilog="Example:  mmkd export open-clip student")
+def open_clip(
+    folder: Folder,
+    release: Release = None,
+    student: Trained = None,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a student as an open_clip folder or, with --as-teacher, as a plugin: source package and wheel."""
-    if student and release:
-        raise typer.BadParameter("give --release or --student, not both")
-    if into and not as_teacher:
-        raise typer.BadParameter("--into needs --as-teacher NAME")
-    if folder is None and into is None:
-        raise typer.BadParameter("say where to write: mmkd export DIR")
-    out = Output(json, root)
+    """Write a folder that open_clip loads with one line, offline; compared with the student in a fresh process."""
+    _export(folder, "open-clip", "open_clip.create_model_and_transforms('local-dir:{}')", release, student, root, json)
+
+
+@app.command(epilog="Example:  mmkd export transformers student-hf")
+def transformers(
+    folder: Folder,
+    release: Release = None,
+    student: Trained = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a folder that transformers loads with AutoModel; students with a vision transformer only."""
+    _export(folder, "transformers", "transformers.AutoModel.from_pretrained('{}')", release, student, root, json)
+
+
+@app.command(epilog="Example:  mmkd export onnx student-onnx")
+def onnx(
+    folder: Folder,
+    release: Release = None,
+    student: Trained = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write both towers as ONNX (image.onnx, text.onnx) with the tokenizer and what a program must know."""
+    _export(folder, "onnx", "onnxruntime.InferenceSession('{}/image.onnx')", release, student, root, json)
+
+
+@app.command(epilog="Example:  mmkd export teacher dist my-radio --student runs/radio")
+def teacher(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the package.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the teacher, such as my-radio.")],
+    release: Release = None,
+    student: Trained = None,
+    domains: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Where the teacher is good; where it was trained if left out.")
+    ] = None,
+    into: Annotated[
+        bool, typer.Option("--into", help="DIR is a plugin's module: write only the teacher, beside its others.")
+    ] = False,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the student as a plugin that others add as a teacher: source package and wheel."""
     source = _source(root, release, student)
-    if as_teacher is None:
-        assert folder is not None
-        _open_clip(out, source, folder)
-    else:
-        _teacher(out, root, source, as_teacher, names(domains) or source.domains, folder, into)
+    _teacher(Output(json, root), root, source, name, names(domains) or source.domains, folder, into)
 
 
-def _open_clip(out: Output, source: _Source, folder: Path) -> None:
+def _export(
+    folder: Path, form: str, line: str, release: str | None, student: Path | None, root: Path, json: bool
+) -> None:
     from mmkd_core.student.card import model_card
-    from mmkd_core.student.export import OWN_LICENSE, export_open_clip
+    from mmkd_core.student.export import OWN_LICENSE, export_folder
     from mmkd_core.student.model import Student
 
-    load = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+    out, source = Output(json, root), _source(root, release, student)
+    load = line.format(folder)
     terms = _terms(source.license) or OWN_LICENSE
     summary = source.data or "An image-text student of mmkd"
     card = model_card(f"Student {source.name}", summary, terms, _taught(source), load)
-    export_open_clip(Student.load(source.folder), folder, card)
-    facts = {"student": source.name, "folder": folder, "load": load, "license": terms}
+    parity = export_folder(Student.load(source.folder), folder, form, card)
     out.say(f"licence: {terms.weights}")
+    out.say(f"loaded in a fresh process: same tokens, embeddings within {parity.difference:.0e}")
+    facts = {"student": source.name, "folder": folder, "load": load, "license": terms, "parity": parity}
     out.finish(facts, wrote=[folder], next=f"Load it with {load}")
 
 
@@ -92,29 +126,22 @@ def _taught(source: _Source) -> dict[str, "LicenseInfo"]:
 
 
 def _teacher(
-    out: Output,
-    root: Path,
-    source: _Source,
-    name: str,
-    domains: tuple[str, ...],
-    folder: Path | None,
-    into: Path | None,
+    out: Output, root: Path, source: _Source, name: str, domains: tuple[str, ...], folder: Path, into: bool
 ) -> None:
     from mmkd_core.student.export import export_teacher, write_teacher
     from mmkd_core.student.model import Student
 
     _check(name, domains)
-    short = _short(name, into) if into else ""
+    short = _short(name, folder) if into else ""
     student = Student.load(source.folder)
     facts: dict[str, Any] = {"domains": domains, "trust": _claims(root, student, domains), "training_data": source.data}
     if terms := _terms(source.license):
         facts["license"] = terms
-    if into is not None:
-        target = into / short
-        spec = write_teacher(student, target, name, location=f"{into.name}:{short}", **facts)
+    if into:
+        target = folder / short
+        spec = write_teacher(student, target, name, location=f"{folder.name}:{short}", **facts)
         out.finish(_facts(source, spec), wrote=[target], next=f"mmkd teachers info {name}")
         return
-    assert folder is not None
     spec, wheel = export_teacher(student, folder, name, _taught(source), **facts)
     written = [folder / f"mmkd-{name}", wheel]
     out.finish({**_facts(source, spec), "wheel": wheel}, wrote=written, next=f"mmkd teachers add {wheel}")
@@ -138,6 +165,8 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     from mmkd_core.integrate import releases
     from mmkd_core.integrate.workspace import Workspace, read_json
 
+    if student and release:
+        raise typer.BadParameter("give --release or --student, not both")
     if student is not None:
         # where run_pretrain notes what it trained on
         facts = read_json(student.parent / f".{student.name}.run" / "done.json") or {}

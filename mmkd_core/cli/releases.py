@@ -69,7 +69,7 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
         ],
     )
     whole = {**facts, "auc": predictions.auc(), "mean_auc": predictions.mean_auc(), "folder": found.folder}
-    out.finish(whole, next=f"mmkd export DIR --release {found.id}")
+    out.finish(whole, next=f"mmkd export open-clip DIR --release {found.id}")
 
 
 def _licence(facts: dict[str, Any]) -> str:

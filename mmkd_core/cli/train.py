@@ -112,9 +112,7 @@ def pretrain(
         answer.say("it was there already, made from the same inputs")
     following = _next_step(workspace)
     if out:
-        following = (
-            f"mmkd export {out}-teacher --student {out} --as-teacher NAME --domains {','.join(facts['domains'])}"
-        )
+        following = f"mmkd export teacher {out}-teacher NAME --student {out} --domains {','.join(facts['domains'])}"
     answer.finish({**facts, "student": folder}, wrote=[folder], next=following)
 
 

@@ -57,14 +57,18 @@ def load_pixels(
 
 
 def to_square(image: Image.Image, size: int, resize: Resize) -> Image.Image:
-    """Return the image as RGB of ``size`` x ``size``."""
-    image = image.convert("RGB")
+    """Return the image as RGB of ``size`` x ``size``.
+
+    Transparency is dropped after resizing and the crop is rounded as torchvision rounds it, so that a student sees the
+    pixels that open_clip shows it once it is exported.
+    """
     if resize == "squash":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+        return image.resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
+    short = min(image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size)).convert("RGB")
 
 
 def _key(corpus: Corpus, size: int, resize: Resize) -> str:

@@ -1,6 +1,6 @@
 """Teachers for real images when no published one can be had: one specialist per group of domains.
 
-What `mmkd pretrain --domains ... --captions clean` and `mmkd export --as-teacher` do by hand.
+What `mmkd pretrain --domains ... --captions clean` and `mmkd export teacher` do by hand.
 """
 
 from __future__ import annotations

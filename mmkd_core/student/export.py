@@ -1,4 +1,4 @@
-"""A student leaves: as an open_clip folder, or as a teacher plugin that anybody can add.
+"""A student leaves: as a folder for another library, or as a teacher plugin that anybody can add.
 
 A teacher plugin is a wheel and its source: one package with ``teacher.json`` (the spec) and the open_clip folder of
 the weights. The wheel is written here and not by a build tool, so that it can be made and installed without a network.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,11 +30,13 @@ from mmkd_core.contract import (
 from mmkd_core.errors import ReleaseError
 from mmkd_core.plugins.wheels import write_wheel
 from mmkd_core.student.card import model_card
+from mmkd_core.student.formats import write_onnx, write_transformers
 from mmkd_core.student.model import Student
+from mmkd_core.student.parity import ONNX, OPEN_CLIP, TRANSFORMERS, Parity, check
 
 BASE_VERSION = "0.1.0"
 OWN_LICENSE = LicenseInfo(code="Apache-2.0", weights="Apache-2.0", commercial_use=True)
-MODULE = '''"""The teacher {name}, exported by `mmkd export --as-teacher`."""
+MODULE = '''"""The teacher {name}, exported by `mmkd export teacher`."""
 
 from pathlib import Path
 
@@ -66,21 +68,35 @@ packages = ["src/{package}"]
 """
 
 
-def export_open_clip(student: Student, folder: Path, card: str = "") -> Path:
-    """Write the student as an open_clip ``local-dir:`` folder; a folder with other files in it is refused.
+def export_folder(student: Student, folder: Path, form: str = "open-clip", card: str = "") -> Parity:
+    """Write the student for another library. The folder gets its name only when it was loaded and says the same.
 
     Args:
+        form: ``open-clip`` (a ``local-dir:`` folder), ``transformers`` (``AutoModel``) or ``onnx``.
         card: the text of its README (``card.model_card``); without one none is written.
+
+    Raises:
+        ReleaseError: the folder is not empty, the student does not fit the form, or the export says something else.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ReleaseError("the folder is not empty", where=str(folder), next="Choose another folder")
+    write, script = FORMS[form]
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.", suffix=".tmp") as partial:
-        student.save(Path(partial) / folder.name)
+        made = Path(partial) / folder.name
+        write(student, made)
         if card:
-            (Path(partial) / folder.name / "README.md").write_text(card, encoding="utf-8")
-        os.replace(Path(partial) / folder.name, folder)  # an empty folder may be replaced
-    return folder
+            (made / "README.md").write_text(card, encoding="utf-8")
+        parity = check(student, made, script)
+        os.replace(made, folder)  # an empty folder may be replaced
+    return parity
+
+
+FORMS: dict[str, tuple[Callable[[Student, Path], None], str]] = {
+    "open-clip": (Student.save, OPEN_CLIP),
+    "transformers": (write_transformers, TRANSFORMERS),
+    "onnx": (write_onnx, ONNX),
+}
 
 
 def write_teacher(

@@ -1,7 +1,8 @@
 """Tokenizers of students, in the form that ``AutoTokenizer`` reads: fitted to a corpus, CLIP's own, or a published one.
 
-Fitted ids: ``[PAD]`` 0, ``[UNK]`` 1, ``[EOS]`` 2 (the text tower reads its output at the first ``[EOS]``); for a BERT
-``[PAD]``, ``[UNK]``, ``[CLS]``, ``[SEP]`` (it reads its output at ``[CLS]``, the first).
+Fitted ids: ``[PAD]`` 0, ``[EOS]`` 1, ``[UNK]`` 2. The text tower reads its output at the first ``[EOS]``; transformers'
+CLIP reads it elsewhere if that has id 2. For a BERT ``[PAD]``, ``[UNK]``, ``[CLS]``, ``[SEP]`` (it reads its output at
+``[CLS]``, the first).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mmkd_core.student.config import TextConfig
 if TYPE_CHECKING:
     import torch
 
-FITTED = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[EOS]"}
+FITTED = {"pad_token": "[PAD]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
 FITTED_BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 CLIP = {"pad_token": _END, "unk_token": _END, "bos_token": _START, "eos_token": _END}

@@ -435,7 +435,7 @@ def room_for(size: int) -> Iterator[None]:
         ("features", ("pretrain",), 120_000),  # the weights
         ("release", ("distill", "--recipe", "paper"), 120_000),
         ("release", ("export", "out"), 120_000),
-        ("release", ("export", "out", "--as-teacher", "mine", "--domains", "xray"), 120_000),
+        ("release", ("export", "teacher", "out", "mine", "--domains", "xray"), 120_000),
         ("release", ("eval", "zero-shot", "good"), 500),
         ("release", ("report",), 500),
     ],

@@ -11,7 +11,7 @@ make() { # NAME DOMAINS SEED
   mmkd init "$w" --config "$here/$1.yaml"
   mmkd data phantom -w "$w" --domains "$2" --seed "$3" --train 3000 --val 300 --test 0 --workers 1
   mmkd pretrain -w "$w" --captions clean --out "$w/student"
-  mmkd export -w "$w" --student "$w/student" --as-teacher "phantom-$1" --domains "$2" --into "$here/../src/mmkd_phantom"
+  mmkd export teacher "$here/../src/mmkd_phantom" "phantom-$1" -w "$w" --student "$w/student" --domains "$2" --into
 }
 
 make tissue pathology,dermatology 102 & one=$!

@@ -34,7 +34,7 @@ def failing(error):
         "distill --incremental",
         "eval retrieval current",
         "eval zero-shot current",
-        "export out",
+        "export open-clip out",
         "extract",
         "pretrain",
         "releases list",
@@ -171,9 +171,8 @@ def test_a_bug_is_not_hidden(mmkd, workspace, monkeypatch):
         (("teachers", "ad", "x"), "No such command 'ad'"),
         (("init", "--trust", "95"), "'95' is not one of"),
         (("data", "phantom", "--train", "-1"), "invalid value for '--train'"),
-        (("export",), "say where to write: mmkd export DIR"),
-        (("export", "x", "--into", "p"), "--into needs --as-teacher NAME"),
-        (("export", "x", "--release", "0001", "--student", "s"), "give --release or --student, not both"),
+        (("export", "onnx"), "Missing argument 'DIR'"),
+        (("export", "open-clip", "x", "--release", "0001", "--student", "s"), "give --release or --student, not both"),
     ],
 )
 def test_usage_errors(arguments, words, mmkd):
@@ -183,12 +182,11 @@ def test_usage_errors(arguments, words, mmkd):
 
 
 def test_export_refuses_what_cannot_become_a_teacher(mmkd):
-    nameless = mmkd("export", "x", "--student", "s", "--as-teacher", "My Radio", "--domains", "xray")
+    nameless = mmkd("export", "teacher", "x", "My Radio", "--student", "s", "--domains", "xray")
     assert "mmkd: 'My Radio' cannot be the name of a teacher. Use small letters" in nameless.stderr
-    nowhere = mmkd("export", "x", "--student", "s", "--as-teacher", "my-radio")
+    nowhere = mmkd("export", "teacher", "x", "my-radio", "--student", "s")
     assert "mmkd: it is not known where the teacher is good. Name its domains: --domains xray,ct" in nowhere.stderr
-    arguments = ("--student", "s", "--as-teacher", "radio", "--domains", "xray", "--into", "src/mmkd_phantom")
-    foreign = mmkd("export", *arguments)
+    foreign = mmkd("export", "teacher", "src/mmkd_phantom", "radio", "--student", "s", "--domains", "xray", "--into")
     assert "teacher radio does not belong into package mmkd_phantom" in foreign.stderr
     assert "Call it phantom-..., after its plugin" in foreign.stderr
     assert {nameless.exit_code, nowhere.exit_code, foreign.exit_code} == {2}

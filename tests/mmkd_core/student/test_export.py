@@ -5,9 +5,11 @@ import csv
 import hashlib
 import importlib
 import io
+import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,15 @@ import torch
 from PIL import Image
 
 from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim, golden_image, measure_golden
+from mmkd_core.data.images import to_square
 from mmkd_core.errors import ReleaseError
 from mmkd_core.plugins.loaders.open_clip import load
-from mmkd_core.student.export import export_open_clip, export_teacher, write_teacher
+from mmkd_core.student import parity
+from mmkd_core.student.config import StudentConfig, TextConfig
+from mmkd_core.student.export import FORMS, export_folder, export_teacher, write_teacher
+from mmkd_core.student.formats import write_transformers
 from mmkd_core.student.model import Student
+from mmkd_core.student.parity import CLOSE, OPEN_CLIP
 
 TEXTS = ["chest radiograph, no finding", "", "a nodule " * 20]
 FACTS = {
@@ -184,14 +191,79 @@ def test_a_teacher_of_many_domains_has_a_summary_that_fits(built, tmp_path):
     assert spec.domains == domains
 
 
-def test_export_open_clip_refuses_a_folder_with_other_files(built, tmp_path):
+def test_a_folder_with_other_files_is_refused(built, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ReleaseError, match=r"^the folder is not empty \(.*\)\. Choose another folder\.?$"):
-        export_open_clip(built, tmp_path)
+        export_folder(built, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    folder = export_open_clip(built, tmp_path / "new", "# A card\n")
-    assert Student.load(folder).pixels == 32
-    assert (folder / "README.md").read_text() == "# A card\n"
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    config = StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24, resize="shortest", text=TextConfig(layers=2))
+    return Student.build(config, TEXTS, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["open-clip", "transformers", "onnx"])
+def test_a_fresh_process_loads_the_folder_and_says_the_same(form, transformer, tmp_path):
+    parity = export_folder(transformer, tmp_path / "out", form, "# A card\n")
+    assert parity.cosine > CLOSE
+    assert (tmp_path / "out" / "README.md").read_text() == "# A card\n"
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_an_export_that_says_something_else_gets_no_name(transformer, tmp_path, monkeypatch):
+    def wrong(student: Student, folder: Path) -> None:
+        student.save(folder)
+        config = json.loads((folder / "open_clip_config.json").read_text())
+        config["model_cfg"]["quick_gelu"] = True  # loads without a complaint
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+    monkeypatch.setitem(FORMS, "open-clip", (wrong, OPEN_CLIP))
+    with pytest.raises(ReleaseError, match="the export gives other embeddings"):
+        export_folder(transformer, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("tokens", lambda x: x + 1, "other tokens"),
+        ("pixels", lambda x: x + 1e-3, "other pixels"),
+        ("image", lambda x: -x, "other embeddings"),
+        ("text", lambda x: x + 1e-4, "other embeddings"),
+        ("alone", lambda x: x[:, ::-1], "other embeddings"),
+        ("scale", lambda x: x * 1.001, "other embeddings"),
+    ],
+)
+def test_every_difference_is_found(name, change, says, transformer):
+    images = parity._images(exact=True)
+    squares = np.stack([np.asarray(to_square(image, transformer.pixels, "shortest")) for image in images])
+    found = {
+        "tokens": transformer.tokenize(parity.TEXTS).numpy(),
+        "pixels": transformer.prepare(squares).numpy(),
+        "image": transformer.embed_images(squares),
+        "text": transformer.embed_texts(parity.TEXTS),
+        "alone": transformer.embed_images(squares[:1]),
+        "scale": transformer.logit_scale,
+    }
+    assert parity._compared(transformer, squares, found, exact=True).cosine > CLOSE
+    with pytest.raises(ReleaseError, match=says):
+        parity._compared(transformer, squares, {**found, name: change(found[name])}, exact=True)
+
+
+def test_what_transformers_has_no_model_for_is_refused(tmp_path):
+    convolution = Student.build(StudentConfig(image_size=32, embed_dim=24), TEXTS, 3)
+    with pytest.raises(ReleaseError, match="transformers has no model like this student"):
+        write_transformers(convolution, tmp_path)
+    student = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24), TEXTS, 3)
+    student.model_config["text_cfg"]["eos_id"] = 2
+    with pytest.raises(ReleaseError, match="the end of a text has id 2"):
+        write_transformers(student, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_readme_of_a_teacher_names_its_licence_and_where_it_comes_from(built, tmp_path):

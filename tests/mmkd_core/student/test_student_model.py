@@ -128,9 +128,9 @@ def test_token_ids_are_those_of_open_clips_tokenizer(kind, tmp_path):
     ours, theirs = student.tokenize(AWKWARD), HFTokenizer(str(tmp_path), context_length=12)(AWKWARD)
     assert ours.dtype == theirs.dtype == torch.int64
     assert ours.tolist() == theirs.tolist()
-    assert ours[0].tolist() == [2] + [0] * 11
-    assert ours[1, -1] == 2  # a text that is cut still ends with [EOS]
-    assert 1 not in student.tokenize(corpus)  # what it was fitted to holds nothing unknown
+    assert ours[0].tolist() == [1] + [0] * 11
+    assert ours[1, -1] == 1  # a text that is cut still ends with [EOS]
+    assert 2 not in student.tokenize(corpus)  # what it was fitted to holds nothing unknown
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -156,15 +156,15 @@ def test_the_tokenizer_is_a_function_of_the_set_of_texts(kind):
     config = TextConfig(tokenizer=kind, vocab_size=70)
     same = {fit_tokenizer(row, config).to_str() for row in (texts, texts[::-1], texts * 2) for _ in range(5)}
     assert len(same) == 1
-    assert json.loads(same.pop())["model"]["vocab"].items() >= {"[PAD]": 0, "[UNK]": 1, "[EOS]": 2}.items()
+    assert json.loads(same.pop())["model"]["vocab"].items() >= {"[PAD]": 0, "[EOS]": 1, "[UNK]": 2}.items()
 
 
 def test_word_pieces_begin_with_the_special_tokens_and_mean_nothing_special(built):
     vocabulary = built.tokenizer.tokenizer.get_vocab()
-    assert [vocabulary[name] for name in ("[PAD]", "[UNK]", "[EOS]")] == [0, 1, 2]
+    assert [vocabulary[name] for name in ("[PAD]", "[EOS]", "[UNK]")] == [0, 1, 2]
     assert sorted(vocabulary.values()) == list(range(built.tokenizer.tokenizer.get_vocab_size()))
     assert {token.content for token in built.tokenizer.tokenizer.get_added_tokens_decoder().values()} == {
-        "[PAD]", "[UNK]", "[EOS]",
+        "[PAD]", "[EOS]", "[UNK]",
     }  # fmt: skip
     assert built.tokenizer.tokenizer.decode(built.tokenize(["Normal retina"])[0].tolist()) == "normal retina"
 

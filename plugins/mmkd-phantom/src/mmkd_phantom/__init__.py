@@ -1,6 +1,6 @@
 """Four small specialists for the phantom data: the teachers that `mmkd quickstart` integrates.
 
-Each folder beside this file is one teacher as `mmkd export --as-teacher ... --into` wrote it; how they were trained is
+Each folder beside this file is one teacher as `mmkd export teacher ... --into` wrote it; how they were trained is
 in ``training/`` of this package's source.
 """
 
