@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
 import torch
 from timing import Figure, Seconds, interleaved, ratio
+from torch.utils.data import Dataset, default_collate
 
 from feature_store import FeatureStore
 from feature_store.sampling import Order
@@ -118,75 +118,112 @@ def store_random() -> list[Figure]:
     return figures
 
 
+def both_towers(store: FeatureStore, tables: list[str]) -> Callable[[np.ndarray], Tensors]:
+    """Batches of images and captions: teacher after teacher, the image's features before the caption's."""
+    last: list[Batch] = []
+
+    def way(rows: np.ndarray) -> Tensors:
+        last[:] = [gather(store, tables, rows, rows, out=last[0] if last else None)]
+        return [side[table] for table in tables for side in (last[0].images, last[0].texts)]
+
+    return way
+
+
+def samples(count: int, teachers: int) -> Iterator[dict[str, torch.Tensor]]:
+    """What the paper's authors publish of each sample: ``TEACHER_img`` and ``TEACHER_txt``; here in float16."""
+    for n in range(count):
+        values = np.random.default_rng([2, n]).standard_normal((2 * teachers, DIM), np.float32).astype(np.float16)
+        names = [f"t{number}_{tower}" for number in range(teachers) for tower in ("img", "txt")]
+        yield {name: torch.from_numpy(row) for name, row in zip(names, values, strict=True)}
+
+
+def fill_both(folder: Path, count: int, teachers: int) -> FeatureStore:
+    """A store of both towers of these samples, open for reading."""
+    every = list(samples(count, teachers))
+    with FeatureStore.open(folder / "store", "w") as store:
+        for tower, short in (("image", "img"), ("text", "txt")):
+            rows = store.add_ids(tower, [f"{n:032x}" for n in range(count)])
+            for number in range(teachers):
+                store.put(f"t{number}", tower, rows, np.stack([one[f"t{number}_{short}"].numpy() for one in every]))
+    return FeatureStore.open(folder / "store")
+
+
+def collated(items: list[dict[str, torch.Tensor]]) -> Tensors:
+    """What a DataLoader makes of samples: one tensor for each of their names, in their order."""
+    return list(default_collate(items).values())
+
+
+class Records(Dataset[dict[str, torch.Tensor]]):
+    """The usual data set over LMDB: a transaction per sample, in it one get for each teacher and tower."""
+
+    def __init__(self, path: Path, count: int, teachers: int) -> None:
+        self.environment = lmdb.open(str(path), map_size=1 << 36, sync=False, readahead=False)
+        for number, one in enumerate(samples(count, teachers)):
+            with self.environment.begin(write=True) as txn:
+                for name, features in one.items():
+                    txn.put(f"{number:032x}/{name}".encode(), features.numpy().tobytes())
+        self.names = list(one)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        with self.environment.begin() as txn:
+            return {name: self.decoded(txn.get(f"{row:032x}/{name}".encode())) for name in self.names}
+
+    def decoded(self, value: bytes) -> torch.Tensor:
+        return torch.frombuffer(bytearray(value), dtype=torch.float16)
+
+    def each(self, rows: np.ndarray) -> Tensors:
+        """A batch as a DataLoader makes it."""
+        return collated([self[row] for row in rows.tolist()])
+
+    def joined(self, rows: np.ndarray) -> Tensors:
+        """A batch as whoever has measured makes it: one transaction, and no tensor per record."""
+        keys = [f"{row:032x}/" for row in rows.tolist()]
+        with self.environment.begin(buffers=True) as txn:
+            flat = [bytearray().join([txn.get((key + name).encode()) for key in keys]) for name in self.names]
+        return [torch.frombuffer(values, dtype=torch.float16).view(len(rows), DIM) for values in flat]
+
+
 def store_vs_records() -> list[Figure]:
-    """How many times faster a random batch is than LMDB gets, one for each sample and teacher."""
-    count, tables = 16384, ["a", "b", "c"]
-    with tempfile.TemporaryDirectory() as folder, one_thread():
-        store, memory = fill(Path(folder), tables, count)
-        keys = [f"{n:032x}".encode() for n in range(count)]
-        with store, lmdb.open(folder + "/records", map_size=1 << 32, max_dbs=3, sync=False) as records:
-            databases = [records.open_db(table.encode()) for table in tables]
-            for values, database in zip(memory, databases, strict=True):
-                with records.begin(write=True, db=database) as txn:
-                    txn.cursor().putmulti(zip(keys, (row.tobytes() for row in values.numpy()), strict=True))
-
-            def decoded(values: list[Any]) -> torch.Tensor:
-                return torch.from_numpy(np.stack([np.frombuffer(value, np.float16) for value in values]))
-
-            def each(rows: np.ndarray) -> Tensors:
-                out = []
-                for database in databases:
-                    values = []
-                    for row in rows:
-                        with records.begin(db=database) as txn:
-                            values.append(txn.get(keys[row]))
-                    out.append(decoded(values))
-                return out
-
-            def together(rows: np.ndarray) -> Tensors:
-                with records.begin(buffers=True) as txn:
-                    return [decoded([txn.get(keys[row], db=database) for row in rows]) for database in databases]
-
-            ways = {"store": Reader(store, tables), "each": each, "together": together}
-            seconds = interleaved(ways, random_rows(count, 2048), 20, clock=time.thread_time, check=same)
-    against = "one LMDB transaction and get per sample and teacher, 3 teachers, batches of 2048"
-    one = "one LMDB get per sample and teacher, one transaction per batch, no copies"
-    return [
-        ratio("store-vs-records", seconds["each"], seconds["store"], against),
-        ratio("store-vs-records-one-transaction", seconds["together"], seconds["store"], one),
-    ]
+    """How many times faster a random batch of both towers is than LMDB records, read as a DataLoader reads them."""
+    count, figures = 16384, []
+    for teachers in (3, 9):
+        tables = [f"t{n}" for n in range(teachers)]
+        with tempfile.TemporaryDirectory() as folder, one_thread():
+            records = Records(Path(folder, "records"), count, teachers)
+            with fill_both(Path(folder), count, teachers) as store, records.environment:
+                ways = {"store": both_towers(store, tables), "each": records.each, "joined": records.joined}
+                for batch in (1024, 4096):
+                    seconds = interleaved(ways, random_rows(count, batch), 8, clock=time.thread_time, check=same)
+                    shared = f"{teachers} teachers, batches of {batch}"
+                    against = f"a transaction per sample, a get per teacher and tower, default_collate; {shared}"
+                    name = f"store-vs-records-{teachers}x{batch}"
+                    figures.append(ratio(name, seconds["each"], seconds["store"], against))
+                    against = f"one transaction per batch, a get per sample, teacher and tower, values joined; {shared}"
+                    figures.append(ratio(f"{name}-joined", seconds["joined"], seconds["store"], against))
+    return figures
 
 
 def store_vs_files() -> list[Figure]:
-    """How many times faster a random batch is than torch files: one folder per sample, one file per teacher and one."""
-    count, tables = 2048, ["a", "b", "c"]
-    with tempfile.TemporaryDirectory() as folder, one_thread():
-        store, memory = fill(Path(folder), tables, count)
-        for n in range(count):
-            sample = {table: values[n].clone() for table, values in zip(tables, memory, strict=True)}
-            Path(folder, f"{n}").mkdir()
-            torch.save(sample, Path(folder, f"{n}", "all.pt"))
-            for table, row in sample.items():
-                torch.save(row, Path(folder, f"{n}", f"{table}.pt"))
+    """How many times faster a random batch of both towers is than the published layout: one torch file per sample."""
+    count, figures = 2048, []
+    for teachers in (3, 9):
+        tables = [f"t{n}" for n in range(teachers)]
+        with tempfile.TemporaryDirectory() as folder, one_thread():
+            for n, sample in enumerate(samples(count, teachers)):
+                Path(folder, f"{n}").mkdir()
+                torch.save({name: row.clone() for name, row in sample.items()}, Path(folder, f"{n}", "clips_output.pt"))
 
-        def loaded(row: int, name: str) -> Any:
-            return torch.load(Path(folder, f"{row}", f"{name}.pt"), weights_only=True)
+            def published(rows: np.ndarray, folder: str = folder) -> Tensors:
+                return collated([torch.load(f"{folder}/{row}/clips_output.pt") for row in rows.tolist()])
 
-        def published(rows: np.ndarray) -> Tensors:
-            return [torch.stack([loaded(row, table) for row in rows]) for table in tables]
-
-        def single(rows: np.ndarray) -> Tensors:
-            samples = [loaded(row, "all") for row in rows]
-            return [torch.stack([sample[table] for sample in samples]) for table in tables]
-
-        with store:
-            ways = {"store": Reader(store, tables), "published": published, "single": single}
-            seconds = interleaved(ways, random_rows(count, 1024), 7, clock=time.thread_time, check=same)
-    against = "torch.load of one file per sample and teacher (the published layout), 3 teachers, batches of 1024"
-    return [
-        ratio("store-vs-files", seconds["published"], seconds["store"], against),
-        ratio("store-vs-files-one-per-sample", seconds["single"], seconds["store"], "one file per sample, all in it"),
-    ]
+            with fill_both(Path(folder), count, teachers) as store:
+                ways = {"store": both_towers(store, tables), "published": published}
+                seconds = interleaved(ways, random_rows(count, 2048), 5, warm=1, clock=time.thread_time, check=same)
+        against = (
+            f"torch.load of one file per sample with all teachers and towers; {teachers} teachers, batches of 2048"
+        )
+        figures.append(ratio(f"store-vs-files-{teachers}", seconds["published"], seconds["store"], against))
+    return figures
 
 
 def store_shuffled_warm() -> list[Figure]:

@@ -102,6 +102,7 @@ class Columns:
         self.state: TableState | None = None
         self.index = RowIndex()
         self._origins: NDArray[np.int64] = np.full(1, _NOWHERE)
+        self._starts: NDArray[np.int64] = np.empty(0, np.int64)  # of blocks in the file, as LMDB says; -1 if not asked
         self._tail_rows = 0
         self._tail: Stored = np.empty((0, 0), np.float32)
 
@@ -144,6 +145,7 @@ class Columns:
                 self.index.assign_rows(expand_runs(runs), number * size)
         origins = np.full(state.sealed + 1, _NOWHERE)  # the last for the tail and all that lies nowhere
         origins[:known] = self._origins[:known]
+        self._starts = np.concatenate((self._starts[:known], np.full(state.sealed - known, -1)))
         self._origins = origins
 
     def _add_tail(self, txn: Any, state: TableState, old: TableState | None) -> None:
@@ -239,7 +241,7 @@ class Columns:
 
     def _locate(self, txn: Any, state: TableState, numbers: list[int]) -> list[int]:
         """Note where blocks lie in the map; those of which only ``get`` can tell are returned."""
-        found = find_blocks(txn, self._environment.database("blocks"), state.id, numbers)
+        found = self._peek(txn, state, numbers)
         count, step = self._environment.block_rows, state.step
         size = HEADER + count * state.row_bytes
         inside = {n: found[n] for n in numbers if n in found and self.files.upto(found[n] + size) is not None}
@@ -249,6 +251,16 @@ class Columns:
             if (start + HEADER) % step == 0 and self.files.part(start, len(fields)) == fields:
                 self._origins[number] = (start + HEADER - number * count * state.row_bytes) // step
         return [number for number in numbers if self._origins[number] == _NOWHERE]
+
+    def _peek(self, txn: Any, state: TableState, numbers: list[int]) -> dict[int, int]:
+        """Where LMDB says that these blocks start, without those of which it cannot be told."""
+        unknown = [number for number in numbers if self._starts[number] < 0]
+        if unknown:
+            found = find_blocks(txn, self._environment.database("blocks"), state.id, unknown)
+            sealed = {number: start for number, start in found.items() if number < state.sealed}
+            self._starts[list(sealed)] = list(sealed.values())
+        starts = self._starts[numbers].tolist()
+        return {number: start for number, start in zip(numbers, starts, strict=True) if start >= 0}
 
     def _read_block(self, txn: Any, state: TableState, number: int) -> Stored:
         """View of a block's rows, valid within the transaction: the way without knowledge of LMDB's pages."""
@@ -292,7 +304,6 @@ class Columns:
             return np.empty((0, 2), np.int64)
         blocks = np.unique(self.index.slots(rows) // self._environment.block_rows)
         blocks = blocks[blocks < state.sealed]
-        found = find_blocks(txn, self._environment.database("blocks"), state.id, blocks.tolist())
-        starts = np.array([found[number] for number in blocks.tolist() if number in found], np.int64)
+        starts = np.array([*self._peek(txn, state, blocks.tolist()).values()], np.int64)
         size = HEADER + self._environment.block_rows * state.row_bytes
         return np.stack((starts, np.full(len(starts), size)), axis=1)

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from feature_store.errors import StoreError
 
 _PAGE = mmap.PAGESIZE
-_SAMPLES = 32
+_ASKED = 1 << 17
+"""Bytes asked for at a time: Linux reads no more of a longer part than it reads ahead, often 128 KB."""
+_SAMPLES = 16
 """Rows of a batch that are looked at to see whether it lies in memory: all of a thousand would take longer than it."""
 
 
@@ -84,8 +86,8 @@ class FileMap:
     def will_need(self, start: int, length: int) -> None:
         """Ask the system to read a part of the file; does not wait for it."""
         if self.upto(start + length) is not None and self._map is not None:
-            first = start // _PAGE * _PAGE
-            self._map.madvise(mmap.MADV_WILLNEED, first, start + length - first)
+            for first in range(start // _PAGE * _PAGE, start + length, _ASKED):
+                self._map.madvise(mmap.MADV_WILLNEED, first, min(_ASKED, start + length - first))
 
     def part(self, start: int, length: int) -> bytes:
         """Some bytes of the map."""
@@ -104,12 +106,16 @@ class FileMap:
 
     def _is_here(self, start: int) -> bool:
         """Whether the page with this byte is in memory."""
-        seen = ctypes.c_ubyte()
-        address = self._bytes.ctypes.data + start // _PAGE * _PAGE
-        failed = _libc().mincore(ctypes.c_void_p(address), ctypes.c_size_t(1), ctypes.byref(seen))
-        return not failed and bool(seen.value & 1)
+        failed = _mincore()(self._bytes.ctypes.data + start // _PAGE * _PAGE, 1, _seen)
+        return not failed and bool(_seen[0] & 1)
+
+
+_seen = (ctypes.c_ubyte * 1)()
+"""Where ``mincore`` answers. Threads may take each other's answer: no more than a hint hangs on it."""
 
 
 @cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+def _mincore() -> Any:
+    found = ctypes.CDLL(None).mincore
+    found.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+    return found
