@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from mmkd_core.plugins import PluginHost
 
@@ -33,7 +34,13 @@ def run(script: str, folder: Path) -> str:
 def test_every_example_is_run_here_and_says_what_it_shows():
     examples = sorted(p.relative_to(ROOT / "examples").as_posix() for p in (ROOT / "examples").glob("**/*.py"))
     scripts = [name for name in examples if not name.endswith("__init__.py")]
-    assert scripts == ["01_load_a_teacher.py", "02_feature_store.py", "03_write_a_plugin/run.py"]
+    assert scripts == [
+        "01_load_a_teacher.py",
+        "02_feature_store.py",
+        "03_write_a_plugin/run.py",
+        "04_evaluate.py",
+        "05_audit.py",
+    ]
     for name in scripts:
         text = (ROOT / "examples" / name).read_text(encoding="utf-8")
         assert "\nShows: " in text, name
@@ -80,6 +87,46 @@ def test_a_plugin_is_written_by_hand_and_by_export(tmp_path):
         assert f"  mmkd_tiny_export/{name}\n" in printed
     assert "  entry point [mmkd.v1] tiny-export = mmkd_tiny_export\n" in printed
     assert printed.endswith(f"  next: mmkd teachers add ./{wheel[1]}\n")
+
+
+def test_frozen_features_are_evaluated(tmp_path):
+    printed = run("04_evaluate.py", tmp_path)
+    found = dict(re.findall(r"^(strong|weak): 100% of the labels .*: ([\d.]+) \(", printed, re.MULTILINE))
+    assert float(found["strong"]) > float(found["weak"]) > 0.5
+    gain = re.search(r"^strong minus weak: .*: ([\d.]+) \(([\d.]+) to", printed, re.MULTILINE)
+    assert gain
+    assert float(gain[1]) == pytest.approx(float(found["strong"]) - float(found["weak"]), abs=2e-3)
+    assert float(gain[2]) > 0
+    assert float(re.findall(r"Harrell C: ([\d.]+)", printed)[0]) > 0.6
+
+
+def test_two_classifiers_are_audited(tmp_path):
+    few, many = run("05_audit.py", tmp_path).split("1000 patients: ")
+    assert few.startswith("100 patients: INCONCLUSIVE")
+    assert "more samples would decide" in few
+    assert many.startswith("PASS")
+
+
+def test_the_workflow_uses_commands_and_facts_that_exist():
+    text = (ROOT / "examples" / "workflow" / "integrate.yml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(text)["jobs"]["integrate"]["steps"]
+    lines = [line.strip() for step in steps for line in step.get("run", "").splitlines()]
+    used = [line.partition(" > ")[0].removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/mmkd")]
+    assert len(used) == 6
+    from mmkd_core.audit.comparison import Comparison
+    from mmkd_core.cli import app
+
+    for line in used:
+        command: Any = typer.main.get_command(app)
+        words = shlex.split(line)[1:]
+        while hasattr(command, "commands"):
+            command, words = command.commands[words[0]], words[1:]
+        command.make_context(line, words)
+    fields = set(Comparison.__dataclass_fields__)
+    assert set(re.findall(r"\brow\.(\w+)", text)) <= fields
+    written = (ROOT / "mmkd_core" / "integrate" / "auditing.py").read_text(encoding="utf-8")
+    told = {*re.findall(r'"(\w+)":', written), "verdict", "comparisons", "json"}
+    assert set(re.findall(r"\baudit\.(\w+)", text)) <= told
 
 
 def test_the_plugin_in_the_readme_is_accepted():
