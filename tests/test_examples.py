@@ -125,7 +125,13 @@ def test_the_workflow_uses_commands_and_facts_that_exist():
     fields = set(Comparison.__dataclass_fields__)
     assert set(re.findall(r"\brow\.(\w+)", text)) <= fields
     written = (ROOT / "mmkd_core" / "integrate" / "auditing.py").read_text(encoding="utf-8")
-    told = {*re.findall(r'"(\w+)":', written), "verdict", "comparisons", "json"}
+    told = {
+        *re.findall(r'"(\w+)":', written),
+        "verdict",
+        "comparisons",
+        "json",
+        "outputs",
+    }  # the last two are a file's and a step's
     assert set(re.findall(r"\baudit\.(\w+)", text)) <= told
 
 
