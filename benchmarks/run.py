@@ -22,6 +22,7 @@ import losses
 import quality
 import replay
 import sequence
+import steps
 import store
 import store_disk
 
@@ -32,6 +33,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **extract.FIGURES,
     **faults.FIGURES,
     **losses.FIGURES,
+    **steps.FIGURES,
     **quality.FIGURES,
     **replay.FIGURES,
     **sequence.FIGURES,
