@@ -70,8 +70,9 @@ def run_distill(
         more: facts of the release beside those that every one has.
     """
     with parallel.leader_first():
+        start = stage_one(workspace)
         trust = run_trust(workspace, progress) if teachers is None else trust_beside(workspace, None, progress)
-        job = Distillation(workspace, workspace.config.distill, stage_one(workspace), None, trust, progress)
+        job = Distillation(workspace, workspace.config.distill, start, None, trust, progress)
     train = job.corpus.where(split="train")
     batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed)
     return job.run([name for name in job.specs if teachers is None or name in teachers], batches, "distil", more=more)
