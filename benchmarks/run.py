@@ -25,6 +25,7 @@ import sequence
 import steps
 import store
 import store_disk
+import training
 
 Figure = dict[str, Any]
 FIGURES: dict[str, Callable[[], list[Figure]]] = {
@@ -38,6 +39,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **replay.FIGURES,
     **sequence.FIGURES,
     **audit.FIGURES,
+    **training.FIGURES,
 }
 
 

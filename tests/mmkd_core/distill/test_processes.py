@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -13,26 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).with_name("both_stages.py")
+from benchmarks import both_stages
+from benchmarks.training import kill_training
+
+PROGRAM = both_stages.__file__
 
 
 @pytest.fixture(scope="module")
-def both_stages():
-    spec = importlib.util.spec_from_file_location("both_stages", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def store(both_stages, tmp_path_factory):
+def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("features") / "store"
     both_stages.write_store(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def alone(both_stages, store, tmp_path_factory):
+def alone(store, tmp_path_factory):
     before = both_stages.training.LOG_EVERY
     yield both_stages.run(tmp_path_factory.mktemp("alone"), store)
     both_stages.training.LOG_EVERY = before
@@ -82,7 +76,7 @@ def test_two_processes_train_as_one(alone, store, tmp_path, accumulate):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]  # written once
 
 
-def test_four_pieces_train_as_one(both_stages, alone, store, tmp_path):
+def test_four_pieces_train_as_one(alone, store, tmp_path):
     assert_same_losses(both_stages.run(tmp_path, store, accumulate=4)["logs"], alone["logs"])
 
 
@@ -92,3 +86,12 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(store, tmp_path):
     assert other.returncode == -9
     assert leader.returncode not in (0, -9)
     assert "another process of this run has ended (process 0 of 2). See what it said" in leader.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_training_ends_with_the_same_bits():
+    """``python benchmarks/run.py resume-exactness`` does it 50 times."""
+    done = kill_training(8, seed=3)
+    assert done["kills"] == 8
+    assert done["midway"] >= 4
+    assert done["different"] == 0 < done["runs"]

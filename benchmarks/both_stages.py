@@ -1,10 +1,12 @@
-"""Both stages on 24 samples, small enough to be run by several processes: `python both_stages.py FOLDER [ACCUMULATE]`.
+"""Both stages on 24 samples, for measurements and tests of the training loop.
 
-Run beside others (RANK and WORLD_SIZE are set), it is one process of a run; the leader writes ``FOLDER/result.json``.
+``python benchmarks/both_stages.py FOLDER ACCUMULATE`` is one process of a run (torchrun sets RANK and WORLD_SIZE); it
+writes ``FOLDER/result-RANK.json``. With ``--die`` all but the leader are killed in the middle.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -73,31 +75,47 @@ def sources(store: FeatureStore, bank: Bank) -> list[Source]:
     return made
 
 
-def run(folder: Path, store: Path, accumulate: int = 1) -> dict[str, Any]:
-    """Train both stages and return their logs and a number that no two students share."""
+def build(vision: str, seed: int = 0) -> Student:
+    shape = StudentConfig(vision=vision, image_size=32, embed_dim=16, text=TEXT)
+    return Student.build(shape, map(str, corpus().caption), seed)
+
+
+def run(folder: Path, store: Path, accumulate: int = 1, vision: str = "vit-tiny", steps: int = STEPS) -> dict[str, Any]:
+    """Train both stages; return their logs, sums of the weights, and a hash of every bit of students and heads."""
     training.LOG_EVERY = 1
+    digest = hashlib.sha256()
     data = corpus()
     pixels = np.random.default_rng(0).integers(0, 256, (N, 32, 32, 3), dtype=np.uint8)
-    shape = StudentConfig(vision="vit-tiny", image_size=32, embed_dim=16, text=TEXT)
-    student = Student.build(shape, map(str, data.caption), seed=0)
-    one = PretrainConfig(**CONFIG, accumulate=accumulate)
+    student = build(vision)
+    one = PretrainConfig(**{**CONFIG, "steps": steps}, accumulate=accumulate)
     domains, captions = np.array(data.domain, object), [str(text) for text in data.caption]
     logs = [
         pretrain(student, pixels, captions, domains, np.arange(N), one, folder / "one", seed=1, identity="one"),
     ]
+    _take(digest, student.model)
     # From the same weights and slowly: heads start where their regression has no gradient left, and Adam makes steps of
     # full length of what rounding leaves there.
-    student = Student.build(shape, map(str, data.caption), seed=2)
+    student = build(vision, seed=2)
     bank = Bank.build(data, BankConfig(captions=2), seed=0)
     samples = Samples.of(student, pixels, captions, list(data.domain), bank)
-    two = DistillConfig(**{**CONFIG, "lr": 2e-4}, accumulate=accumulate, bank=BankConfig(per_step=2), weights={})
+    two = DistillConfig(
+        **{**CONFIG, "lr": 2e-4, "steps": steps}, accumulate=accumulate, bank=BankConfig(per_step=2), weights={}
+    )
     with FeatureStore.open(store) as opened:
         batches = partial(epoch_batch, np.arange(N), 11, 0)
         facts = {"seed": 1, "identity": "two", "label": "stage 2"}
         taught = distill(student, sources(opened, bank), samples, bank, batches, two, folder / "two", **facts)
     logs.append(taught.log)
     weights = torch.cat([p.detach().flatten() for p in student.model.parameters()]).double()
-    return {"logs": logs, "weights": [weights.sum().item(), weights.square().sum().item()]}
+    for module in (student.model, *taught.heads.values()):
+        _take(digest, module)
+    sums = [weights.sum().item(), weights.square().sum().item()]
+    return {"logs": logs, "weights": sums, "digest": digest.hexdigest()}
+
+
+def _take(digest: Any, module: torch.nn.Module) -> None:
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
 
 
 def die_at(step: int) -> None:
