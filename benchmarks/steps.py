@@ -5,8 +5,8 @@
                        precision of the machine. The loop keeps one torch file per sample with all teachers' features
                        and draws a random one of them, opens, crops and tokenizes each sample when its turn comes, pads
                        texts to the full length, and takes FD x 50 + ICL + CLIP with full logits. The step is of the
-                       default recipe: more losses (heads, relation to a bank of texts), cached pixels and tokens, features from
-                       the store.
+                       default recipe: more losses (heads, relation to a bank of texts), cached pixels and tokens,
+                       features from the store.
 
 The student is the default one, the batch 128, all captions differ, features are random with 512 dimensions. One thread,
 so that what other processes take away does not count.
