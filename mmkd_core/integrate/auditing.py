@@ -79,7 +79,7 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
         **audit.to_json(),
         "candidate": new.id,
         "parent": old.id,
-        "gate_changed": _changed(new, gate.hash),
+        "gate_changed": changed_gate(new, gate.hash),
         "looks": len({audit_file(workspace, new, old), *workspace.audits.glob(f"*-against-{old.id}.json")}),
         "drift": drift_table(known.embeddings[1], known.embeddings[0], domains),
         "cards": [asdict(card) for card in found],
@@ -108,7 +108,7 @@ def _pictures(corpus: Corpus, found: Sequence[Card]) -> dict[str, bytes]:
     return pictures
 
 
-def _changed(new: Release, gate: str) -> str | None:
+def changed_gate(new: Release, gate: str) -> str | None:
     """Hash of the gate under which the candidate was made, if it is not the present one."""
     path = new.folder / GATE
     before = read_gate(path).hash if path.exists() else gate

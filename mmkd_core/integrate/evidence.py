@@ -26,11 +26,11 @@ from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import KS, Direction, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
-from mmkd_core.integrate.features import Array, Features, locked_specs, open_store
+from mmkd_core.integrate.features import Array, Features, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import embed, pixels_of
 from mmkd_core.integrate.workspace import Workspace
-from mmkd_core.plugins import PluginHost
+from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
@@ -60,19 +60,20 @@ class References:
 def references(workspace: Workspace, new: Release, old: Release, corpus: Corpus) -> References:
     """Teachers of either release that are in use and whose features are stored, the earlier release's first."""
     found, names = References(), list(dict.fromkeys([*old.teachers, *new.teachers]))
+    lock, host, registry = read_lock(workspace.lock_file), PluginHost.discover(), load_registry()
     try:
-        specs = locked_specs(workspace, PluginHost.discover())
         with open_store(workspace) as store:
             for name in names:
-                if name not in specs:
+                if name not in lock.teachers:
                     found.missing[name] = "not in use any more"
                     continue
-                try:
-                    found.teachers[name] = _reference((old, new), corpus, specs[name], store)
+                try:  # one that is broken must not silence the others
+                    spec = locked_spec(lock, host.teacher(name, registry))
+                    found.teachers[name] = _reference((old, new), corpus, spec, store)
                 except (MmkdError, StoreError) as error:
                     found.missing[name] = error.what
     except (MmkdError, StoreError) as error:
-        found.missing.update(dict.fromkeys(set(names) - set(found.teachers), error.what))
+        found.missing.update(dict.fromkeys(names, error.what))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmkd_core import __version__
 from mmkd_core.audit.comparison import MEAN
+from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
@@ -161,7 +162,7 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
     candidate = grown[-1]
     parent = releases.release(workspace, str(candidate.parent))
     audit = read_json(audit_file(workspace, candidate, parent))
-    if audit is None:
+    if audit is None or audit.get("schema") != AUDIT_SCHEMA:  # one of an older mmkd: audit again
         return None
     new = candidate.facts["new"]
     specs = locked_specs(workspace, PluginHost.discover())

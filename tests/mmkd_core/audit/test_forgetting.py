@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 from sklearn.metrics import accuracy_score, brier_score_loss
 
@@ -316,3 +318,19 @@ class TestManyComparisons:
         assert change.needed > 100
         assert [row.key[:2] for row in found.open] == [("zero-shot", "auc")] * 2
         assert audit(candidate, parent, Gate(power=0.95))["zero-shot", "auc", "ct"].needed > change.needed
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=8)
+def test_neither_the_order_of_samples_nor_the_names_of_patients_matter(seed):
+    """Names that sort alike give the same draws, so the very same audit; the score tests do not look at names at all."""
+    rng = np.random.default_rng(seed)
+    parent, candidate = pair(rng, patients=12)
+    gate = auc_gate(resamples=100)
+    expected = audit(candidate, parent, gate).to_json()
+    renamed = [
+        Predictions({"ct": replace(p["ct"], group_id=column([f"x {g}" for g in p["ct"].group_id]))}, PROTOCOL)
+        for p in (candidate, parent)
+    ]
+    shuffled = [Predictions({"ct": p["ct"].take(rng.permutation(len(p)))}, PROTOCOL) for p in renamed]
+    assert audit(*shuffled, gate).to_json() == expected
