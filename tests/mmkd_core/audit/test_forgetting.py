@@ -323,7 +323,7 @@ class TestManyComparisons:
 @given(st.integers(0, 2**32))
 @settings(max_examples=8)
 def test_neither_the_order_of_samples_nor_the_names_of_patients_matter(seed):
-    """Names that sort alike give the same draws, so the very same audit; the score tests do not look at names at all."""
+    """Names that sort alike give the same draws, so the very same audit; score tests do not look at names at all."""
     rng = np.random.default_rng(seed)
     parent, candidate = pair(rng, patients=12)
     gate = auc_gate(resamples=100)
