@@ -116,12 +116,16 @@ def _row(name: str, text: str | None, *more: str) -> str:
 
 
 def settings() -> Iterator[str]:
-    """Every key of mmkd.yaml with its default and what it means."""
+    """Every key of mmkd.yaml with its default and what it means, and the default gate.yaml."""
+    from mmkd_core.audit.gate import Gate
     from mmkd_core.integrate.workspace import Config
 
     yield "# Settings\n"
     yield "`mmkd init` writes `mmkd.yaml` with every key. A key that does not exist is refused.\n"
     yield from _model(Config, "")
+    yield "## gate.yaml\n"
+    yield "What counts as forgetting, beside `mmkd.yaml`: [the audit](../explanation/audit.md). This is the default:\n"
+    yield textwrap.indent(Gate().dump(), "    ")
 
 
 def _model(model: type[BaseModel], prefix: str) -> Iterator[str]:
