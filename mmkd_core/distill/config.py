@@ -147,7 +147,7 @@ class BudgetConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rise: float = Field(default=0.1, ge=0, description="share by which it may rise over the parent's")
-    slack: float = Field(default=0.01, gt=0, description="nats that it may rise beside that, where it was near 0")
+    slack: float = Field(default=0.05, gt=0, description="nats that it may rise beside that, where it was near 0")
     rate: float = Field(default=2.0, ge=0, description="step of the dual ascent; 0 watches and does nothing")
     most: float = Field(default=8.0, ge=0, description="largest multiplier")
     every: int = Field(default=10, ge=1, description="steps between two checks")

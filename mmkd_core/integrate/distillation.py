@@ -21,7 +21,7 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.replay import UNTAUGHT, Coreset, MixedBatches, Replay, replay_list, with_untaught
+from mmkd_core.distill.replay import UNTAUGHT, Coreset, Mask, MixedBatches, Replay, replay_list, with_untaught
 from mmkd_core.distill.run import Earlier, distill
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.errors import PluginError
@@ -49,6 +49,8 @@ from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
 
+TEACHES = 0.1
+"""Share of a domain's training samples from which on a newcomer counts as teaching the domain."""
 URGENT = 4.0
 """How much more a stratum weighs in the replay list that a repair is made for."""
 
@@ -203,7 +205,9 @@ class Distillation:
             return None
         masks = {name: self.trust[name].mask for name in (*self.earlier, *new)}
         untaught = with_untaught(self.corpus, masks, {})[UNTAUGHT]
-        return Earlier(load_heads(self.parent.folder), replay.watched, untaught, self.parent_spec.name)
+        gone = self._given_up(new)
+        watched = {stratum: rows for stratum, rows in replay.watched.items() if not gone[rows].any()}
+        return Earlier(load_heads(self.parent.folder), watched, untaught & ~gone, self.parent_spec.name)
 
     def _toward(self, student: Student, parent: Weights) -> Step | None:
         """Put the student where the configuration wants it between the parent and what it was taught."""
@@ -214,7 +218,10 @@ class Distillation:
             mix(student, parent, candidate, 1 - self.config.keep)
             return Step(1 - self.config.keep, {})
         gate, loss = self.workspace.gate(), self.config.loss
-        found = largest_step(student, parent, candidate, self.corpus, self.pixels, gate, loss, self.progress)
+        taught = self.taught(self.earlier)
+        found = largest_step(
+            student, parent, candidate, self.corpus, self.pixels, gate, loss, self.progress, domains=taught
+        )
         if found.size:
             return found
         mix(student, parent, candidate, STEPS[-1])  # the parent itself is no candidate; the audit has the say
@@ -235,8 +242,25 @@ class Distillation:
         if factor := getattr(self.config, "parent", 0.0):
             unclaimed = ~np.any([self.trust[name].mask for name in new], axis=0) & (self.corpus.split == "train")
             old = Features(self.parent_spec, self.corpus, own)
-            taught.append(old.source(self.bank, unclaimed, heads=False, factor=factor))
+            kept = unclaimed & ~self._given_up(new)
+            taught.append(old.source(self.bank, kept, heads=False, factor=factor))
         return taught
+
+    def taught(self, teachers: Sequence[str]) -> list[str]:
+        """Domains that one of the teachers teaches, not only a lucky sample here and there."""
+        train = self.corpus.split == "train"
+        return [
+            domain
+            for domain in self.corpus.domains
+            for rows in [train & (self.corpus.domain == domain)]
+            if rows.any() and any(self.trust[name].mask[rows].mean() >= TEACHES for name in teachers)
+        ]
+
+    def _given_up(self, new: Sequence[str]) -> Mask:
+        """(N,) samples that nobody taught in domains that a newcomer teaches: what the parent guessed there may go."""
+        masks = {name: self.trust[name].mask for name in (*self.earlier, *new)}
+        untaught = with_untaught(self.corpus, masks, {})[UNTAUGHT]
+        return untaught & np.isin(self.corpus.domain, self.taught(new))
 
     def _extract_parent(self) -> None:
         """The parent's own features; what is in the store already is not asked for again."""

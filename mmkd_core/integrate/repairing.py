@@ -136,7 +136,9 @@ def _interpolated(workspace: Workspace, broken: Release, parent: Release, progre
         job = Distillation(workspace, config, broken.student, parent, trust, progress)
         student, began = Student.load(broken.student), time.monotonic()
         old, new = (Student.load(found.student).model.state_dict() for found in (parent, broken))
-        step = largest_step(student, old, new, job.corpus, job.pixels, gate, 0.0, progress, steps=BACK)
+        step = largest_step(
+            student, old, new, job.corpus, job.pixels, gate, 0.0, progress, BACK, job.taught(job.earlier)
+        )
         if not step.size:
             return Attempt("interpolation", None, None, "on the validation split every step loses something")
         facts: dict[str, Any] = {name: value for name, value in broken.facts.items() if name not in ("id", "files")}

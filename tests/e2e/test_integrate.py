@@ -161,7 +161,7 @@ def test_a_withdrawn_newcomer_is_undone_from_the_release_before_it(after: Path, 
 def test_a_forecast_asks_for_a_sample_and_trains_nothing(before: Path, tmp_path: Path) -> None:
     folder = copy(before, tmp_path / "ws")
     refused = subprocess.run([*MMKD, "teachers", "forecast", NEW, "-w", str(folder)], capture_output=True, check=False)
-    assert refused.returncode == 1, "it is not in use"
+    assert refused.returncode == 2, "it is not in use"
     mmkd("teachers", "add", NEW, "-w", folder)
     whole = outcome(folder)
     found = mmkd("teachers", "forecast", NEW, "-w", folder)
