@@ -45,6 +45,14 @@ class PhiS:
         """One that changes nothing: aligner ``none``."""
         return cls(torch.zeros(dim), torch.eye(dim), 1.0)
 
+    def turned(self, features: Tensor) -> Tensor:
+        """Teacher's space rotated as the normalised space is, (..., D): cosines are those of the teacher's own."""
+        return features @ self.rotation.T
+
+    def turned_back(self, features: Tensor) -> Tensor:
+        """Normalised space to the rotated one, (..., D): what ``inverse`` gives, up to the rotation, for no product."""
+        return features / self.scale + self.mean @ self.rotation.T
+
     def forward(self, features: Tensor) -> Tensor:
         """Teacher's space to normalised space, (..., D)."""
         return self.scale * (features - self.mean) @ self.rotation.T

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmkd_core.distill import losses
 from mmkd_core.distill.config import Weights
@@ -177,10 +178,10 @@ class _Teaching:
         paired = any(getattr(self.method.weights, term) for term in PAIRED) and self.count > 1
         pulls = self._paired() if paired else {}
         for tower, other in (TOWERS, TOWERS[::-1]):
-            keys = self.lesson.features[other]
-            keys = keys if self.dtype is None else keys.to(self.dtype)
+            with self._multiplying():
+                keys = self.head.normalisers[tower].turned(self.lesson.features[other]) if self.contrast else None
             for part in self._chunks():
-                gradient = self._chunk(tower, other, keys, part, pulls.get(tower))
+                gradient = self._chunk(tower, keys, part, pulls.get(tower))
                 self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
         with torch.enable_grad():
             self.sums.keep(self.parameters, self._gradients([(self.head.scale(), self.d_scale)], self.parameters))
@@ -189,32 +190,39 @@ class _Teaching:
         rows = max(1, CHUNK_LOGITS["cpu" if self.device == "cpu" else "cuda"] // max(1, self.count))
         return (slice(start, start + rows) for start in range(0, len(self.lesson.rows), rows))
 
-    def _chunk(self, tower: str, other: str, keys: Tensor, part: slice, pull: Tensor | None) -> Tensor:
-        """Gradient (rows, S) with respect to the student's embeddings of some rows."""
+    def _chunk(self, tower: str, keys: Tensor | None, part: slice, pull: Tensor | None) -> Tensor:
+        """Gradient (rows, S) with respect to the student's embeddings of some rows.
+
+        All in the teacher's space as the normaliser rotates it: features are rotated once, and the student's
+        predictions, which are there already, need no way back.
+        """
         weights, lesson, own = self.method.weights, self.lesson, self.lesson.own[part]
-        with torch.enable_grad(), self._multiplying():
+        phi = self.head.normalisers[tower]
+        with torch.enable_grad():
             x = self.embeddings[tower][lesson.rows[part]].requires_grad_()
-            predicted = self.head(x, tower)
-            native = self.head.native(predicted, tower) if self.contrast or pull is not None else None
+            with self._multiplying():
+                predicted = self.head(x, tower)
+            wanted = keys is not None or pull is not None
+            turned = F.normalize(phi.turned_back(predicted), dim=-1) if wanted else None
         pushes = []
         if weights.fd:
             with self._multiplying():
-                target = self.head.normalisers[tower].forward(lesson.features[tower][own])
+                target = phi.forward(lesson.features[tower][own])
             value, push = FD[self.method.fd](predicted.detach(), full(target))
             if lesson.sample_factor is not None:
                 value, push = (x * lesson.sample_factor[part].unsqueeze(1) for x in (value, push))
             half = lesson.factor * weights.fd / (2 * self.count)
             self.sums.values["fd"] += half * value.sum()
             pushes.append((predicted, push.mul_(half)))
-        if native is not None:
-            push = torch.zeros_like(native) if pull is None else pull[part]
-            if self.contrast:
-                value, away, d_scale = _contrast(native.detach(), keys, lesson.features[other][own], own, self.scale)
+        if turned is not None:
+            push = torch.zeros_like(turned) if pull is None else phi.turned(pull[part])
+            if keys is not None:
+                value, away, d_scale = _contrast(turned.detach(), keys, own, self.scale)
                 half = lesson.factor * weights.icl / (2 * self.count)
                 self.sums.values["icl"] += half * value
                 self.d_scale += half * d_scale
                 push = push.add(away, alpha=half)
-            pushes.append((native, push))
+            pushes.append((turned, push))
         gradient, *others = self._gradients(pushes, [x, *self.parameters])
         self.sums.keep(self.parameters, others)
         assert gradient is not None
@@ -278,14 +286,12 @@ def _squares(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 FD = {"cosine": _cosine, "mse": _squares}
 
 
-def _contrast(
-    student: Tensor, keys: Tensor, positive: Tensor, own: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _contrast(student: Tensor, keys: Tensor, own: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cross entropy of unit-norm rows (n, D) against all keys (m, D), summed over rows, and its gradients.
 
     Args:
         keys: in the dtype in which matrices are multiplied.
-        positive: (n, D) the key of each row in full precision, ``own`` (n,) its place.
+        own: (n,) the place of each row's own key.
 
     Returns:
         The sum, and its gradients with respect to ``student`` and to ``scale``.
@@ -295,5 +301,5 @@ def _contrast(
     posterior = logits.softmax(1)
     # The log of the sum, from the largest entry: unlike the positive's, its posterior cannot be 0.
     total = highest - full(posterior.amax(1)).log()
-    away = full(posterior @ keys) - positive
+    away = full(posterior @ keys) - full(keys[own])
     return (total - right.squeeze(1)).sum(), scale * away, (student * away).sum()

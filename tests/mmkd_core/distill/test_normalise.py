@@ -109,3 +109,20 @@ def test_state_goes_through_safetensors(tmp_path):
     again = PhiS.from_state(load_file(tmp_path / "state.safetensors"), "x")
     assert torch.equal(again.rotation, fitted.rotation)
     assert again.scale == fitted.scale
+
+
+@given(dim=dims, seed=seeds)
+def test_turned_and_turned_back_are_one_space(dim, seed):
+    """What is compared with a student's prediction is rotated like it: cosines are those of the teacher's own space."""
+    data = torch.from_numpy(features(dim, seed)).double()
+    fitted = PhiS.fit(data.float().numpy())
+    phi = PhiS(fitted.mean.double(), fitted.rotation.double(), fitted.scale)
+    torch.testing.assert_close(phi.turned_back(phi.forward(data)), phi.turned(data), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(phi.turned(data) @ phi.turned(data).T, data @ data.T, atol=1e-2, rtol=1e-4)
+
+
+def test_identity_changes_nothing():
+    data = torch.randn(4, 3)
+    phi = PhiS.identity(3)
+    for way in (phi.forward, phi.inverse, phi.turned, phi.turned_back):
+        assert torch.equal(way(data), data)
