@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmkd_core.errors import MmkdError, PluginError
-from mmkd_core.plugins import installer
+from mmkd_core.plugins import installer, versions
 from mmkd_core.plugins.lock import read_lock
 from mmkd_core.plugins.names import canonical
 from mmkd_core.plugins.scratch import remove_dead
@@ -82,7 +82,8 @@ def take_back_unfinished(progress: Progress) -> None:
 
     Its temporary folders are removed as well.
 
-    One that is under way is waited for. One that the lock names already is left as it is.
+    One that is under way is waited for. One that the lock names already is left as it is, and so is every package that
+    the interrupted one does not need.
     """
     remove_dead("mmkd-")
     if unfinished() is None:
@@ -94,9 +95,12 @@ def take_back_unfinished(progress: Progress) -> None:
         if journal.finished:
             told = "is complete and in use"
         else:
-            now = _packages()
-            left = _undo(journal.before, journal.package, journal.wheel)
-            done = [_change(name, now.get(name), journal.before.get(name)) for name in sorted(now | journal.before)]
+            now, before = _packages(), journal.before
+            ours = _needed_by(journal.package)
+            # What else changed since then was changed by somebody else.
+            wanted = {k: v for k, v in now.items() if k not in ours} | {k: v for k, v in before.items() if k in ours}
+            left = _undo(wanted, journal.package, journal.wheel)
+            done = [_change(name, now.get(name), before.get(name)) for name in sorted(ours)]
             told = f"was taken back: {', '.join(filter(None, done)) or 'nothing was left of it'}"
             told += f"; not taken back: {'; '.join(left)}" if left else ""
         progress.say(f"an earlier installation of {journal.package} was interrupted; it {told}")
@@ -129,6 +133,12 @@ def undone_on_failure(package: str, lock: Path) -> Iterator[None]:
         raise
     finally:
         shutil.rmtree(_home(), ignore_errors=True)
+
+
+def _needed_by(package: str) -> set[str]:
+    """Canonical names of a package, and of what it needs beyond mmkd if it is installed."""
+    found, _ = versions.closure([package], without={canonical(pin.partition("==")[0]) for pin in installer.pins()})
+    return {canonical(package), *found}
 
 
 def _undo(before: dict[str, str], package: str, backup: Path | None) -> list[str]:

@@ -53,6 +53,7 @@ def environment(tmp_path, monkeypatch):
     packages = {"kept": "1.0", "replaced": "1.0"}
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
     monkeypatch.setattr(undo, "_packages", lambda: dict(packages))
+    monkeypatch.setattr(undo, "_needed_by", lambda package: {package, "helper"})
     monkeypatch.setattr(undo, "_backup", lambda package, folder: Path(folder, "old.whl"))
     monkeypatch.setattr(installer, "uninstall", packages.pop)
     monkeypatch.setattr(installer, "install", lambda target, requires: None)
@@ -96,6 +97,20 @@ def test_what_a_kill_left_is_taken_back_once(environment, tmp_path, package, aft
     assert undo.unfinished() is None
     undo.take_back_unfinished(progress)
     assert len(progress.lines) == 1
+
+
+def test_what_somebody_else_installed_after_the_kill_stays(environment, tmp_path):
+    progress = Lines()
+    killed("new", tmp_path / "mmkd.lock", lambda: environment.update(new="2.0", helper="3.0"))
+    environment |= {"by-hand": "1.0", "kept": "1.1"}
+    undo.take_back_unfinished(progress)
+    assert environment == {"kept": "1.1", "replaced": "1.0", "by-hand": "1.0"}
+
+
+def test_what_a_package_needs_is_known_from_what_is_installed():
+    assert undo._needed_by("pytest") >= {"pytest", "iniconfig"}
+    assert "pluggy" not in undo._needed_by("pytest")  # mmkd needs it too, and no plugin changes it
+    assert undo._needed_by("not-here") == {"not-here"}
 
 
 def test_a_replaced_package_that_is_gone_altogether_is_put_back(environment, tmp_path):
