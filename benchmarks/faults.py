@@ -1,8 +1,9 @@
 """``mmkd extract`` killed again and again: what was committed stays, the next run goes on, the end is the same.
 
 Each turn starts the command in a process of its own and sends SIGKILL at a random moment: one in eight while it starts,
-the others from where it loads the first teacher. The features of the two teachers of this page depend on what else is
-in their batch, so the end is the same bit for bit only if every run asks for the same batches.
+the others a few milliseconds after a random number of features was stored, none at all included. The features of the
+two teachers of this page depend on what else is in their batch, so the end is the same bit for bit only if every run
+asks for the same batches.
 
 ``tests/e2e/test_killed_extract.py`` runs the same loop with fewer kills.
 """
@@ -105,13 +106,11 @@ class Kills:
         kills: that hit a running command.
         midway: of these, after which the store held a part of the features.
         finished: stores that were filled, and begun again, on the way.
-        seconds: of an undisturbed run: until it loads a teacher, and from there.
     """
 
     kills: int
     midway: int
     finished: int
-    seconds: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,15 @@ class Place:
                 return {}
             raise
 
+    def count(self) -> int:
+        """How many features a reader sees now."""
+        return sum(map(len, self.rows().values()))
+
+    def wait_for(self, count: int, process: subprocess.Popen[str]) -> None:
+        """Until that many features are stored, or the process has ended."""
+        while process.poll() is None and self.count() < count:
+            time.sleep(0.005)
+
 
 def kill_extract(folder: Path, kills: int, seed: int = 0) -> Kills:
     """Kill ``mmkd extract`` that often, and look after each kill at all that the store holds.
@@ -203,23 +211,31 @@ def kill_extract(folder: Path, kills: int, seed: int = 0) -> Kills:
     moment = random.Random(seed)
     place = Place.make(folder)
     calm = place.copy("undisturbed")
-    seconds = _undisturbed(calm)
+    start, process = time.perf_counter(), calm.start("extract")
+    calm.begun(process)
+    seconds = time.perf_counter() - start
+    process.communicate()
     expected, told = calm.features()
+    total = sum(map(len, expected.values()))
     hit = midway = finished = 0
     while hit < kills:
         process = place.start("extract")
-        _wait(place, process, moment, seconds)
+        if moment.random() < 1 / 8:
+            time.sleep(moment.random() * seconds)
+        elif place.begun(process):
+            place.wait_for(moment.randrange(place.count(), total), process)
+            time.sleep(moment.random() * 2 * float(REST))
         before = place.rows()  # what another process sees is committed
         process.send_signal(signal.SIGKILL)
         _, err = process.communicate()
-        if process.returncode == 0:
+        if process.returncode != 0:
+            assert process.returncode == -signal.SIGKILL, err
+            hit += 1
+            midway += 0 < _sound(place, before, expected) < total
+        if place.count() == total:
             finished += 1
             shutil.rmtree(place.store)
-            continue
-        assert process.returncode == -signal.SIGKILL, err
-        hit += 1
-        midway += _sound(place, before, expected)
-        if hit % 10 == 0:
+        if process.returncode != 0 and hit % 10 == 0:
             print(f"{hit} of {kills} kills, {midway} midway", file=sys.stderr, flush=True)
     assert "new images" in place.run("extract")
     found, said = place.features()
@@ -227,39 +243,20 @@ def kill_extract(folder: Path, kills: int, seed: int = 0) -> Kills:
     assert all(np.array_equal(found[key], features) for key, features in expected.items())
     assert said == told
     assert "sound" in place.run("store", "verify")
-    return Kills(hit, midway, finished, seconds)
+    return Kills(hit, midway, finished)
 
 
-def _undisturbed(place: Place) -> tuple[float, float]:
-    start = time.perf_counter()
-    process = place.start("extract")
-    assert place.begun(process)
-    begun = time.perf_counter()
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    return begun - start, time.perf_counter() - begun
-
-
-def _wait(place: Place, process: subprocess.Popen[str], moment: random.Random, seconds: tuple[float, float]) -> None:
-    """Until a random moment."""
-    if moment.random() < 1 / 8:
-        time.sleep(moment.random() * seconds[0])
-    elif place.begun(process):
-        time.sleep(moment.random() * seconds[1])
-
-
-def _sound(place: Place, before: Arrays, expected: Arrays) -> bool:
-    """Check all that is there; returns whether that is a part."""
+def _sound(place: Place, before: Arrays, expected: Arrays) -> int:
+    """Check all that is there; returns how many features that are."""
     after = place.rows()
     assert all(np.isin(rows, after[key]).all() for key, rows in before.items())
     if not after:
-        return False
+        return 0
     with FeatureStore.open(place.store) as store:
         assert store.verify() == []
         for key, rows in after.items():
             assert np.array_equal(store.gather(*key, rows), expected[key][rows])
-    count = sum(map(len, after.values()))
-    return 0 < count < sum(map(len, expected.values()))
+    return sum(map(len, after.values()))
 
 
 def _plugin(site: Path) -> Path:

@@ -221,9 +221,10 @@ def freeze(
         raise DataError(
             f"no model is called {model!r} here", next=f"Name a teacher, a release, {STAGE_ONE} or {ENSEMBLE}."
         )
-    with workspace.writing(), FeatureStore.open(workspace.store, "w") as store:
+    # Also where mmkd.yaml reads a sealed generation: what a set needs is of this workspace's own.
+    with workspace.writing(), FeatureStore.open(workspace.own_store, "w") as store:
         extract(corpus, texts, jobs, store, progress, workspace.config.extract).require()
-    with FeatureStore.open(workspace.store) as store:
+    with FeatureStore.open(workspace.own_store) as store:
         members = [_stored(Features(job.spec, corpus, store), job.spec, texts) for job in jobs]
     return members[0] if len(members) == 1 else together(members, texts)
 

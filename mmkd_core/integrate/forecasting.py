@@ -82,8 +82,9 @@ def run_forecast(workspace: Workspace, name: str, progress: Progress | None = No
     probe = _probe(corpus, config.seed)
     rows = np.unique(np.concatenate([probe, *strata.values()]))
     bank = Bank.build(corpus, config.incremental.bank, config.seed)
-    with FeatureStore.open(workspace.store, "w") as store:
-        extract(corpus.take(rows), _texts(corpus, bank), [job], store, progress).require()
+    if share.images or share.texts:
+        with FeatureStore.open(workspace.store, "w") as store:
+            extract(corpus.take(rows), _texts(corpus, bank), [job], store, progress).require()
     student = Student.load(in_use.student) if in_use else None
     with open_store(workspace) as store:
         view = _View(workspace, corpus, store, specs, bank, student, progress)

@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     (root / "mine.yaml").write_text(yaml.safe_dump(TINY | {"incremental": {"steps": 1, "batch_size": 8, "keep": 0.5}}))
     done("init", root / "ws", "--config", root / "mine.yaml")
-    data = ("--train", 4, "--val", 2, "--test", 2, "--domains", "xray,ct")
+    data = ("--train", 4, "--val", 4, "--test", 2, "--domains", "xray,ct")
     for command in (("data", "phantom", *data), ("teachers", "add", "good"), ("extract",)):
         done(*command, "-w", root / "ws")
     return root / "ws"
@@ -60,6 +60,7 @@ def test_the_whole_way_reads_a_generation(ws: Path) -> None:
     assert json.loads(done("eval", "zero-shot", "good-small", "-w", ws, "--json").stdout)["model"] == "good-small"
     rows = json.loads(mmkd("audit", "trust", "--sweep", "-w", ws, "--json").stdout)["rows"]
     assert {row["teacher"] for row in rows} == {"good", "good-small"}
+    done("teachers", "forecast", "good-small", "-w", ws)
     release = json.loads(done("distill", "--incremental", "-w", ws, "--json").stdout)
     assert (release["release"], release["made"]) == ("0002", True)
     assert mmkd("audit", "forgetting", "-w", ws).exit_code in (0, 1, 2)
@@ -106,7 +107,7 @@ def test_images_that_could_not_be_read_are_not_missing(ws: Path) -> None:
     image = sorted((ws / "data" / "images").rglob("*.png"))[0]
     replace_image(ws, image)
     image.write_bytes(b"nothing")
-    assert "1 of 16 images cannot be read so far, at most 1 % may be left out" in refusal("extract", "-w", ws)
+    assert "1 of 20 images cannot be read so far, at most 1 % may be left out" in refusal("extract", "-w", ws)
     told = json.loads(done("extract", "--max-bad", "10%", "-w", ws, "--json").stdout)
     assert len(told["skipped"]) == 1
     assert mmkd("audit", "trust", "-w", ws).exit_code in (0, 1, 2)
