@@ -122,7 +122,7 @@ def test_what_is_no_generation_is_refused(ws: Path, tmp_path: Path) -> None:
     for folder, says in (("gone", "is not there"), (live, "is no sealed generation")):
         name_features(ws, folder)
         before = contents(ws, generation)
-        for command in (("extract",), ("extract", "--dry-run"), ("audit", "trust"), ("distill",), ("report",)):
+        for command in (("extract",), ("extract", "--dry-run"), ("audit", "trust"), ("report",)):
             where = ws / folder
             assert refusal(*command, "-w", ws) == (
                 f"mmkd.yaml reads features from a folder that {says} ({where}). {after}"
