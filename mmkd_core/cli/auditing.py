@@ -67,7 +67,8 @@ def show_chain(out: Output, candidate: str | None, against: str | None) -> int:
     _table(out, found.comparisons, "when learnt", found.releases[-1])
     out.say(f"verdict: {found.verdict.value} (gate {found.gate.hash})")
     path = workspace.audits / f"chain-to-{found.releases[-1]}.json"
-    out.finish(found.to_json(), wrote=[path, path.with_suffix(".xml")], next="mmkd releases list")
+    files = [path.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
+    out.finish(found.to_json(), wrote=files, next="mmkd releases list")
     return found.verdict.exit_code
 
 

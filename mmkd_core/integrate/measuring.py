@@ -22,6 +22,7 @@ from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
+from mmkd_core.report.chain_page import write_chain
 from mmkd_core.report.junit import write_junit
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
@@ -129,6 +130,7 @@ def run_chain(workspace: Workspace, candidate: str | None = None, progress: Prog
     facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id}
     write_json(path, facts)
     write_junit(facts, path.with_suffix(".xml"))
+    write_chain(facts, path.with_suffix(".html"))
     return found
 
 

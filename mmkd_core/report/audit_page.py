@@ -36,6 +36,7 @@ class AuditView:
         self.rows: Sequence[Facts] = facts["comparisons"]
         self.verdict = str(facts["verdict"])
         self.candidate, self.parent = facts["candidate"], facts["parent"]
+        self.before_name, self.after_name = self.parent, self.candidate
 
     @cached_property
     def gating(self) -> list[Facts]:

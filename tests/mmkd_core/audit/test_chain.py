@@ -1,6 +1,7 @@
 """The chain's matrix: every name for forgetting by hand, and a verdict over steps that are each too small to fail."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.gate import Gate
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
+from mmkd_core.report.chain_page import NAMES, render_chain
 
 
 def column(values):
@@ -77,6 +79,18 @@ def test_small_steps_add_up():
     (row,) = found.comparisons
     assert row.delta == pytest.approx(-0.06)
     assert row.status == "since release 0000, which learnt it"
+
+
+def test_the_page_has_every_figure_and_needs_no_network():
+    found = chain(releases(**MATRIX), {"ct": "0001", "mri": "0002"}, {})
+    page = render_chain(found.to_json())
+    root = ElementTree.fromstring(page.strip().removeprefix("<!DOCTYPE html>"))
+    assert not [node for node in root.iter() if node.get("src")]
+    assert "<script" not in page
+    for name, _ in NAMES.values():
+        assert name in page
+    assert "Over 3 releases too much was forgotten: ct" in page or found.verdict is not Verdict.FAIL
+    assert "since release 0001, which learnt it" in page
 
 
 def test_refusals():
