@@ -93,8 +93,8 @@ class RowIndex:
         """Like ``slots``, but any number beyond the last slot stands for a row without features. Quicker."""
         if self._dense is not None:
             return self.slots(rows)
-        offsets = (rows - self._row).view(np.uint64)
-        return np.minimum(offsets, self._count, out=offsets).view(np.int64)
+        offsets = rows - self._row if self._row else rows
+        return np.minimum(offsets.view(np.uint64), self._count).view(np.int64)
 
     def since(self, slot: int) -> tuple[Rows, Slots]:
         """Rows at ``slot`` or after it, and their slots, in the order of the slots."""
