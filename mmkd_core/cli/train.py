@@ -129,7 +129,7 @@ def distill(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Distil the trusted features into the student: a first release, or a candidate for the next one."""
+    """Distil the trusted features into the student, a candidate for the next release; with torchrun on several GPUs."""
     from mmkd_core.evaluate.predictions import Predictions
     from mmkd_core.integrate import releases
     from mmkd_core.integrate.teaching import run_distill, run_incremental

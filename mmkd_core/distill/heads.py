@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,12 @@ class TeacherHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(float(np.log(min(logit_scale, MAX_SCALE)))))
         self.more = nn.ModuleDict({tower: _hidden(student_dim, dim) for tower in ("image", "text")}) if mlp else None
         self.fusion = Fusion(dim) if fusion else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TeacherHead:
+        """Frozen normalisers go where the layers go."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.normalisers = {tower: phi.moved(fn) for tower, phi in self.normalisers.items()}
+        return self
 
     def forward(self, embedding: Tensor, tower: str) -> Tensor:
         """Predicted features in PHI-S space (B, D)."""

@@ -9,7 +9,8 @@ Source: Ranzinger et al., PHI-S, arXiv 2410.01680.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,10 @@ class PhiS:
     def inverse(self, features: Tensor) -> Tensor:
         """Normalised space to teacher's space, (..., D)."""
         return features / self.scale @ self.rotation + self.mean
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> PhiS:
+        """The same normaliser with its tensors somewhere else."""
+        return replace(self, mean=move(self.mean), rotation=move(self.rotation))
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Tensors for a safetensors file."""

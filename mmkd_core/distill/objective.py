@@ -22,7 +22,7 @@ from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.sources import Reader, Reading, Rows, Source
 from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, fd_of_samples, taught
-from mmkd_core.student.model import Student
+from mmkd_core.student.model import Student, to_device
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share
 from mmkd_core.student.views import Views
@@ -213,7 +213,7 @@ class Objective:
 
     def _lessons(self, batch: StepBatch, share: Share, factor: float = 1.0) -> list[Lesson]:
         """Of the teachers that count for at least two samples of the batch; the losses are means over them."""
-        read, mine = batch.reading, share.of(len(batch.rows))
+        read, mine, device = batch.reading, share.of(len(batch.rows)), self.student.device
         lessons = []
         for source, trusted, image, text in zip(read.sources, read.trusted, read.images, read.texts, strict=False):
             chosen = np.flatnonzero(trusted)
@@ -221,11 +221,12 @@ class Objective:
                 continue
             own = np.flatnonzero((chosen >= mine.start) & (chosen < mine.stop))
             rows, places = torch.from_numpy(chosen), torch.from_numpy(own)
-            features = {"image": image[rows], "text": text[rows]}
+            features = {"image": to_device(image[rows], device), "text": to_device(text[rows], device)}
+            rows, places = to_device(rows[places], device), to_device(places, device)
             share_of_fd = self.shares.get(source.name)
-            even = None if share_of_fd is None else torch.full((len(own),), share_of_fd)
+            even = None if share_of_fd is None else torch.full((len(own),), share_of_fd, device=device)
             head = self.heads[source.name]
-            lessons.append(Lesson(head, rows[places], features, places, source.logit_scale, sample_factor=even))
+            lessons.append(Lesson(head, rows, features, places, source.logit_scale, sample_factor=even))
         return [replace(lesson, factor=factor / len(lessons)) for lesson in lessons]
 
 

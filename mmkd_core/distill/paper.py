@@ -87,7 +87,8 @@ class PaperObjective:
     def _taught(self, rows: Rows, image: Tensor, text: Tensor, step: int) -> dict[str, Tensor]:
         """FD and ICL over the samples that somebody teaches; nothing if they are fewer than two."""
         weights = self.config.factors
-        taught, t_image, t_text = self._draw(rows, step)
+        taught, *drawn = self._draw(rows, step)
+        t_image, t_text = (features.to(image.device) for features in drawn)
         parts: dict[str, Tensor] = {}
         if len(taught) < 2:
             return parts

@@ -25,6 +25,7 @@ from mmkd_core.distill.paper import PaperObjective
 from mmkd_core.distill.replay import UNTAUGHT, Stratum
 from mmkd_core.distill.sources import Mask, Rows, Source
 from mmkd_core.progress import Progress
+from mmkd_core.student import parallel
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clamp_logit_scale
 from mmkd_core.student.training import fit
@@ -96,6 +97,7 @@ def distill(
         identity: hash of everything that determines the result; see ``training.fit``.
         trackers: see ``training.fit``.
     """
+    student.model.to(parallel.device())  # heads are fitted from embeddings of many images
     frozen_norms = earlier is not None or config.train != "full"  # frozen layers keep their statistics too
     train = partial(
         fit,
@@ -171,7 +173,7 @@ def warm_head(
         student.model.eval()
         tokens = samples.tokens[torch.from_numpy(rows)]
         pieces: tuple[Tensor, ...] = tokens.split(512)  # type: ignore[no-untyped-call]
-        embedded["text"] = torch.cat([nn.functional.normalize(student.texts(piece), dim=-1) for piece in pieces])
+        embedded["text"] = torch.cat([nn.functional.normalize(student.texts(piece), dim=-1) for piece in pieces]).cpu()
     fits = [head.fit_ridge(embedded[tower].clone(), features[tower], tower) for tower in features]
     return head, float(np.mean(fits))
 

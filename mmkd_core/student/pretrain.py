@@ -42,7 +42,7 @@ def clip_loss(
     image_to_text = F.cross_entropy(logits, target, reduction="none")
     text_to_image = F.cross_entropy(transposed, target, reduction="none")
     pair = (image_to_text + text_to_image) / 2
-    return (pair if weight is None else weight[mine] * pair).sum() / len(image)
+    return (pair if weight is None else weight[mine].to(pair.device) * pair).sum() / len(image)
 
 
 @dataclass(frozen=True)

@@ -119,3 +119,13 @@ def test_the_logit_scale_starts_at_the_teachers_and_at_most_at_100(data):
     assert head_for(features, 20.0).log_scale.exp().item() == pytest.approx(20)
     assert head_for(features, 300.0).log_scale.exp().item() == pytest.approx(100)
     assert all(p.requires_grad for p in head_for(features).parameters())
+
+
+def test_normalisers_go_where_the_layers_go():
+    phi = PhiS.fit(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
+    head = TeacherHead(8, {"image": phi, "text": phi}, 10.0)
+    moved = head.to("meta")
+    for normaliser in moved.normalisers.values():
+        assert {normaliser.mean.device.type, normaliser.rotation.device.type} == {"meta"}
+        assert normaliser.scale == phi.scale
+    assert phi.mean.device.type == "cpu"  # the one that it was made of is shared
