@@ -23,6 +23,7 @@ from mmkd_core.cli import (
     quickstart,
     releases,
     store,
+    study,
     teachers,
     train,
     workspace,
@@ -60,7 +61,7 @@ def root(
     """Continual integration of CLIP-like teachers into one medical image-text model."""
 
 
-for _group in (quickstart, workspace, train, integrate, doctor):
+for _group in (quickstart, workspace, train, integrate, doctor, study):
     app.add_typer(_group.app)
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from feature_store import FeatureStore, is_sealed
+from feature_store import FeatureStore
 from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
 from mmkd_core.data.manifest import Corpus, text_id
 from mmkd_core.distill.bank import Bank
@@ -47,16 +47,15 @@ def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpe
 
 
 def open_store(workspace: Workspace) -> FeatureStore:
-    """The workspace's features, for reading: its own store, or the sealed generation that ``mmkd.yaml`` names.
+    """The workspace's features, for reading: its own store, or what ``mmkd.yaml`` names, which is never written.
 
     Raises:
         PluginError: nothing was extracted yet.
-        WorkspaceError: what ``mmkd.yaml`` names is not there, or is not sealed.
+        WorkspaceError: what ``mmkd.yaml`` names holds no features.
     """
-    if workspace.config.features and not is_sealed(workspace.store):
-        gone = not workspace.store.exists()
+    if workspace.config.features and not (workspace.store / "data.mdb").exists():
         raise WorkspaceError(
-            f"mmkd.yaml reads features from a folder that {'is not there' if gone else 'is no sealed generation'}",
+            "mmkd.yaml reads features from a folder that holds none",
             where=str(workspace.store),
             next="Name one that `mmkd store seal` made, or leave `features` empty for a store of the workspace's own",
         )

@@ -52,7 +52,9 @@ class Config(BaseModel):
     name: str = "student"
     seed: int = Field(default=0, ge=0)
     data: str = Field(default="data", description="folder of the corpus, relative to the workspace or absolute")
-    features: str = Field(default="", description="a sealed generation to read; empty: the workspace's own store")
+    features: str = Field(
+        default="", description="a sealed generation, or the store of another workspace, to read; empty: its own"
+    )
     log: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
         default=(), description="who gets the losses of training beside log.jsonl"
     )

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,16 @@ class Lock(BaseModel):
     def having(self, *teachers: LockedTeacher) -> Lock:
         """A copy in which ``teachers`` are added or replaced."""
         return Lock(teachers={**self.teachers, **{teacher.name: teacher for teacher in teachers}})
+
+    def only(self, names: Collection[str]) -> Lock:
+        """The lock with some of its teachers.
+
+        Raises:
+            PluginError: one of the names is not locked.
+        """
+        if missing := sorted(set(names) - set(self.teachers)):
+            raise PluginError(f"teacher {missing[0]} is not locked", next=f"Run `mmkd teachers add {missing[0]}`")
+        return self.model_copy(update={"teachers": {n: t for n, t in self.teachers.items() if n in names}})
 
     def without(self, name: str) -> Lock:
         """A copy without one teacher; raises PluginError if it is not in."""

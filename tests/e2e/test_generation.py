@@ -113,18 +113,25 @@ def test_images_that_could_not_be_read_are_not_missing(ws: Path) -> None:
     assert mmkd("audit", "trust", "-w", ws).exit_code in (0, 1, 2)
 
 
-def test_what_is_no_generation_is_refused(ws: Path, tmp_path: Path) -> None:
+def test_a_folder_without_features_is_refused(ws: Path) -> None:
     generation = move(ws)
     after = "Name one that `mmkd store seal` made, or leave `features` empty for a store of the workspace's own"
-    live = tmp_path / "live"
-    with FeatureStore.open(live, "w") as store:
-        store.add_ids("image", ["a"])
-    for folder, says in (("gone", "is not there"), (live, "is no sealed generation")):
+    (ws / "empty").mkdir()
+    for folder in ("gone", "empty"):
         name_features(ws, folder)
         before = contents(ws, generation)
         for command in (("extract",), ("extract", "--dry-run"), ("audit", "trust"), ("report",)):
-            where = ws / folder
             assert refusal(*command, "-w", ws) == (
-                f"mmkd.yaml reads features from a folder that {says} ({where}). {after}"
+                f"mmkd.yaml reads features from a folder that holds none ({ws / folder}). {after}"
             )
         assert contents(ws, generation) == before
+
+
+def test_the_live_store_of_another_workspace_is_read_and_not_written(ws: Path, tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    (ws / ".mmkd" / "features").rename(live)
+    name_features(ws, live)
+    before = (live / "data.mdb").read_bytes()
+    assert "nothing was missing" in done("extract", "-w", ws).stdout
+    assert mmkd("audit", "trust", "-w", ws).exit_code in (0, 1, 2)
+    assert (live / "data.mdb").read_bytes() == before

@@ -109,6 +109,23 @@ def test_six_tasks_of_students_teachers_and_their_ensemble(finished: Path, tmp_p
     assert change["estimate"] > 0.2, "the radiology specialist is far above a student of a few steps"
 
 
+def test_a_study_runs_its_cells_once_and_writes_table_figure_and_words(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(finished, folder)
+    found = mmkd(folder, "study", "staging", "--seeds", "1")
+    assert [row["cell"] for row in found["rows"]] == ["with-stage-1", "without"]
+    assert all(0 < row["mean"]["mean"] < 1 for row in found["rows"])
+    assert found["words"].startswith("Does the student need to read captions first? With 1 seed")
+    table, figure, _ = (folder / path for path in found["wrote"])
+    assert "| without |" in table.read_text()
+    assert figure.read_text().startswith("<svg")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("open_clip_model.safetensors")}
+    assert mmkd(folder, "study", "staging", "--seeds", "1")["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("open_clip_model.safetensors")} == before
+    ordered = mmkd(folder, "study", "order", "--seeds", "1")
+    assert all(row["counts"]["forgetting"] >= 0 for row in ordered["rows"])
+
+
 def test_a_second_run_computes_nothing_and_says_the_same(finished: Path) -> None:
     before = json.loads((finished / "summary.json").read_text())
     weights = (finished / "releases/0002/student/open_clip_model.safetensors").stat().st_mtime_ns

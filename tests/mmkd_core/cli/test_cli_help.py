@@ -47,6 +47,7 @@ COMMANDS = [
     "store repair",
     "store seal",
     "store verify",
+    "study",
     "teachers add",
     "teachers check",
     "teachers forecast",

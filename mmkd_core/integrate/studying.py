@@ -1,0 +1,215 @@
+"""Studies: each cell and seed is a workspace of its own below ``.mmkd/studies``, so that each can be looked into.
+
+    .mmkd/studies/losses/seed-0/stage-1/     shared by the cells of a seed
+    .mmkd/studies/losses/seed-0/fd/          mmkd.yaml, releases/, ...
+    .mmkd/studies/losses/study.json          runs that are finished, and what they say
+    .mmkd/studies/losses/study.md, study.svg
+
+A cell reads the features of the base workspace and writes none there. A run that is finished is not run again; one
+that was killed goes on from its checkpoint. Runs share the cores, one thread each.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.integrate import releases
+from mmkd_core.integrate.features import weights_digest
+from mmkd_core.integrate.student_data import run_pretrain
+from mmkd_core.integrate.teaching import run_distill, run_incremental
+from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, identity, read_json, write_json
+from mmkd_core.plugins import read_lock, write_lock
+from mmkd_core.progress import Progress, Silent
+from mmkd_core.report.figures import ForestRow, forest_plot
+from mmkd_core.report.svg import standalone
+from mmkd_core.student.model import Student
+from mmkd_core.study.cells import STUDIES, Cell, Given, Study, StudyError
+from mmkd_core.study.findings import Row, Run, in_words, markdown, rows
+from mmkd_core.trust import TeacherTrust
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A finished study: its table, its paragraph and its files."""
+
+    study: Study
+    table: list[Row]
+    words: str
+    files: list[Path]
+
+
+def run_study(
+    workspace: Workspace, name: str, seeds: Sequence[int], holdout: str | None = None, progress: Progress | None = None
+) -> Studied:
+    """Run the cells of a study that are not finished, and say what they found.
+
+    Raises:
+        StudyError: no such study, or it cannot be made of the teachers and domains that are there.
+    """
+    if name not in STUDIES:
+        raise StudyError(f"there is no study {name!r}", next=f"There are {', '.join(STUDIES)}")
+    corpus = workspace.corpus()
+    weights = workspace.config.distill.factors.model_dump()
+    teachers = tuple(read_lock(workspace.lock_file).teachers)
+    study = STUDIES[name]
+    cells = study.cells(Given(teachers, tuple(corpus.domains), weights, holdout))
+    folder = workspace.state / "studies" / (f"{name}-{holdout}" if holdout else name)
+    _run_cells(workspace, folder, cells, seeds, progress or Silent())
+    done = _finished(folder)
+    keys = {(cell.name, seed): _key(workspace, cell, seed) for cell in cells for seed in seeds}
+    runs = [done[keys[cell.name, seed]] for cell in cells for seed in seeds]
+    table = rows(runs)
+    files = _written(folder, study.question, table)
+    return Studied(study, table, in_words(study.question, table), files)
+
+
+def _run_cells(
+    workspace: Workspace, folder: Path, cells: Sequence[Cell], seeds: Sequence[int], progress: Progress
+) -> None:
+    """As many runs at once as there are cores. Stage 1 of each seed comes first: its cells wait for it."""
+    done = _finished(folder)
+    open_ = [(cell, seed) for seed in seeds for cell in cells if _key(workspace, cell, seed) not in done]
+    root, at_once = workspace.root.absolute(), min(os.cpu_count() or 1, max(1, len(open_)))
+    with (
+        progress.task("study", len(cells) * len(seeds), "runs", done=len(cells) * len(seeds) - len(open_)) as advance,
+        ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _one_thread) as pool,
+    ):
+        shared = sorted({seed for cell, seed in open_ if cell.stage_one and not cell.without})
+        list(pool.map(_stage_one, [root] * len(shared), [folder] * len(shared), shared))
+        waiting = {pool.submit(_run, root, folder, cell, seed): (cell, seed) for cell, seed in open_}
+        for future in as_completed(waiting):
+            cell, seed = waiting[future]
+            _note(folder, _key(workspace, cell, seed), future.result())
+            advance(1, f"{cell.name}, seed {seed}")
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _stage_one(root: Path, folder: Path, seed: int) -> None:
+    """The student that all cells of a seed start from; the base workspace's own where the seed is its own."""
+    base = Workspace.open(root)
+    workspace = _workspace(base, folder / f"seed-{seed}" / "stage-1", seed, {})
+    own = read_json(base.runs / "pretrain" / "done.json")
+    if own and seed == base.config.seed and not workspace.runs.exists():
+        shutil.copytree(base.runs / "pretrain", workspace.runs / "pretrain")
+    run_pretrain(workspace, workspace.config.pretrain)
+
+
+def _run(root: Path, folder: Path, cell: Cell, seed: int) -> Run:
+    """One cell with one seed."""
+    base = Workspace.open(root)
+    workspace = _workspace(base, folder / f"seed-{seed}" / cell.name, seed, _settings(base, cell))
+    if cell.without:
+        corpus = base.corpus()
+        kept = ~((corpus.domain == cell.without) & (corpus.split == "train"))
+        if not (workspace.root / "data").exists():
+            corpus.take(kept).save(workspace.root / "data")
+    _start(workspace, folder / f"seed-{seed}" / "stage-1", cell)
+    lock = read_lock(base.lock_file)
+    if cell.order is None:
+        names = cell.teachers or tuple(lock.teachers)
+        write_lock(workspace.lock_file, lock.only(names))
+        last = run_distill(workspace).release
+        chain = [Predictions.load(last.predictions)]
+    else:
+        chain = []
+        for count in range(1, len(cell.order) + 1):
+            write_lock(workspace.lock_file, lock.only(cell.order[:count]))
+            last = (run_distill(workspace) if count == 1 else run_incremental(workspace)).release
+            releases.promote(workspace, last.id)  # the study asks what happens, not whether it may
+            chain.append(Predictions.load(last.predictions))
+    auc = {domain: value for domain, value in chain[-1].auc().items() if value is not None}
+    pairs = sum(int(TeacherTrust.load(path).mask.sum()) for path in sorted((last.folder / "trust").glob("*.npz")))
+    counts: dict[str, float] = {"trusted pairs": pairs}
+    if len(chain) > 1:
+        matrix = np.array([[found.auc()[domain] or np.nan for domain in auc] for found in chain])
+        counts["forgetting"] = float(np.nanmax(np.nanmax(matrix, axis=0) - matrix[-1]))
+    return Run(cell.name, seed, auc, counts)
+
+
+def _workspace(base: Workspace, root: Path, seed: int, settings: dict[str, Any]) -> Workspace:
+    """A workspace beside the base: its data and features, another seed and other settings."""
+    facts: dict[str, Any] = base.config.model_dump(mode="json", by_alias=True)
+    facts |= {"seed": seed, "log": [], "data": str((base.root / base.config.data).absolute())}
+    facts["features"] = str(base.store.absolute())
+    for section, values in settings.items():
+        facts[section] = {**facts[section], **values} if isinstance(values, dict) else values
+    facts["trust"]["seed"] = seed
+    config = Config.model_validate(facts)
+    if (root / CONFIG).exists() and Workspace.open(root).config != config:
+        shutil.rmtree(root)  # of an earlier study with other settings
+    workspace = Workspace.create(root, config)
+    pixels = workspace.state / "pixels"
+    if not pixels.exists():
+        (base.state / "pixels").mkdir(exist_ok=True)
+        pixels.symlink_to(base.state.absolute() / "pixels")
+    return workspace
+
+
+def _settings(base: Workspace, cell: Cell) -> dict[str, Any]:
+    settings = {name: dict(values) for name, values in cell.settings.items()}
+    if not cell.stage_one:  # as many steps in all
+        settings.setdefault("distill", {})["steps"] = base.config.distill.steps + base.config.pretrain.steps
+    if cell.without:
+        settings["data"] = "data"  # type: ignore[assignment]
+    return settings
+
+
+def _start(workspace: Workspace, shared: Path, cell: Cell) -> None:
+    """What the cell's distillation starts from: the seed's stage 1, one of its own, or random weights."""
+    own = workspace.runs / "pretrain"
+    if (own / "done.json").exists():
+        return
+    if cell.without:
+        run_pretrain(workspace, workspace.config.pretrain)
+    elif cell.stage_one and not set(cell.settings) & {"pretrain", "student"}:
+        shutil.copytree(shared / ".mmkd" / "runs" / "pretrain", own)
+    elif cell.stage_one:
+        run_pretrain(workspace, workspace.config.pretrain)
+    else:
+        corpus = workspace.corpus()
+        texts = [str(corpus.caption[row]) for row in corpus.where(split="train")]
+        prompts = [text for classes in corpus.prompts.values() for group in classes.values() for text in group]
+        Student.build(workspace.config.student, [*texts, *prompts], workspace.config.seed).save(own / "student")
+        write_json(own / "done.json", {"identity": f"random {weights_digest(own / 'student')}", "steps": 0})
+
+
+def _key(workspace: Workspace, cell: Cell, seed: int) -> str:
+    """What a run depends on: a change of data, teachers or settings makes it another one."""
+    config = workspace.config.model_dump(mode="json", exclude={"seed", "log"})
+    lock = {name: teacher.fingerprint for name, teacher in read_lock(workspace.lock_file).teachers.items()}
+    return identity(config, workspace.corpus().fingerprint, lock, vars(cell), seed)
+
+
+def _finished(folder: Path) -> dict[str, Run]:
+    return {key: Run(**facts) for key, facts in (read_json(folder / "study.json") or {}).items()}
+
+
+def _note(folder: Path, key: str, run: Run) -> None:
+    facts = read_json(folder / "study.json") or {}
+    write_json(folder / "study.json", facts | {key: {**vars(run), "auc": dict(run.auc), "counts": dict(run.counts)}})
+
+
+def _written(folder: Path, question: str, table: Sequence[Row]) -> list[Path]:
+    """The table, and the figure: change of the mean AUC of each cell against the first."""
+    text, drawn = folder / "study.md", folder / "study.svg"
+    text.write_text(markdown(question, table), encoding="utf-8")
+    changes = [(row, row.change) for row in table if row.change]
+    shown = [ForestRow(row.cell, c.mean, c.lower, c.upper, len(row.seeds), None, "") for row, c in changes]
+    figure = forest_plot(shown, None, 0.02, f"study-{folder.name}")
+    drawn.write_text(standalone(figure), encoding="utf-8")
+    return [text, drawn, folder / "study.json"]
