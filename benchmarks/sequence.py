@@ -46,7 +46,7 @@ Auc = dict[str, float]
 Domains = tuple[str, ...]
 
 WORK = 0.1
-"""Steps of an integration over those of a distillation of everybody."""
+"""Optimiser work (steps x batch) of an integration over that of a distillation of everybody."""
 PHANTOM_TEACHERS: dict[str, Domains] = {
     "phantom-radio": ("xray", "ct"),
     "general": ("xray", "pathology", "ultrasound"),
@@ -97,8 +97,9 @@ def real_workspace(root: Path, seed: int) -> Workspace:
 
 
 def shortened(config: Config, distill: int, specialist: int) -> Config:
-    """A distillation of so many steps, integrations of a tenth of them, specialists of so many."""
-    steps = {"distill": distill, "specialist": specialist, "incremental": round(WORK * distill)}
+    """A distillation of so many steps, integrations of a tenth of its work, specialists of so many steps."""
+    batches = config.distill.batch_size / config.incremental.batch_size
+    steps = {"distill": distill, "specialist": specialist, "incremental": round(WORK * distill * batches)}
     parts = {name: getattr(config, name).model_copy(update={"steps": count}) for name, count in steps.items()}
     return config.model_copy(update=parts)
 
@@ -192,8 +193,7 @@ def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
             releases.promote(plain, "0001")
         teach_in_order(plain, order)
         run_distill(joint)
-        together, work = measured(joint, "test")[-1], ours.config
-        steps = work.incremental.steps * work.incremental.batch_size
+        together, whole, part = measured(joint, "test")[-1], ours.config.distill, ours.config.incremental
         falls = {name: forgotten(measured(w, "test"), taught) for name, w in (("ours", ours), ("plain", plain))}
         made = [found.facts["seconds"] for found in releases.all_releases(ours)]
         facts = {
@@ -201,7 +201,8 @@ def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
             "plain-quality": mean(measured(plain, "test")[-1]) / mean(together),
             "forgetting": 100 * max(falls["ours"].values()),
             "plain-forgetting": 100 * max(falls["plain"].values()),
-            "cost": steps / (work.distill.steps * work.distill.batch_size),
+            "cost": part.steps * part.batch_size / (whole.steps * whole.batch_size),
+            "steps": part.steps / whole.steps,
             "seconds": float(np.mean(made[1:]) / releases.all_releases(joint)[0].facts["seconds"]),
         }
     print(f"sequence {setting.name} seed {seed}: {json.dumps(facts)} {json.dumps(falls)}", file=sys.stderr, flush=True)
@@ -228,6 +229,7 @@ def figures(name: str, rows: list[dict[str, float]]) -> list[Figure]:
         figure(f"sequence-forgetting-{name}", rows, "forgetting", "the domain's best since it was first taught"),
         figure(f"sequence-forgetting-{name}-plain", rows, "plain-forgetting", "the same, by plain fine-tuning"),
         figure(f"integration-cost-{name}", rows, "cost", f"{joint}: optimiser steps x batch", "x", 4),
+        figure(f"integration-steps-{name}", rows, "steps", f"{joint}: optimiser steps, of smaller batches", "x", 4),
         figure(f"integration-seconds-{name}", rows, "seconds", f"{joint}: seconds, search and watch included", "x", 4),
     ]
 

@@ -158,8 +158,18 @@ class BudgetConfig(BaseModel):
 
 
 class IncrementalConfig(DistillConfig):
-    """A new teacher into a student that exists, with replay of what the earlier teachers taught."""
+    """A new teacher into a student that exists, with replay of what the earlier teachers taught.
 
+    A tenth of a distillation's work, in small batches: the same samples in four times the steps teach more and spoil
+    less (docs/decisions/0027).
+    """
+
+    steps: int = Field(default=160, ge=1)
+    batch_size: int = Field(default=32, ge=2, description="samples of a step, over all processes")
+    warmup: int = Field(default=20, ge=0, description="steps of linear warm-up before the cosine")
+    average: Literal["none", "tail", "ema"] = Field(
+        default="tail", description="weights of the result: the last, their mean over the last quarter, or exponential"
+    )
     replay: float = Field(default=0.5, ge=0, lt=1, description="share of each batch that is replayed")
     replay_rows: int = Field(default=2400, ge=0, description="length of the replay list")
     coreset: float = Field(default=0.2, ge=0, le=1, description="share of the replay list that is chosen by features")

@@ -49,8 +49,6 @@ from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
 
-TEACHES = 0.1
-"""Share of a domain's training samples from which on a newcomer counts as teaching the domain."""
 URGENT = 4.0
 """How much more a stratum weighs in the replay list that a repair is made for."""
 
@@ -189,6 +187,7 @@ class Distillation:
             "new": new,
             "recipe": self.config.recipe,
             "steps": self.config.steps,
+            "batch_size": self.config.batch_size,
             "seconds": round(time.monotonic() - began, 1),
             "fidelity": taught.fidelity,
             **({"step": step.size, "tried": step.tried, "budget": taught.budget} if step else {}),
@@ -247,14 +246,16 @@ class Distillation:
         return taught
 
     def taught(self, teachers: Sequence[str]) -> list[str]:
-        """Domains that one of the teachers teaches, not only a lucky sample here and there."""
-        train = self.corpus.split == "train"
-        return [
-            domain
-            for domain in self.corpus.domains
-            for rows in [train & (self.corpus.domain == domain)]
-            if rows.any() and any(self.trust[name].mask[rows].mean() >= TEACHES for name in teachers)
-        ]
+        """Domains of the teachers: trusted with the whole of them, or declared and admitted for a part.
+
+        A lucky sample here and there, which the 90 % rule admits in domains that a teacher knows nothing of, is not
+        enough.
+        """
+        return [domain for domain in self.corpus.domains if any(self._teaches(name, domain) for name in teachers)]
+
+    def _teaches(self, teacher: str, domain: str) -> bool:
+        found = self.trust[teacher].domains.get(domain)
+        return found is not None and (found.trusted or (domain in self.specs[teacher].domains and found.admitted > 0))
 
     def _given_up(self, new: Sequence[str]) -> Mask:
         """(N,) samples that nobody taught in domains that a newcomer teaches: what the parent guessed there may go."""

@@ -18,13 +18,13 @@ SMOKE: Settings = {"pretrain": _TINY, "distill": _TINY, "incremental": _TINY, "s
 PHANTOM: Settings = {
     "pretrain": {"steps": 120, "crop": 0.9},
     "distill": {"steps": 1000, "lr": 8e-3, "crop": 0.9},
-    "incremental": {"steps": 250, "lr": 1e-3, "crop": 0.9},
+    "incremental": {"steps": 400, "lr": 3e-3, "crop": 0.9},
     "specialist": {"steps": 700},
 }
 REAL: Settings = {
     "pretrain": {"steps": 500, "crop": 0.7},
     "distill": {"steps": 1200, "crop": 0.75},
-    "incremental": {"steps": 400, "lr": 1e-3, "crop": 0.75},
+    "incremental": {"steps": 480, "lr": 1e-3, "crop": 0.75},
     "specialist": {"steps": 700},
 }
 

@@ -185,7 +185,13 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         "promoted": in_use is not None and in_use.id == candidate.id,
         "cost_ratio": {
             "steps": candidate.facts["steps"] / first.facts["steps"],
+            "samples": _samples_of(candidate) / _samples_of(first),
             "seconds": round(candidate.facts["seconds"] / max(first.facts["seconds"], 1e-9), 3),
             "basis": f"stage 2 of release {first.id}: distilling again with all teachers takes at least that",
         },
     }
+
+
+def _samples_of(release: Release) -> int:
+    """Samples that its training went through: optimiser work, whatever the batches."""
+    return int(release.facts["steps"]) * int(release.facts["batch_size"])

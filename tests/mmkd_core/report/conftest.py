@@ -163,7 +163,8 @@ def _make() -> dict[str, Any]:
             "verdict": "PASS",
             "promoted": True,
             "cost_ratio": {
-                "steps": 0.211,
+                "steps": 0.844,
+                "samples": 0.211,
                 "seconds": 0.248,
                 "basis": "1,140 steps on all four teachers reach the same mean AUC",
             },

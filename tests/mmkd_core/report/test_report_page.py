@@ -129,7 +129,7 @@ def test_headline_says_the_verdict_and_the_change(summary: dict[str, Any], curve
     )
     assert "24.3 points higher than the best single teacher (phantom-sono, 64.0)." in text
     assert "Largest loss in any domain −0.6 ct" in text
-    assert "21.1 % of the steps" in text
+    assert "21.1 % of the samples" in text
 
 
 def test_a_failed_audit_is_said_plainly(summary: dict[str, Any], curves: Any) -> None:
