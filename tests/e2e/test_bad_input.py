@@ -5,6 +5,7 @@ Each case looks at what was there before, and where that is cheap runs the corre
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -469,6 +470,35 @@ def test_a_full_disk_in_a_checkpoint(at: Callable[[str], Path], monkeypatch: pyt
     with room_for(200_000):
         assert "the disk is full; what was finished is kept" in refusal("pretrain", "-w", ws)
     done("pretrain", "-w", ws)
+
+
+# --- where a student starts -------------------------------------------------------------------------------------------
+
+
+def test_weights_to_start_from_that_are_not_there(at: Callable[[str], Path]) -> None:
+    ws = at("data")
+    settings = yaml.safe_load((ws / "mmkd.yaml").read_text())
+    settings["student"]["start"] = "weights/b16_400m.pt"
+    (ws / "mmkd.yaml").write_text(yaml.safe_dump(settings))
+    before = contents(ws)
+    sentence = refusal("pretrain", "-w", ws)
+    assert sentence.startswith(f"there are no weights to start from ({ws / 'weights/b16_400m.pt'}). Give a file, or a")
+    assert contents(ws) == before
+
+
+def test_a_student_that_starts_as_an_earlier_release_and_goes_on_as_it_is(at: Callable[[str], Path]) -> None:
+    ws = at("release")
+    settings = yaml.safe_load((ws / "mmkd.yaml").read_text())
+    settings["student"]["start"] = "releases/0001/student"
+    settings["pretrain"]["steps"] = 0
+    (ws / "mmkd.yaml").write_text(yaml.safe_dump(settings))
+    old = ws / "releases/0001/student/open_clip_model.safetensors"
+    started = json.loads(done("pretrain", "-w", ws, "--json").stdout)
+    assert (Path(started["student"]) / old.name).read_bytes() == old.read_bytes()
+    release = json.loads(done("distill", "-w", ws, "--json").stdout)["release"]
+    facts = json.loads((ws / "releases" / release / "release.json").read_text())
+    expected = {"path": "releases/0001/student", "sha256": hashlib.sha256(old.read_bytes()).hexdigest()}
+    assert facts["start"] == {"image": expected, "text": expected}
 
 
 # --- the order of the steps -----------------------------------------------------------------------------------------
