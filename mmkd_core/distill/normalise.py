@@ -51,8 +51,8 @@ class PhiS:
         return features @ self.rotation.T
 
     def turned_back(self, features: Tensor) -> Tensor:
-        """Normalised space to the rotated one, (..., D): what ``inverse`` gives, up to the rotation, for no product."""
-        return features / self.scale + self.mean @ self.rotation.T
+        """Normalised space to the rotated one, (..., D), in directions: ``scale`` times what ``turned`` gives."""
+        return features + self.scale * (self.mean @ self.rotation.T)
 
     def forward(self, features: Tensor) -> Tensor:
         """Teacher's space to normalised space, (..., D)."""

@@ -184,7 +184,8 @@ class _Teaching:
                 gradient = self._chunk(tower, keys, part, pulls.get(tower))
                 self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
         with torch.enable_grad():
-            self.sums.keep(self.parameters, self._gradients([(self.head.scale(), self.d_scale)], self.parameters))
+            scale = self.head.scale()
+        self.sums.keep(self.parameters, torch.autograd.grad(scale, self.parameters, self.d_scale, allow_unused=True))
 
     def _chunks(self) -> Iterator[slice]:
         rows = max(1, CHUNK_LOGITS["cpu" if self.device == "cpu" else "cuda"] // max(1, self.count))
@@ -196,37 +197,45 @@ class _Teaching:
         All in the teacher's space as the normaliser rotates it: features are rotated once, and the student's
         predictions, which are there already, need no way back.
         """
-        weights, lesson, own = self.method.weights, self.lesson, self.lesson.own[part]
-        phi = self.head.normalisers[tower]
-        with torch.enable_grad():
+        lesson, phi = self.lesson, self.head.normalisers[tower]
+        with torch.enable_grad(), self._multiplying():
             x = self.embeddings[tower][lesson.rows[part]].requires_grad_()
-            with self._multiplying():
-                predicted = self.head(x, tower)
-            wanted = keys is not None or pull is not None
-            turned = F.normalize(phi.turned_back(predicted), dim=-1) if wanted else None
-        pushes = []
-        if weights.fd:
-            with self._multiplying():
-                target = phi.forward(lesson.features[tower][own])
-            value, push = FD[self.method.fd](predicted.detach(), full(target))
-            if lesson.sample_factor is not None:
-                value, push = (x * lesson.sample_factor[part].unsqueeze(1) for x in (value, push))
-            half = lesson.factor * weights.fd / (2 * self.count)
-            self.sums.values["fd"] += half * value.sum()
-            pushes.append((predicted, push.mul_(half)))
-        if turned is not None:
-            push = torch.zeros_like(turned) if pull is None else phi.turned(pull[part])
+            output = self.head(x, tower)
+        predicted = output.detach()
+        push = self._fd(predicted, tower, part) if self.method.weights.fd else torch.zeros_like(predicted)
+        if keys is not None or pull is not None:
+            turned = phi.turned_back(predicted)
+            length = turned.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            turned /= length
+            away = torch.zeros_like(turned) if pull is None else phi.turned(pull[part])
             if keys is not None:
-                value, away, d_scale = _contrast(turned.detach(), keys, own, self.scale)
-                half = lesson.factor * weights.icl / (2 * self.count)
-                self.sums.values["icl"] += half * value
-                self.d_scale += half * d_scale
-                push = push.add(away, alpha=half)
-            pushes.append((turned, push))
-        gradient, *others = self._gradients(pushes, [x, *self.parameters])
+                away += self._icl(turned, keys, lesson.own[part])
+            # Of the gradient at a unit vector, what lies along it is lost.
+            away.addcmul_(turned, (turned * away).sum(1, keepdim=True), value=-1)
+            push += away.div_(length)
+        gradient, *others = torch.autograd.grad(output, [x, *self.parameters], push, allow_unused=True)
         self.sums.keep(self.parameters, others)
-        assert gradient is not None
         return gradient
+
+    def _fd(self, predicted: Tensor, tower: str, part: slice) -> Tensor:
+        """Gradient of FD with respect to predictions (rows, D)."""
+        lesson = self.lesson
+        with self._multiplying():
+            target = self.head.normalisers[tower].forward(lesson.features[tower][lesson.own[part]])
+        value, push = FD[self.method.fd](predicted, full(target))
+        share = lesson.factor * self.method.weights.fd / (2 * self.count)
+        if lesson.sample_factor is not None:
+            value, push = (x * lesson.sample_factor[part].unsqueeze(1) for x in (value, push))
+        self.sums.values["fd"] += share * value.sum()
+        return push.mul_(share)
+
+    def _icl(self, turned: Tensor, keys: Tensor, own: Tensor) -> Tensor:
+        """Gradient of ICL with respect to unit-norm predictions (rows, D)."""
+        value, away, d_scale = _contrast(turned, keys, own, self.scale)
+        share = self.lesson.factor * self.method.weights.icl / (2 * self.count)
+        self.sums.values["icl"] += share * value
+        self.d_scale += share * d_scale
+        return away.mul_(share)
 
     def _paired(self) -> Pair:
         """CRD, GD and AFD by autograd of the plain formulas; returns their gradient (n, D) per tower."""
@@ -257,24 +266,20 @@ class _Teaching:
         self.d_scale += 0 if d_scale is None else d_scale
         return {"image": d_image, "text": d_text}
 
-    def _gradients(self, pushes: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        outputs, gradients = zip(*pushes, strict=True)
-        return torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
-
     def _multiplying(self) -> torch.autocast:
         return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None, cache_enabled=False)
 
 
 def _cosine(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """``losses.feature_distillation`` per sample (n, 1), and its gradient (n, D)."""
-    inverse_s, inverse_t = (1 / x.norm(dim=1, keepdim=True).clamp_min(1e-8) for x in (student, teacher))
+    inverse_s, inverse_t = (x.norm(dim=1, keepdim=True).clamp_min(1e-8).reciprocal() for x in (student, teacher))
     cosine = (student * teacher).sum(1, keepdim=True) * inverse_s * inverse_t
-    difference = student - teacher
-    clipped = difference.clamp(-1, 1)  # the gradient of smooth L1
-    smooth = (clipped * (difference - clipped / 2)).mean(1, keepdim=True)
-    share = losses.COSINE_SHARE
-    gradient = student * (share * cosine * inverse_s**2) - teacher * (share * inverse_s * inverse_t)
-    return share * (1 - cosine) + (1 - share) * smooth, gradient.add_(clipped, alpha=(1 - share) / student.shape[1])
+    share, rest = losses.COSINE_SHARE, 1 - losses.COSINE_SHARE
+    smooth = F.smooth_l1_loss(student, teacher, reduction="none").mean(1, keepdim=True)
+    gradient = (student - teacher).clamp_(-1, 1).mul_(rest / student.shape[1])  # of smooth L1
+    gradient.addcmul_(student, cosine * inverse_s.square(), value=share)
+    gradient.addcmul_(teacher, inverse_s * inverse_t, value=-share)
+    return share * (1 - cosine) + rest * smooth, gradient
 
 
 def _squares(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,4 +307,5 @@ def _contrast(student: Tensor, keys: Tensor, own: Tensor, scale: Tensor) -> tupl
     # The log of the sum, from the largest entry: unlike the positive's, its posterior cannot be 0.
     total = highest - full(posterior.amax(1)).log()
     away = full(posterior @ keys) - full(keys[own])
-    return (total - right.squeeze(1)).sum(), scale * away, (student * away).sum()
+    d_scale = (student * away).sum()
+    return (total - right.squeeze(1)).sum(), away.mul_(scale), d_scale
