@@ -66,6 +66,7 @@ class Environment:
 
     def __init__(self, path: Path) -> None:
         self.path, self.data_file = path, path / "data.mdb"
+        self._data_name = str(self.data_file)  # asked for with each batch: a Path costs twice the call
         self.sealed = is_sealed(path)
         self.users = 0
         self.epoch = 0
@@ -131,7 +132,7 @@ class Environment:
 
     def _follow(self) -> None:
         """Open the file that a compaction has put in place of ours; refuse one that was cut off under our map."""
-        status = os.stat(self.data_file)
+        status = os.stat(self._data_name)
         if (status.st_dev, status.st_ino) != self._file:
             with _guard(), self._gate.alone():
                 if (status.st_dev, status.st_ino) != self._file:  # no other thread has done it meanwhile

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from feature_store.columns import NO_ROWS, Columns, Found, find
 from feature_store.errors import StoreError
+from feature_store.layout import TableState
 from feature_store.store import FeatureStore
 from feature_store.writing import as_rows
 
@@ -86,10 +87,22 @@ def gather(
             ours = columns[number * len(tables) : (number + 1) * len(tables)]
             parts.append((tower, ours, find(txn, ours, rows)))
         refused = _refused(mask, [found for _, _, found in parts], trust is not None)
+        copies, others = [], []
         for tower, ours, found in parts:
             side, kept = batch.side(tower), out.side(tower) if out is not None else {}
             for table, one, where, without in zip(tables, ours, found, refused, strict=True):
-                side[table] = _copied(one, where, count, without, dtype, kept.get(table))
+                state = one.require()
+                target = side[table] = _buffer(kept.get(table), count, state, dtype)
+                whole = len(where.places) and not len(where.elsewhere) and not len(without)
+                if whole and target.dtype == _TYPES[state.dtype]:
+                    copies.append((_view(one), torch.from_numpy(where.places), target))
+                else:
+                    others.append((one, where, without, target))
+        # Copies run over the processor's caches, and this program with them: nothing else is done between them.
+        for view_of_all, places, target in copies:
+            torch.index_select(view_of_all, 0, places, out=target)
+        for one, where, without, target in others:
+            _fill(one, where, without, target)
     return batch
 
 
@@ -113,20 +126,12 @@ def _refused(mask: NDArray[np.bool_], found: Sequence[list[Found]], partly: bool
     return [np.flatnonzero(~column) for column in mask.T] if partly else [NO_ROWS] * mask.shape[1]
 
 
-def _copied(
-    columns: Columns,
-    found: Found,
-    count: int,
-    refused: NDArray[np.intp],
-    dtype: torch.dtype | None,
-    kept: Tensor | None,
-) -> Tensor:
-    """Features (n, d); zeros where they are refused."""
+def _fill(columns: Columns, found: Found, refused: NDArray[np.intp], out: Tensor) -> None:
+    """Write features (n, d) that need more than one copy; zeros where they are refused."""
     state = columns.require()
-    natural = torch.float32 if state.dtype == "int8" else _TYPES[state.dtype]
-    out = _buffer(kept, count, state.dim, dtype or natural)
-    if len(refused) == count:
-        return out.zero_()
+    if len(refused) == len(out):
+        out.zero_()
+        return
     if len(found.places):
         if len(refused):
             found.places[refused] = found.places[_outside(refused)]  # already in the cache when its turn comes
@@ -137,7 +142,6 @@ def _copied(
         out.index_copy_(0, torch.from_numpy(found.elsewhere), features)
     if len(refused):
         out.index_fill_(0, torch.from_numpy(refused), 0)
-    return out
 
 
 def _outside(positions: NDArray[np.intp]) -> int:
@@ -146,12 +150,14 @@ def _outside(positions: NDArray[np.intp]) -> int:
     return int(gaps[0]) if len(gaps) else len(positions)
 
 
-def _buffer(kept: Tensor | None, count: int, dim: int, dtype: torch.dtype) -> Tensor:
+def _buffer(kept: Tensor | None, count: int, state: TableState, asked: torch.dtype | None) -> Tensor:
+    """Memory for (count, dim) numbers of the type asked for, or stored: that of an earlier batch if it fits."""
+    dtype = asked or (torch.float32 if state.dtype == "int8" else _TYPES[state.dtype])
     if kept is not None and kept.dtype == dtype:
         rows, width = kept.shape
-        if width == dim and rows >= count:
+        if width == state.dim and rows >= count:
             return kept if rows == count else kept[:count]
-    return torch.empty(count, dim, dtype=dtype, pin_memory=_has_gpu())
+    return torch.empty(count, state.dim, dtype=dtype, pin_memory=_has_gpu())
 
 
 @cache
@@ -161,17 +167,22 @@ def _has_gpu() -> bool:
 
 def _copy(columns: Columns, places: Tensor, out: Tensor) -> None:
     """Copy rows out of the map; converted in parts that stay in the processor's cache, if they must be."""
-    state = columns.require()
-    kind = _TYPES[state.dtype]
-    view = columns.files.view(
-        ("torch", state.dtype, state.width, state.step), lambda data: _strided(data, kind, state.width, state.step)
-    )
-    if state.dtype != "int8" and out.dtype == kind:
+    state, view = columns.require(), _view(columns)
+    if out.dtype == view.dtype and state.dtype != "int8":
         torch.index_select(view, 0, places, out=out)
         return
     for first in range(0, len(places), _CHUNK):
         part = torch.index_select(view, 0, places[first : first + _CHUNK])
         out[first : first + _CHUNK] = _decoded(part, state.dtype, state.dim)
+
+
+def _view(columns: Columns) -> Tensor:
+    """Every row of the table, and all else in the file, as one strided tensor."""
+    state = columns.require()
+    kind = _TYPES[state.dtype]
+    return columns.files.view(  # type: ignore[no-any-return]
+        ("torch", state.dtype, state.width, state.step), lambda data: _strided(data, kind, state.width, state.step)
+    )
 
 
 def _decoded(stored: Tensor, dtype: str, dim: int) -> Tensor:
