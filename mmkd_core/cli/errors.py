@@ -47,13 +47,18 @@ class Root(TyperGroup):
             if ctx.meta.get(DEBUG) or os.environ.get("MMKD_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
             if not (_beside() and _follows(error)):
-                print(f"mmkd: {text}", file=sys.stderr)
+                print(f"{_speaker()}: {text}", file=sys.stderr)
             raise typer.Exit(2) from error
 
 
 def _beside() -> bool:
     """Whether this is one of several processes that train together, and not the one that speaks."""
     return os.environ.get("RANK", "0") != "0"
+
+
+def _speaker() -> str:
+    """Who says it: most errors happen to all processes alike, but some to one of them."""
+    return f"mmkd (process {os.environ['RANK']})" if _beside() else "mmkd"
 
 
 def _follows(error: Exception) -> bool:

@@ -212,3 +212,21 @@ def test_an_error_leaves_stdout_empty_for_programs(mmkd, workspace):
     assert (done.exit_code, done.stdout) == (2, "")
     assert "there is no release '0007'" in done.stderr
     assert json.loads(mmkd("releases", "list", "-w", workspace, "--json").stdout)["releases"] == []
+
+
+def test_of_processes_that_train_together_one_speaks(mmkd, workspace, monkeypatch):
+    from mmkd_core.errors import TrainingError
+    from mmkd_core.student.parallel import PeerError
+
+    told = {}
+    for error in (TrainingError("it diverged"), PeerError("another process has ended"), KeyboardInterrupt("stopped")):
+        for rank in ("0", "1"):
+            with monkeypatch.context() as patch:
+                patch.setattr(*GENERATE, failing(error))
+                patch.setenv("RANK", rank)
+                told[type(error).__name__, rank] = mmkd("data", "phantom", "-w", workspace).stderr
+    assert told["TrainingError", "0"] == "mmkd: it diverged.\n"
+    assert told["TrainingError", "1"] == "mmkd (process 1): it diverged.\n"  # it may have happened to this one alone
+    assert told["PeerError", "0"] == "mmkd: another process has ended.\n"
+    assert told["KeyboardInterrupt", "0"].startswith("\nstopped; go on with `")
+    assert told["PeerError", "1"] == told["KeyboardInterrupt", "1"] == ""
