@@ -47,11 +47,11 @@ class PhiS:
         return cls(torch.zeros(dim), torch.eye(dim), 1.0)
 
     def turned(self, features: Tensor) -> Tensor:
-        """Teacher's space rotated as the normalised space is, (..., D): cosines are those of the teacher's own."""
-        return features @ self.rotation.T
+        """Teacher's space, centred and rotated as the normalised space is but not scaled, (..., D)."""
+        return (features - self.mean) @ self.rotation.T
 
     def turned_back(self, features: Tensor) -> Tensor:
-        """Normalised space to the rotated one, (..., D), in directions: ``scale`` times what ``turned`` gives."""
+        """Normalised space to the teacher's, rotated and times ``scale``, (..., D): angles are those of ``inverse``."""
         return features + self.scale * (self.mean @ self.rotation.T)
 
     def forward(self, features: Tensor) -> Tensor:

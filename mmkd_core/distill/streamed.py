@@ -177,11 +177,14 @@ class _Teaching:
         """Tower by tower, chunk by chunk."""
         paired = any(getattr(self.method.weights, term) for term in PAIRED) and self.count > 1
         pulls = self._paired() if paired else {}
-        for tower, other in (TOWERS, TOWERS[::-1]):
+        features = torch.cat([self.lesson.features[tower] for tower in TOWERS])
+        for tower in TOWERS:
+            phi = self.head.normalisers[tower]
             with self._multiplying():
-                keys = self.head.normalisers[tower].turned(self.lesson.features[other]) if self.contrast else None
+                image, text = phi.turned(features).split(self.count)  # both in one product
+            targets, keys = (image, text) if tower == "image" else (text, image)
             for part in self._chunks():
-                gradient = self._chunk(tower, keys, part, pulls.get(tower))
+                gradient = self._chunk(tower, targets, keys, part, pulls.get(tower))
                 self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
         with torch.enable_grad():
             scale = self.head.scale()
@@ -191,24 +194,29 @@ class _Teaching:
         rows = max(1, CHUNK_LOGITS["cpu" if self.device == "cpu" else "cuda"] // max(1, self.count))
         return (slice(start, start + rows) for start in range(0, len(self.lesson.rows), rows))
 
-    def _chunk(self, tower: str, keys: Tensor | None, part: slice, pull: Tensor | None) -> Tensor:
+    def _chunk(self, tower: str, targets: Tensor, keys: Tensor, part: slice, pull: Tensor | None) -> Tensor:
         """Gradient (rows, S) with respect to the student's embeddings of some rows.
 
         All in the teacher's space as the normaliser rotates it: features are rotated once, and the student's
-        predictions, which are there already, need no way back.
+        predictions, which are there already, need no way back. That the keys are centred as well changes no posterior:
+        all logits of a row are moved alike.
         """
         lesson, phi = self.lesson, self.head.normalisers[tower]
         with torch.enable_grad(), self._multiplying():
             x = self.embeddings[tower][lesson.rows[part]].requires_grad_()
             output = self.head(x, tower)
         predicted = output.detach()
-        push = self._fd(predicted, tower, part) if self.method.weights.fd else torch.zeros_like(predicted)
-        if keys is not None or pull is not None:
+        push = (
+            self._fd(predicted, phi.scale * full(targets[lesson.own[part]]), part)
+            if self.method.weights.fd
+            else torch.zeros_like(predicted)
+        )
+        if self.contrast or pull is not None:
             turned = phi.turned_back(predicted)
             length = turned.norm(dim=1, keepdim=True).clamp_min(1e-12)
             turned /= length
-            away = torch.zeros_like(turned) if pull is None else phi.turned(pull[part])
-            if keys is not None:
+            away = torch.zeros_like(turned) if pull is None else pull[part] @ phi.rotation.T
+            if self.contrast:
                 away += self._icl(turned, keys, lesson.own[part])
             # Of the gradient at a unit vector, what lies along it is lost.
             away.addcmul_(turned, (turned * away).sum(1, keepdim=True), value=-1)
@@ -217,12 +225,10 @@ class _Teaching:
         self.sums.keep(self.parameters, others)
         return gradient
 
-    def _fd(self, predicted: Tensor, tower: str, part: slice) -> Tensor:
+    def _fd(self, predicted: Tensor, targets: Tensor, part: slice) -> Tensor:
         """Gradient of FD with respect to predictions (rows, D)."""
         lesson = self.lesson
-        with self._multiplying():
-            target = self.head.normalisers[tower].forward(lesson.features[tower][lesson.own[part]])
-        value, push = FD[self.method.fd](predicted, full(target))
+        value, push = FD[self.method.fd](predicted, targets)
         share = lesson.factor * self.method.weights.fd / (2 * self.count)
         if lesson.sample_factor is not None:
             value, push = (x * lesson.sample_factor[part].unsqueeze(1) for x in (value, push))
