@@ -181,7 +181,7 @@ class _Teaching:
         for tower in TOWERS:
             phi = self.head.normalisers[tower]
             with self._multiplying():
-                image, text = phi.turned(features).split(self.count)  # both in one product
+                image, text = phi.turned(features).chunk(2)  # both in one product
             targets, keys = (image, text) if tower == "image" else (text, image)
             for part in self._chunks():
                 gradient = self._chunk(tower, targets, keys, part, pulls.get(tower))
