@@ -62,7 +62,7 @@ REAL_TEACHERS: dict[str, Domains] = {
     "cells": ("microscopy", "pathology"),
     "head": ("mri", "dermatology"),
 }
-PHANTOM_STEPS = {"distill": 600, "specialist": 350}
+PHANTOM_STEPS = {"distill": 1000, "specialist": 350}
 REAL_STEPS = {"distill": 1200, "specialist": 700}
 PLAIN = {"replay_rows": 0, "parent": 0.0, "keep": 0.0, "budget": BudgetConfig(rows=0), "average": "none"}
 """Fine-tuning on what the new teacher teaches, and nothing else."""

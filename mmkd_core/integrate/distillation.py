@@ -205,7 +205,11 @@ class Distillation:
         masks = {name: self.trust[name].mask for name in (*self.earlier, *new)}
         untaught = with_untaught(self.corpus, masks, {})[UNTAUGHT]
         gone = self._given_up(new)
-        watched = {stratum: rows for stratum, rows in replay.watched.items() if not gone[rows].any()}
+        watched = {
+            (teacher, domain): rows
+            for (teacher, domain), rows in replay.watched.items()
+            if (not gone[rows].any() if teacher == UNTAUGHT else self._teaches(teacher, domain))
+        }
         return Earlier(load_heads(self.parent.folder), watched, untaught & ~gone, self.parent_spec.name)
 
     def _toward(self, student: Student, parent: Weights) -> Step | None:
