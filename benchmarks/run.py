@@ -20,6 +20,7 @@ import extract
 import faults
 import losses
 import quality
+import recipes
 import replay
 import sequence
 import steps
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **losses.FIGURES,
     **steps.FIGURES,
     **quality.FIGURES,
+    **recipes.FIGURES,
     **replay.FIGURES,
     **sequence.FIGURES,
     **audit.FIGURES,

@@ -221,7 +221,8 @@ class Objective:
                 continue
             own = np.flatnonzero((chosen >= mine.start) & (chosen < mine.stop))
             rows, places = torch.from_numpy(chosen), torch.from_numpy(own)
-            features = {"image": to_device(image[rows], device), "text": to_device(text[rows], device)}
+            pair = (image, text) if trusted.all() else (image[rows], text[rows])
+            features = {tower: to_device(x, device) for tower, x in zip(("image", "text"), pair, strict=True)}
             rows, places = to_device(rows[places], device), to_device(places, device)
             share_of_fd = self.shares.get(source.name)
             even = None if share_of_fd is None else torch.full((len(own),), share_of_fd, device=device)
