@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mmkd_core.distill import losses
 from mmkd_core.distill.config import Weights
 from mmkd_core.distill.heads import TeacherHead, full
+from mmkd_core.distill.normalise import PhiS
 
 TERMS = ("fd", "icl", "crd", "gd", "afd")
 PAIRED = ("crd", "gd", "afd")
@@ -177,18 +178,27 @@ class _Teaching:
         """Tower by tower, chunk by chunk."""
         paired = any(getattr(self.method.weights, term) for term in PAIRED) and self.count > 1
         pulls = self._paired() if paired else {}
-        features = torch.cat([self.lesson.features[tower] for tower in TOWERS])
         for tower in TOWERS:
-            phi = self.head.normalisers[tower]
-            with self._multiplying():
-                image, text = phi.turned(features).chunk(2)  # both in one product
-            targets, keys = (image, text) if tower == "image" else (text, image)
-            for part in self._chunks():
-                gradient = self._chunk(tower, targets, keys, part, pulls.get(tower))
-                self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
+            self._tower(tower, pulls.get(tower))
         with torch.enable_grad():
             scale = self.head.scale()
         self.sums.keep(self.parameters, torch.autograd.grad(scale, self.parameters, self.d_scale, allow_unused=True))
+
+    def _tower(self, tower: str, pull: Tensor | None) -> None:
+        image, text = self._turned(self.head.normalisers[tower]).chunk(2)
+        targets, keys = (image, text) if tower == "image" else (text, image)
+        for part in self._chunks():
+            gradient = self._chunk(tower, targets, keys, part, pull)
+            self.sums.embeddings[tower].index_add_(0, self.lesson.rows[part], gradient)
+
+    def _turned(self, phi: PhiS) -> Tensor:
+        """``PhiS.turned`` of images and texts (2m, D): both in one product, without a copy beside what it takes."""
+        features = self.lesson.features
+        centred = features["image"].new_empty(2 * self.count, len(phi.mean))
+        for half, tower in zip(centred.chunk(2), TOWERS, strict=True):
+            torch.sub(features[tower], phi.mean, out=half)
+        with self._multiplying():
+            return centred @ phi.rotation.T
 
     def _chunks(self) -> Iterator[slice]:
         rows = max(1, CHUNK_LOGITS["cpu" if self.device == "cpu" else "cuda"] // max(1, self.count))
