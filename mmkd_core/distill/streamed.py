@@ -119,9 +119,9 @@ class _Sums:
 
     def keep(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
+            if gradient is not None:  # contiguous, or autograd would copy it when it hands it over
                 kept = self.parameters.get(id(parameter))
-                self.parameters[id(parameter)] = gradient if kept is None else kept.add_(gradient)
+                self.parameters[id(parameter)] = gradient.contiguous() if kept is None else kept.add_(gradient)
 
 
 class _Streamed(torch.autograd.Function):
