@@ -435,7 +435,7 @@ def room_for(size: int) -> Iterator[None]:
         ("features", ("pretrain",), 20_000),  # the cache of pixels
         ("features", ("pretrain",), 120_000),  # the weights
         ("release", ("distill", "--recipe", "paper"), 120_000),
-        ("release", ("export", "out"), 120_000),
+        ("release", ("export", "open-clip", "out"), 120_000),
         ("release", ("export", "teacher", "out", "mine", "--domains", "xray"), 120_000),
         ("release", ("eval", "zero-shot", "good"), 500),
         ("release", ("report",), 500),
@@ -509,7 +509,7 @@ def test_steps_in_the_wrong_order(at: Callable[[str], Path]) -> None:
     before = contents(ws)
     assert refusal("extract", "-w", ws) == (f"no teacher is in use ({ws / 'mmkd.lock'}). Run `mmkd teachers add NAME`")
     assert refusal("audit", "forgetting", "-w", ws) == "there is no release to audit. Run `mmkd distill`"
-    for command in (("distill", "--incremental"), ("eval", "zero-shot", "current"), ("export", ws / "out")):
+    for command in (("distill", "--incremental"), ("eval", "zero-shot", "current"), ("export", "open-clip", ws / "out")):
         assert "mmkd distill" in refusal(*command, "-w", ws)
     assert contents(ws) == before
 

@@ -137,7 +137,7 @@ def test_from_a_teacher_to_its_evaluation(mmkd, installed, with_data):
 
 def test_no_release_yet(mmkd, workspace):
     assert "next: mmkd distill -w ws" in mmkd("releases", "list", "-w", workspace).stdout
-    for command in (("releases", "rollback", "0001"), ("audit", "forgetting"), ("export", "out")):
+    for command in (("releases", "rollback", "0001"), ("audit", "forgetting"), ("export", "onnx", "out")):
         done = mmkd(*command, "-w", workspace)
         assert done.exit_code == 2
         assert "there is no release" in done.stderr

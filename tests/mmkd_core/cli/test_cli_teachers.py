@@ -102,7 +102,7 @@ def test_an_offer_is_shown_and_asked_where_somebody_can_answer(monkeypatch, caps
 
     monkeypatch.setattr(teachers, "on_terminal", lambda stream: terminal)
     monkeypatch.setattr(teachers.typer, "confirm", lambda *_, **__: typed == "y")
-    assert teachers._asking(Output(json=False), yes)(OFFER) is answer
+    assert teachers.asking(Output(json=False), yes)(OFFER) is answer
     shown = capsys.readouterr().out.splitlines()
     assert shown == ["package: mmkd-x", "licence: MIT", *([] if yes else ["this installs mmkd-x"])]
-    assert teachers._asking(Output(json=False), False)(Offer("x", (), ())) is True
+    assert teachers.asking(Output(json=False), False)(Offer("x", (), ())) is True
