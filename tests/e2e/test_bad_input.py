@@ -509,7 +509,11 @@ def test_steps_in_the_wrong_order(at: Callable[[str], Path]) -> None:
     before = contents(ws)
     assert refusal("extract", "-w", ws) == (f"no teacher is in use ({ws / 'mmkd.lock'}). Run `mmkd teachers add NAME`")
     assert refusal("audit", "forgetting", "-w", ws) == "there is no release to audit. Run `mmkd distill`"
-    for command in (("distill", "--incremental"), ("eval", "zero-shot", "current"), ("export", "open-clip", ws / "out")):
+    for command in (
+        ("distill", "--incremental"),
+        ("eval", "zero-shot", "current"),
+        ("export", "open-clip", ws / "out"),
+    ):
         assert "mmkd distill" in refusal(*command, "-w", ws)
     assert contents(ws) == before
 
