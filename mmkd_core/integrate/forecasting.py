@@ -16,7 +16,7 @@ from feature_store import FeatureStore
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.bank import Bank
-from mmkd_core.distill.novelty import Interference, Novelty, interference, novelty, only_right
+from mmkd_core.distill.novelty import FOLDS, Interference, Novelty, interference, novelty, only_right
 from mmkd_core.distill.reservoir import Reservoir
 from mmkd_core.errors import PluginError
 from mmkd_core.evaluate.zero_shot import zero_shot
@@ -147,7 +147,7 @@ class _View:
         return Features(self.specs[teacher], self.corpus.take(rows), self.store)
 
     def novelty(self, name: str, known: list[str], rows: Array) -> Novelty | None:
-        if not known or len(rows) < 2:
+        if not known or len(rows) < FOLDS:
             return None
         told = np.concatenate([unit(self.features(teacher, rows).images()) for teacher in known], axis=1)
         return novelty(unit(self.features(name, rows).images()), told, self.corpus.domain[rows])

@@ -14,6 +14,7 @@ from mmkd_core.audit.comparison import MEAN, Verdict
 from mmkd_core.audit.evidence import Evidence
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
 from mmkd_core.audit.gate import Gate
+from mmkd_core.audit.pairing import AuditError
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.averaging import Weights, mix
 from mmkd_core.integrate.student_data import Pixels, predict
@@ -21,6 +22,8 @@ from mmkd_core.progress import Progress, Silent
 from mmkd_core.student.model import Student
 
 STEPS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1)
+HALF = 0.5
+"""The step where nothing can be measured (decision 7)."""
 SPLIT = "val"
 
 
@@ -50,6 +53,8 @@ def largest_step(
 ) -> Step:
     """Leave ``student`` at the largest of ``steps`` that passes; at the parent if none does.
 
+    Half way where the validation split is too small for any domain to have an AUC.
+
     Args:
         gate: of the audit. A step that it fails is refused.
         loss: a step is refused too if a domain loses more than this (a fraction of AUC): a validation split is small,
@@ -62,7 +67,11 @@ def largest_step(
     with (progress or Silent()).task("between parent and candidate", len(steps), "steps") as advance:
         for step in steps:
             mix(student, parent, candidate, step)
-            found = forgetting(Evidence(predict(student, corpus, pixels, SPLIT)), before, gate)
+            try:
+                found = forgetting(Evidence(predict(student, corpus, pixels, SPLIT)), before, gate)
+            except AuditError:
+                mix(student, parent, candidate, HALF)
+                return Step(HALF, {})
             domain, change = worst(found, domains)
             tried[f"{step:g}"] = {"domain": domain, "delta": round(change, 5), "verdict": found.verdict.value}
             advance(1, f"{step:g}: {domain} {100 * change:+.1f}")

@@ -97,3 +97,14 @@ def test_where_every_step_loses_the_parent_is_left(monkeypatch, student, corpus)
     assert found.size == 0
     assert list(found.tried) == ["0.5", "0.25"]
     assert all(torch.equal(value, parent[name]) for name, value in student.model.state_dict().items())
+
+
+def test_a_validation_split_that_says_nothing_leaves_the_student_half_way(monkeypatch, student, corpus):
+    """Two images of one class have no AUC: what was trained is not thrown away for it."""
+    parent, candidate = ends(student)
+    alike = Predictions({"ct": predictions(0.0)["ct"].take(np.array([0, 2]))}, "test@1")
+    monkeypatch.setattr(interpolating, "predict", lambda *_: alike)
+    found = run(student, parent, candidate, corpus)
+    assert (found.size, found.tried) == (0.5, {})
+    moved = float(student.model.logit_scale.detach() - parent["logit_scale"])
+    assert moved == pytest.approx(0.5, abs=1e-6)
