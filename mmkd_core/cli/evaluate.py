@@ -103,6 +103,30 @@ def trust(
     raise typer.Exit(code)
 
 
+@audit_app.command(epilog="Example:  mmkd audit balance")
+def balance(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+    """Show samples, trusted pairs and gradient of each domain, and its share of a batch under three samplings."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.balancing import run_balance
+    from mmkd_core.integrate.workspace import Workspace
+
+    out = Output(json, root)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        rows = run_balance(workspace, watch())
+    kinds = list(rows[0].batch) if rows else []
+    head = ("domain", "samples", "taught", "trusted pairs", "gradient, %", *(f"batch {kind}, %" for kind in kinds))
+    out.table(
+        head,
+        [
+            (r.domain, r.samples, r.taught, r.pairs, points(r.gradient), *(points(r.batch[kind]) for kind in kinds))
+            for r in rows
+        ],
+    )
+    out.say(f"sampled now: {workspace.config.distill.balance}")
+    out.finish({"rows": rows, "balance": workspace.config.distill.balance}, next="mmkd study balance")
+
+
 @audit_app.command(epilog="Example:  mmkd audit forgetting --candidate 0002 --against 0001")
 def forgetting(
     candidate: Annotated[str | None, typer.Option(metavar="ID", help="The newest release if left out.")] = None,

@@ -104,6 +104,9 @@ def test_six_tasks_of_students_teachers_and_their_ensemble(finished: Path, tmp_p
     assert all(figure["status"] == "ok" or figure["status"].startswith("undefined: ") for figure in found)
     again = mmkd(folder, "eval", "set", "evals/phantom-xray", "phantom-radio", "--task", "zero-shot")
     assert [(folder / path).is_file() for path in again["wrote"]] == [True]
+    rows = mmkd(folder, "audit", "balance")["rows"]
+    assert sum(row["gradient"] for row in rows) == pytest.approx(1)
+    assert sum(row["pairs"] for row in rows) >= sum(row["taught"] for row in rows) > 0
     paired = mmkd(folder, "compare", "evals/phantom-xray", "phantom-radio", "0001", "--task", "zero-shot")
     change = next(figure["interval"] for figure in paired["figures"] if figure["metric"].startswith("macro AUC"))
     assert change["estimate"] > 0.2, "the radiology specialist is far above a student of a few steps"

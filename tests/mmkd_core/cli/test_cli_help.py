@@ -10,6 +10,7 @@ import typer
 from mmkd_core.cli import app
 
 COMMANDS = [
+    "audit balance",
     "audit forgetting",
     "audit trust",
     "compare",
