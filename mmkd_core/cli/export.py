@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmkd_core.cli.options import HERE, Debug, Json, Root, names
-from mmkd_core.cli.output import Output
+from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
     from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim
@@ -32,6 +32,8 @@ class _Source:
     """Of a release: the most restrictive of its teachers'."""
     licenses: dict[str, Any] | None = None
     """Of a release: each of its teachers'."""
+    predictions: Path | None = None
+    """Of a release: on the test split."""
 
 
 @app.command("open-clip", epilog="Example:  mmkd export open-clip student")
@@ -105,12 +107,25 @@ def _export(
     load = line.format(folder)
     terms = _terms(source.license) or OWN_LICENSE
     summary = source.data or "An image-text student of mmkd"
-    card = model_card(f"Student {source.name}", summary, terms, _taught(source), load)
+    library = {"open-clip": "open_clip", "onnx": "onnxruntime"}.get(form, form)
+    results = _results(source.predictions)
+    card = model_card(f"Student {source.name}", summary, terms, _taught(source), load, results, library)
     parity = export_folder(Student.load(source.folder), folder, form, card)
     out.say(f"licence: {terms.weights}")
     out.say(f"loaded in a fresh process: same tokens, embeddings within {parity.difference:.0e}")
     facts = {"student": source.name, "folder": folder, "load": load, "license": terms, "parity": parity}
     out.finish(facts, wrote=[folder], next=f"Load it with {load}")
+
+
+def _results(predictions: Path | None) -> list[tuple[str, str, int]]:
+    """Domain, AUC with its interval, and patients, for the model card."""
+    from mmkd_core.evaluate.predictions import Predictions
+    from mmkd_core.evaluate.summary import summarise
+
+    if predictions is None:
+        return []
+    found = summarise(Predictions.load(predictions)).domains.items()
+    return [(d, f"{points(e.auc.estimate)} ({span(e.auc.lower, e.auc.upper)})", e.groups) for d, e in found if e.auc]
 
 
 def _terms(license: dict[str, Any] | None) -> "LicenseInfo | None":
@@ -178,7 +193,7 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     releases.verify(found)
     data = f"release {found.id} of {workspace.config.name}, distilled from {', '.join(found.teachers)}"
     domains, licences = tuple(workspace.corpus().domains), found.facts["licenses"]
-    return _Source(found.student, found.id, data, domains, found.facts["license"], licences)
+    return _Source(found.student, found.id, data, domains, found.facts["license"], licences, found.predictions)
 
 
 def _check(name: str, domains: tuple[str, ...]) -> None:

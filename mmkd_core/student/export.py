@@ -88,6 +88,8 @@ def export_folder(student: Student, folder: Path, form: str = "open-clip", card:
         if card:
             (made / "README.md").write_text(card, encoding="utf-8")
         parity = check(student, made, script)
+        sums = [f"{_sha256(path)}  {path.name}" for path in sorted(made.iterdir())]
+        (made / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf-8")
         os.replace(made, folder)  # an empty folder may be replaced
     return parity
 
@@ -124,7 +126,7 @@ def write_teacher(
         role="model",
         kind="package",
         location=location,
-        files={file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files},
+        files={file: _sha256(folder / file) for file in files},
     )
     spec = TeacherSpec(
         name=name,
@@ -154,6 +156,10 @@ def write_teacher(
     text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True)
     (folder / "teacher.json").write_text(text + "\n")
     return spec
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _summary(domains: tuple[str, ...]) -> str:

@@ -58,3 +58,11 @@ def test_a_student_without_teachers_has_a_card_too():
     assert card.startswith("---\nlicense: other\n")
     assert "The weights are under LicenseRef-Own. It allows commercial use and derivatives." in card
     assert "teacher" not in card
+
+
+def test_a_card_says_what_was_measured_and_what_it_is_not_for():
+    card = model_card("S", "Trained here.", FREE, {}, "load", [("ct", "91.0 (88.0 to 94.0)", 120)], "transformers")
+    assert "library_name: transformers\n" in card
+    assert "| ct | 91.0 (88.0 to 94.0) | 120 |" in card
+    assert "## What it must not be used for" in card
+    assert "## Results" not in model_card("S", "Trained here.", FREE, {})
