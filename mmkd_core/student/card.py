@@ -13,7 +13,7 @@ about a person:
 
 - it names a finding among those that it is asked about, and will name one of them whatever it is shown;
 - its figures hold for images like those it was measured on; other scanners, sites, ages and skin tones were not;
-- what its teachers got wrong it may have learnt, and captions of its training data may be wrong too."""
+- what it learnt from, captions and other models alike, is wrong in places, and so is it."""
 
 
 def model_card(
