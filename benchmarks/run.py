@@ -16,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import audit
+import evaluate
 import extract
 import faults
 import losses
@@ -41,6 +42,7 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **replay.FIGURES,
     **sequence.FIGURES,
     **audit.FIGURES,
+    **evaluate.FIGURES,
     **training.FIGURES,
 }
 

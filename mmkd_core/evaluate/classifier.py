@@ -19,6 +19,8 @@ from mmkd_core.statistics.intervals import Floats
 GRID = tuple(10.0**power for power in range(-2, 5))
 TRIED_ON = 4000
 MAX_ITERATIONS = 2000
+ROUGHLY = 100
+"""Iterations of a trial: orders of magnitude of the penalty are told apart long before the fit is exact."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,21 @@ def fit(
         few = np.arange(len(label))
     strength = 1.0
     if known.any():
-        models = {c: _regression(features[few], label[few], c) for c in GRID}
+        models = {c: _regression(features[few], label[few], c, ROUGHLY) for c in GRID}
         strength = min(GRID, key=lambda c: _log_loss(models[c], val_features, val_label, known))
     model = _regression(features, label, strength)
     return Classifier(model, tuple(map(str, model.classes_)), strength, bool(model.n_iter_[0] < MAX_ITERATIONS))
 
 
-def _regression(features: NDArray[np.floating], label: NDArray[np.object_], strength: float) -> Any:
+def _regression(
+    features: NDArray[np.floating], label: NDArray[np.object_], strength: float, iterations: int = MAX_ITERATIONS
+) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by ``Classifier.converged``
-        return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(_unit(features), label.astype(str))
+        return LogisticRegression(C=strength, max_iter=iterations).fit(_unit(features), label.astype(str))
 
 
 def _log_loss(
