@@ -125,8 +125,22 @@ def test_a_study_runs_its_cells_once_and_writes_table_figure_and_words(finished:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("open_clip_model.safetensors")}
     assert mmkd(folder, "study", "staging", "--seeds", "1")["rows"] == found["rows"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("open_clip_model.safetensors")} == before
-    ordered = mmkd(folder, "study", "order", "--seeds", "1")
-    assert all(row["counts"]["forgetting"] >= 0 for row in ordered["rows"])
+
+
+def test_an_order_is_integrated_one_teacher_at_a_time(finished: Path, tmp_path: Path) -> None:
+    from mmkd_core.integrate import studying
+    from mmkd_core.study.cells import Cell
+
+    folder, study = tmp_path / "ws", tmp_path / "ws" / ".mmkd" / "studies" / "order"
+    shutil.copytree(finished, folder)
+    order = ("phantom-sono", "phantom-eye", "phantom-radio")
+    studying._stage_one(folder, study, 0)
+    found = studying._run(folder, study, Cell("order-1", order=order), 0)
+    releases = sorted((study / "seed-0" / "order-1" / "releases").glob("0*"))
+    taught = [json.loads((release / "release.json").read_text())["teachers"] for release in releases]
+    assert taught == [list(order[:1]), list(order[:2]), list(order)]
+    assert found.counts["forgetting"] >= 0
+    assert set(found.auc) == set(json.loads((finished / "summary.json").read_text())["data"]["domains"])
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(finished: Path) -> None:
