@@ -86,8 +86,11 @@ def _tracker(name: str, folder: Path, label: str) -> Any:
     if name == "tensorboard":
         return tracking.TensorBoardTracker(".", folder)
     if name == "wandb":
-        os.environ.setdefault("WANDB_SILENT", "true")
-        return tracking.WandBTracker(project, name=label, dir=str(folder), mode=os.environ.get("WANDB_MODE", "offline"))
+        # In the environment too: parts of wandb that are not told of the run's mode look there.
+        quiet = {"WANDB_SILENT": "true", "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+        for key, value in quiet.items():
+            os.environ.setdefault(key, value)
+        return tracking.WandBTracker(project, name=label, dir=str(folder), mode=os.environ["WANDB_MODE"])
     if name == "mlflow":
         import mlflow
 
