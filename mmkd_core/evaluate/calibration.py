@@ -26,22 +26,36 @@ def brier_scores(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> F
 
 def ece(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
     """Expected calibration error of the samples as they are."""
-    columns = _columns(posterior, truth)
-    return float(_error(columns.sum(axis=0)[None])[0])
+    return error(*_first_choice(posterior, truth))
 
 
 def resampled_ece(posterior: NDArray[np.floating], truth: NDArray[np.int64], bootstrap: GroupBootstrap) -> Floats:
     """(B,) the same of every resample: a bin's error is a sum over its samples, so resamples only weigh the sums."""
-    return _error(bootstrap.totals(_columns(posterior, truth)))
+    return resampled_error(*_first_choice(posterior, truth), bootstrap)
 
 
-def _columns(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> Floats:
+def error(sure: NDArray[np.floating], hit: NDArray[np.bool_]) -> float:
+    """Expected calibration error of n probabilities of something that happened or did not."""
+    return float(_error(_columns(sure, hit).sum(axis=0)[None])[0])
+
+
+def resampled_error(sure: NDArray[np.floating], hit: NDArray[np.bool_], bootstrap: GroupBootstrap) -> Floats:
+    """(B,) ``error`` of every resample."""
+    return _error(bootstrap.totals(_columns(sure, hit)))
+
+
+def _first_choice(
+    posterior: NDArray[np.floating], truth: NDArray[np.int64]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    return posterior.max(axis=1), posterior.argmax(axis=1) == truth
+
+
+def _columns(sure: NDArray[np.floating], hit: NDArray[np.bool_]) -> Floats:
     """(n, BINS + 1): confidence minus hit in the bin of the sample, and a column of ones."""
-    sure = posterior.max(axis=1).astype(np.float64)
-    hit = posterior.argmax(axis=1) == truth
-    columns = np.zeros((len(truth), BINS + 1))
+    sure = sure.astype(np.float64)
+    columns = np.zeros((len(sure), BINS + 1))
     place = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    columns[np.arange(len(truth)), place] = sure - hit
+    columns[np.arange(len(sure)), place] = sure - hit
     columns[:, BINS] = 1
     return columns
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmkd_core.evaluate.calibration import BINS, brier_scores, error, resampled_error
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.statistics import GroupBootstrap, macro_auc
 from mmkd_core.statistics.classification import classification as resampled
 
 MACRO_AUC = "macro AUC (one-vs-rest, probabilities)"
-BINS = 15
 
 
 def classification(
@@ -27,13 +27,12 @@ def classification(
     choice, classes = scores.argmax(axis=1), scores.shape[1]
     draws = resampled(truth, choice, classes, bootstrap)
     here = np.flatnonzero(np.bincount(truth, minlength=classes))
-    one_hot = np.eye(classes)
     right = choice == truth
     recall = [float(right[truth == number].mean()) for number in here]
     chosen = np.bincount(choice, minlength=classes)
     hits = np.bincount(truth[right], minlength=classes)
     f1 = 2 * hits / np.maximum(np.bincount(truth, minlength=classes) + chosen, 1)
-    brier = share("Brier score", part, ((scores - one_hot[truth]) ** 2).sum(axis=1), np.ones(len(truth)), bootstrap)
+    brier = share("Brier score", part, brier_scores(scores, truth), np.ones(len(truth)), bootstrap)
     return [
         Measured(MACRO_AUC, part, macro_auc(scores, truth), bootstrap.macro_auc(scores, truth), "one class only"),
         Measured("accuracy", part, float(right.mean()), draws.accuracy),
@@ -51,13 +50,9 @@ def share(metric: str, part: str, value: ArrayLike, of: ArrayLike, bootstrap: Gr
     return Measured(metric, part, estimate, bootstrap.mean(values, weight), "no such samples")
 
 
-def calibration_error(sure: ArrayLike, right: ArrayLike, part: str, bootstrap: GroupBootstrap) -> Measured:
-    """ECE with 15 bins of equal width (Guo et al. 2017, eq. 3): how far certainty and success differ in each bin."""
-    sure, right = np.asarray(sure, np.float64), np.asarray(right, np.float64)
-    place = np.clip((sure * BINS).astype(int), 0, BINS - 1)
-    inside = np.eye(BINS)[place]
-    gap = inside * (sure - right)[:, None]
-    totals = bootstrap.totals(np.concatenate([gap, np.ones((len(sure), 1))], axis=1))
-    draws = np.abs(totals[:, :BINS]).sum(axis=1) / np.maximum(totals[:, BINS], 1)
-    estimate = float(np.abs(gap.sum(axis=0)).sum() / len(sure))
-    return Measured(f"ECE, {BINS} bins of equal width", part, estimate, draws, lower_is_better=True)
+def calibration_error(
+    sure: NDArray[np.floating], right: NDArray[np.bool_], part: str, bootstrap: GroupBootstrap
+) -> Measured:
+    """ECE of n probabilities of something that happened or did not (``calibration``)."""
+    name, draws = f"ECE, {BINS} bins of equal width", resampled_error(sure, right, bootstrap)
+    return Measured(name, part, error(sure, right), draws, lower_is_better=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mmkd_core.errors import DataError
 from mmkd_core.statistics.intervals import Floats
+from mmkd_core.trust.beliefs import unit
 
 GRID = tuple(10.0**power for power in range(-2, 5))
 TRIED_ON = 4000
@@ -40,7 +41,7 @@ class Classifier:
 
     def probabilities(self, features: NDArray[np.floating]) -> Floats:
         """(n, C) of features (n, D)."""
-        return np.asarray(self.model.predict_proba(_unit(features)), np.float64)
+        return np.asarray(self.model.predict_proba(unit(features)), np.float64)
 
 
 def fit(
@@ -79,7 +80,7 @@ def _regression(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by ``Classifier.converged``
-        return LogisticRegression(C=strength, max_iter=iterations).fit(_unit(features), label.astype(str))
+        return LogisticRegression(C=strength, max_iter=iterations).fit(unit(features), label.astype(str))
 
 
 def _log_loss(
@@ -87,10 +88,4 @@ def _log_loss(
 ) -> float:
     from sklearn.metrics import log_loss
 
-    return float(log_loss(label[known].astype(str), model.predict_proba(_unit(features[known])), labels=model.classes_))
-
-
-def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    rows = np.asarray(features, np.float32)
-    scaled: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-    return scaled
+    return float(log_loss(label[known].astype(str), model.predict_proba(unit(features[known])), labels=model.classes_))

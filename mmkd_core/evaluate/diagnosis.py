@@ -18,6 +18,7 @@ from mmkd_core.evaluate.classes import calibration_error, share
 from mmkd_core.evaluate.classifier import fit
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
+from mmkd_core.evaluate.patients import pooled
 from mmkd_core.evaluate.probe import Labelled
 from mmkd_core.statistics import GroupBootstrap, macro_auc
 from mmkd_core.statistics.intervals import Floats
@@ -38,13 +39,9 @@ class Cases:
 
 def pool(images: Labelled, positive: Collection[str]) -> Cases:
     """Average the images of each patient; one image of a ``positive`` class makes the patient ill."""
-    names, member = np.unique(images.group_id.astype(str), return_inverse=True)
-    rows = np.asarray(images.features, np.float32)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    mean = np.zeros((len(names), rows.shape[1]), np.float64)
-    np.add.at(mean, member, rows)
+    names, member, mean = pooled(images.features, images.group_id)
     ill = np.bincount(member, np.isin(images.label.astype(str), sorted(positive))) > 0
-    return Cases((mean / np.bincount(member)[:, None]).astype(np.float32), ill, names.astype(object))
+    return Cases(mean, ill, names)
 
 
 def predict(train: Cases, val: Cases, test: Cases, seed: int = 0) -> Outcomes:

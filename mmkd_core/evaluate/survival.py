@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
+from mmkd_core.evaluate.patients import pooled
 from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.statistics.intervals import Floats
 
@@ -61,17 +62,13 @@ def pool(
     if not (np.isfinite(time) & (time > 0)).all():
         bad = group_id[~(np.isfinite(time) & (time > 0))][0]
         raise DataError("a follow-up time must be above 0", where=f"group {bad}", next="Correct the manifest.")
-    names, first, member = np.unique(group_id.astype(str), return_index=True, return_inverse=True)
+    names, member, mean = pooled(features, group_id)
+    first = np.unique(member, return_index=True)[1]
     differs = (time != time[first][member]) | (event != event[first][member])
     if differs.any():
         where = f"group {group_id[differs.argmax()]}"
         raise DataError("one patient with two times or two events", where=where, next="Correct the manifest.")
-    rows = np.asarray(features, np.float32)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    order = np.argsort(member, kind="stable")
-    starts = np.searchsorted(member[order], np.arange(len(names)))
-    mean = np.add.reduceat(rows[order], starts, axis=0) / np.bincount(member)[:, None]
-    return Patients(names.astype(object), mean.astype(np.float32), time[first], event[first])
+    return Patients(names, mean, time[first], event[first])
 
 
 def predict(patients: Patients, seed: int = 0) -> Outcomes:
