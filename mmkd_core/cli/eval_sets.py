@@ -30,6 +30,7 @@ def evaluate_set(
     """Evaluate a frozen model in the tasks of a set: zero-shot, probe, retrieval, VQA, survival, diagnosis."""
     from mmkd_core.cli.progress import watch
     from mmkd_core.data.eval_sets import EvalSet
+    from mmkd_core.errors import MmkdError
     from mmkd_core.evaluate.figures import score
     from mmkd_core.evaluate.tasks import measure_of
     from mmkd_core.integrate.evaluating import evaluate_set as run
@@ -38,14 +39,26 @@ def evaluate_set(
     out = Output(json, root)
     workspace, found = Workspace.open(root), EvalSet.load(folder)
     gate, figures, wrote = workspace.gate(), [], []
+    failed: dict[str, MmkdError] = {}
     for name in (task,) if task else found.task.tasks:
-        outcomes, paths = run(workspace, found, model, name, watch())
+        try:
+            outcomes, paths = run(workspace, found, model, name, watch())
+        except MmkdError as error:
+            failed[name] = error  # the other tasks' figures are not lost for it
+            continue
         wrote += paths
         for one in outcomes:
             figures += score(one, measure_of(one), gate.resamples, gate.seed)
+    if not wrote:
+        raise next(iter(failed.values()))
     _table(out, figures)
+    for name, reason in failed.items():
+        out.say(f"{name} was not done: {reason}")
     facts = {"model": model, "set": found.task.name, "figures": [figure.to_json() for figure in figures]}
-    out.finish(facts, wrote=wrote, next=f"mmkd compare {folder} {model} OTHER")
+    told = {name: str(error) for name, error in failed.items()}
+    out.finish({**facts, "failed": told}, wrote=wrote, next=f"mmkd compare {folder} {model} OTHER")
+    if failed:
+        raise typer.Exit(2)
 
 
 @compare_app.command(epilog="Example:  mmkd compare evals/phantom-xray 0002 0001")
