@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmkd_core.audit.comparison import Verdict
 from mmkd_core.statistics import wilson_lower
-from mmkd_core.trust import DomainTrust, Evidence, TeacherTrust, TrustConfig, judge
+from mmkd_core.trust import DomainTrust, Evidence, TeacherTrust, admitted_at
 
 if TYPE_CHECKING:
     from mmkd_core.contract import TrustClaim
-    from mmkd_core.data.manifest import Corpus
 
-SWEEP = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
+THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(101))
+"""0 to 1, at which the sweep counts what is admitted."""
+
+CHECKED = {
+    "holds": Verdict.PASS,
+    "no claim": Verdict.PASS,
+    "overclaimed": Verdict.FAIL,
+    "unverified": Verdict.INCONCLUSIVE,
+    "not comparable": Verdict.INCONCLUSIVE,
+}
+"""What each finding comes to."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,20 @@ class TrustRow:
     reason: str
 
 
+@dataclass(frozen=True)
+class DomainSweep:
+    """What one teacher would teach in one domain at each threshold."""
+
+    of: int
+    """Train samples of the domain."""
+    admitted: tuple[int, ...]
+    """(T,) of them, by threshold."""
+    whole_up_to: float | None
+    """The largest threshold at which it is trusted with the whole domain; None if it is with none."""
+    everyone: int
+    """Samples that it teaches where no rule is applied: all of the domains that it declares."""
+
+
 def trust_table(trusts: Iterable[TeacherTrust], claims: Mapping[str, Mapping[str, TrustClaim]]) -> list[TrustRow]:
     """Set what was measured beside what was claimed, teacher by teacher, domain by domain.
 
@@ -54,12 +78,20 @@ def trust_table(trusts: Iterable[TeacherTrust], claims: Mapping[str, Mapping[str
     ]
 
 
-def sweep(
-    evidence: Evidence, corpus: Corpus, config: TrustConfig | None = None, thresholds: Sequence[float] = SWEEP
-) -> dict[float, TeacherTrust]:
-    """The 90 % rule at other thresholds, from evidence measured once."""
-    config = replace(config or TrustConfig(), rule="90")
-    return {threshold: judge(evidence, corpus, replace(config, threshold=threshold)) for threshold in thresholds}
+def verdict(rows: Iterable[TrustRow]) -> Verdict:
+    """FAIL if a claim is refuted, else INCONCLUSIVE if one could not be checked, else PASS."""
+    return Verdict.of(CHECKED[row.finding] for row in rows)
+
+
+def sweep(evidence: Evidence, strict: bool = False, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, DomainSweep]:
+    """What the 90 % rule would admit at other thresholds, by domain, from evidence measured once."""
+    view, found = evidence.view, {}
+    for domain, known in evidence.domains.items():
+        admitted, standing = admitted_at(known, view.claims.get(domain), thresholds, strict)
+        of = len(known.train)
+        everyone = of if domain in view.domains else 0
+        found[domain] = DomainSweep(of, tuple(admitted.tolist()), standing, everyone)
+    return found
 
 
 def _row(teacher: str, domain: str, found: DomainTrust, claim: TrustClaim | None) -> TrustRow:

@@ -1,10 +1,12 @@
-"""`mmkd audit forgetting`: what an audit, a chain of releases and a self-test say, each with its exit code."""
+"""`mmkd audit`: what audits of trust and of forgetting, a chain of releases and a self-test say, with exit codes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mmkd_core.audit.comparison import Comparison
     from mmkd_core.audit.forgetting import ForgettingAudit
 
@@ -15,6 +17,70 @@ FIGURES = {
     "forgetting_max_last": "forgetting, best earlier minus last",
     "forgetting_first_last": "forgetting, when learnt minus last",
 }
+
+
+THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+"""Of the sweep, in the terminal; JSON and page have all."""
+
+
+def show_trust(out: Output, sweep: bool) -> int:
+    """What teachers claim and what they do here; with ``sweep`` what other thresholds would make of it."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.integrate.trusting import run_trust_audit, trust_audit_file
+    from mmkd_core.integrate.workspace import Workspace
+
+    workspace = Workspace.open(out.root)
+    with workspace.writing():
+        facts = run_trust_audit(workspace, sweep, watch())
+    columns = ("teacher", "domain", "claimed", "measured", "95 % interval", "finding", "teaches", "why")
+    out.table(columns, [_trust_cells(row) for row in facts["rows"]])
+    if sweep:
+        _show_sweep(out, facts["sweep"])
+        _show_students(out, facts["students"])
+    out.say(f"verdict: {facts['verdict']}")
+    path = trust_audit_file(workspace)
+    out.finish(facts, wrote=[path.with_suffix(".html"), path], next="mmkd distill")
+    return int(facts["exit_code"])
+
+
+def _trust_cells(row: "Mapping[str, Any]") -> tuple[object, ...]:
+    measured = points(row["measured"]), span(row["lower"], row["upper"]), row["finding"]
+    teaches = f"{row['admitted']} of {row['of']}"
+    return row["teacher"], row["domain"], points(row["claimed"]), *measured, teaches, row["reason"]
+
+
+def _show_sweep(out: Output, found: "Mapping[str, Any]") -> None:
+    """Pairs by teacher and domain at a few thresholds."""
+    out.say("\ntraining samples that each threshold admits")
+    places = [found["thresholds"].index(threshold) for threshold in THRESHOLDS]
+    rows = [
+        (name, domain, *(cell["admitted"][i] for i in places), cell["everyone"], cell["of"])
+        for name, domains in found["teachers"].items()
+        for domain, cell in domains.items()
+    ]
+    total = [sum(int(row[i]) for row in rows) for i in range(2, len(places) + 4)]
+    heads = ("teacher", "domain", *(f"{threshold:g}" for threshold in THRESHOLDS), "no rule", "of")
+    out.table(heads, [*rows, ("all", "", *total)])
+
+
+def _show_students(out: Output, found: "Mapping[str, Any]") -> None:
+    """Students that were trained at some thresholds, or the command that trains them."""
+    rows = [
+        (row["cell"], int(row["counts"]["trusted pairs"]), *_student_cells(row), len(row["seeds"]))
+        for row in found["rows"]
+    ]
+    if rows:
+        out.say(f"\nstudents of these thresholds, {found['steps']:,} steps each")
+        out.table(("threshold", "trusted pairs", "mean AUC", "against 0.90", "95 % interval", "seeds"), rows)
+    if found["missing"]:
+        out.say(f"no student yet at {', '.join(found['missing'])}: run `{out.command(found['command'])}`")
+
+
+def _student_cells(row: "Mapping[str, Any]") -> tuple[str, str, str]:
+    """Mean AUC, and its change against the default with an interval."""
+    change = row["change"] or {"mean": None, "lower": None, "upper": None}
+    spread = span(change["lower"], change["upper"], sign=True)
+    return points(row["mean"]["mean"]), points(change["mean"], sign=True), spread
 
 
 def show_audit(out: Output, candidate: str | None, against: str | None) -> int:

@@ -1,7 +1,6 @@
 """`mmkd eval` and `mmkd audit`: figures with intervals, and verdicts with exit codes."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,18 +8,12 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root
 from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
-    from mmkd_core.audit.trust import TrustRow
-    from mmkd_core.contract import TeacherSpec
-    from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.statistics import Interval
 
 eval_app = typer.Typer(help="Evaluate teachers, releases and the stage-1 student.", no_args_is_help=True)
 audit_app = typer.Typer(help="Ask for a verdict: 0 PASS, 1 FAIL, 2 INCONCLUSIVE.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A teacher, a release (0001), current, or stage-1.")]
-
-CHECKED = {"holds": 0, "no claim": 0, "overclaimed": 1, "unverified": 2, "not comparable": 2}
-VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 
 
 @eval_app.command("zero-shot", epilog="Example:  mmkd eval zero-shot current")
@@ -66,41 +59,17 @@ def retrieval(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
 
 @audit_app.command(epilog="Example:  mmkd audit trust --sweep")
 def trust(
-    sweep: Annotated[bool, typer.Option("--sweep", help="Show what other thresholds would admit.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Show what each threshold from 0 to 1 would admit, and its students.")
+    ] = False,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Set what teachers claim beside what they do here: FAIL if one claims too much, INCONCLUSIVE if unverified."""
-    from mmkd_core.audit.trust import trust_table
-    from mmkd_core.cli.progress import watch
-    from mmkd_core.integrate.features import locked_specs
-    from mmkd_core.integrate.teaching import run_trust
-    from mmkd_core.integrate.workspace import Workspace
-    from mmkd_core.plugins import PluginHost
+    from mmkd_core.cli.auditing import show_trust
 
-    out = Output(json, root)
-    workspace = Workspace.open(root)
-    with workspace.writing():
-        decided = run_trust(workspace, watch())
-    specs = locked_specs(workspace, PluginHost.discover())
-    rows = trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()})
-    out.table(
-        ("teacher", "domain", "claimed", "measured", "95 % interval", "finding", "teaches", "why"),
-        [_trust_cells(row) for row in rows],
-    )
-    code = _trust_code(rows)
-    facts: dict[str, Any] = {"verdict": VERDICTS[code], "exit_code": code, "rows": rows}
-    if sweep:
-        facts["sweep"] = _sweep(workspace, specs)
-        out.say("\nshare of the training samples that each threshold admits, in %")
-        out.table(
-            ("threshold", *specs),
-            [(t, *(points(entry["share"]) for entry in by.values())) for t, by in facts["sweep"].items()],
-        )
-    out.say(f"verdict: {VERDICTS[code]}")
-    out.finish(facts, wrote=[workspace.trust], next="mmkd distill")
-    raise typer.Exit(code)
+    raise typer.Exit(show_trust(Output(json, root), sweep))
 
 
 @audit_app.command(epilog="Example:  mmkd audit balance")
@@ -152,34 +121,3 @@ def forgetting(
 
 def _interval_cells(interval: "Interval | None") -> tuple[str, str]:
     return ("-", "-") if interval is None else (points(interval.estimate), span(interval.lower, interval.upper))
-
-
-def _trust_cells(row: "TrustRow") -> tuple[object, ...]:
-    measured = points(row.measured), span(row.lower, row.upper), row.finding
-    return row.teacher, row.domain, points(row.claimed), *measured, f"{row.admitted} of {row.of}", row.reason
-
-
-def _trust_code(rows: "list[TrustRow]") -> int:
-    """1 if a claim is refuted, else 2 if one could not be checked, else 0."""
-    codes = {CHECKED[row.finding] for row in rows}
-    return 1 if 1 in codes else max(codes, default=0)
-
-
-def _sweep(workspace: "Workspace", specs: "Mapping[str, TeacherSpec]") -> dict[float, dict[str, dict[str, Any]]]:
-    """By threshold and teacher: samples admitted, and domains that are taught whole."""
-    from mmkd_core.audit.trust import sweep
-    from mmkd_core.integrate.features import Features, open_store
-    from mmkd_core.trust import measure
-
-    corpus, config = workspace.corpus(), workspace.config.trust
-    result: dict[float, dict[str, dict[str, Any]]] = {}
-    with open_store(workspace) as store:
-        for name, spec in specs.items():
-            evidence = measure(Features(spec, corpus, store).view(), corpus, config.seed)
-            for threshold, found in sweep(evidence, corpus, config).items():
-                of = sum(domain.of for domain in found.domains.values())
-                admitted = int(found.mask.sum())
-                whole = [name for name, domain in found.domains.items() if domain.trusted]
-                entry = {"admitted": admitted, "of": of, "share": admitted / of if of else None, "domains": whole}
-                result.setdefault(threshold, {})[name] = entry
-    return result

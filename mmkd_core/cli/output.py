@@ -48,14 +48,17 @@ class Output:
         else:
             print("\n".join(lines))
 
+    def command(self, command: str) -> str:
+        """A command with its workspace, where that is not the present folder."""
+        return command if self.root == Path() else f"{command} -w {shlex.quote(str(self.root))}"
+
     def finish(self, facts: Mapping[str, Any], *, wrote: Sequence[Path] = (), next: str = "") -> None:
         """End the answer: the facts as JSON, or what was written and the next command.
 
         Args:
             next: a command without its workspace, which is added; or a sentence.
         """
-        if next.startswith("mmkd ") and self.root != Path():
-            next = f"{next} -w {shlex.quote(str(self.root))}"
+        next = self.command(next) if next.startswith("mmkd ") else next
         if self.json:
             whole = {**facts, "wrote": [str(path) for path in wrote], "next": next}
             print(jsonlib.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False))

@@ -58,27 +58,44 @@ def run_study(
     """
     if name not in STUDIES:
         raise StudyError(f"there is no study {name!r}", next=f"There are {', '.join(STUDIES)}")
-    corpus = workspace.corpus()
-    weights = workspace.config.distill.factors.model_dump()
-    teachers = tuple(read_lock(workspace.lock_file).teachers)
-    study = STUDIES[name]
-    cells = study.cells(Given(teachers, tuple(corpus.domains), weights, holdout))
-    folder = workspace.state / "studies" / (f"{name}-{holdout}" if holdout else name)
-    _run_cells(workspace, folder, cells, seeds, progress or Silent())
+    study, cells, folder = STUDIES[name], _cells(workspace, name, holdout), _folder(workspace, name, holdout)
+    inputs = _inputs(workspace)
+    _run_cells(workspace, folder, inputs, cells, seeds, progress or Silent())
     done = _finished(folder)
-    keys = {(cell.name, seed): _key(workspace, cell, seed) for cell in cells for seed in seeds}
-    runs = [done[keys[cell.name, seed]] for cell in cells for seed in seeds]
-    table = rows(runs)
+    table = rows([done[_key(inputs, cell, seed)] for cell in cells for seed in seeds], cells[0].name)
     files = _written(folder, study.question, table)
     return Studied(study, table, in_words(study.question, table), files)
 
 
+def studied(workspace: Workspace, name: str) -> tuple[list[Row], list[str]]:
+    """What the finished runs of a study say of the data, teachers and settings that are there now; runs nothing.
+
+    Returns:
+        Their table, over every seed that was run, and the cells of which no run is finished.
+    """
+    inputs, done, cells = _inputs(workspace), _finished(_folder(workspace, name)), _cells(workspace, name)
+    seeds = sorted({run.seed for run in done.values()})
+    runs = [run for cell in cells for seed in seeds if (run := done.get(_key(inputs, cell, seed)))]
+    finished = {run.cell for run in runs}
+    return rows(runs, cells[0].name), [cell.name for cell in cells if cell.name not in finished]
+
+
+def _cells(workspace: Workspace, name: str, holdout: str | None = None) -> list[Cell]:
+    weights = workspace.config.distill.factors.model_dump()
+    teachers = tuple(read_lock(workspace.lock_file).teachers)
+    return STUDIES[name].cells(Given(teachers, tuple(workspace.corpus().domains), weights, holdout))
+
+
+def _folder(workspace: Workspace, name: str, holdout: str | None = None) -> Path:
+    return workspace.state / "studies" / (f"{name}-{holdout}" if holdout else name)
+
+
 def _run_cells(
-    workspace: Workspace, folder: Path, cells: Sequence[Cell], seeds: Sequence[int], progress: Progress
+    workspace: Workspace, folder: Path, inputs: str, cells: Sequence[Cell], seeds: Sequence[int], progress: Progress
 ) -> None:
     """As many runs at once as there are cores. Stage 1 of each seed comes first: its cells wait for it."""
     done = _finished(folder)
-    open_ = [(cell, seed) for seed in seeds for cell in cells if _key(workspace, cell, seed) not in done]
+    open_ = [(cell, seed) for seed in seeds for cell in cells if _key(inputs, cell, seed) not in done]
     root, at_once = workspace.root.absolute(), min(os.cpu_count() or 1, max(1, len(open_)))
     with (
         progress.task("study", len(cells) * len(seeds), "runs", done=len(cells) * len(seeds) - len(open_)) as advance,
@@ -89,7 +106,7 @@ def _run_cells(
         waiting = {pool.submit(_run, root, folder, cell, seed): (cell, seed) for cell, seed in open_}
         for future in as_completed(waiting):
             cell, seed = waiting[future]
-            _note(folder, _key(workspace, cell, seed), future.result())
+            _note(folder, _key(inputs, cell, seed), future.result())
             advance(1, f"{cell.name}, seed {seed}")
 
 
@@ -188,11 +205,15 @@ def _start(workspace: Workspace, shared: Path, cell: Cell) -> None:
         write_json(own / "done.json", {"identity": f"random {weights_digest(own / 'student')}", "steps": 0})
 
 
-def _key(workspace: Workspace, cell: Cell, seed: int) -> str:
-    """What a run depends on: a change of data, teachers or settings makes it another one."""
+def _inputs(workspace: Workspace) -> str:
+    """What all runs depend on: a change of data, teachers or settings makes them other ones."""
     config = workspace.config.model_dump(mode="json", exclude={"seed", "log"})
     lock = {name: teacher.fingerprint for name, teacher in read_lock(workspace.lock_file).teachers.items()}
-    return identity(config, workspace.corpus().fingerprint, lock, vars(cell), seed)
+    return identity(config, workspace.corpus().fingerprint, lock)
+
+
+def _key(inputs: str, cell: Cell, seed: int) -> str:
+    return identity(inputs, vars(cell), seed)
 
 
 def _finished(folder: Path) -> dict[str, Run]:

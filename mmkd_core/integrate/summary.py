@@ -17,6 +17,7 @@ from mmkd_core.integrate.auditing import audit_file
 from mmkd_core.integrate.features import locked_specs, open_store
 from mmkd_core.integrate.measuring import STAGE_ONE, zero_shot_of
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.trusting import kept_sweep
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
@@ -126,7 +127,9 @@ def _trust(workspace: Workspace) -> dict[str, Any]:
             domain: {key: entry[key] for key in ("accuracy", "lower", "n", "admitted", "of", "trusted", "reason")}
             for domain, entry in found.to_json()["domains"].items()
         }
-    return {"rule": config.rule, "threshold": config.threshold, "strict": config.strict, "teachers": teachers}
+    facts = {"rule": config.rule, "threshold": config.threshold, "strict": config.strict, "teachers": teachers}
+    swept = kept_sweep(workspace)
+    return {**facts, "sweep": swept} if swept else facts
 
 
 def _release(workspace: Workspace, found: Release, in_use: Release | None) -> dict[str, Any]:

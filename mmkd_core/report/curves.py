@@ -1,11 +1,11 @@
-"""Loss curves as small panels, one per term, so that a page can lay them out at any width."""
+"""Curves as small panels (losses by step, shares by threshold), so that a page can lay them out at any width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmkd_core.report.svg import Axis, drawing, el, label, line
-from mmkd_core.report.words import clean, number
+from mmkd_core.report.words import clean, number, share
 
 
 def loss_panel(term: str, steps: Sequence[int], values: Sequence[float | None], uid: str) -> str:
@@ -38,6 +38,33 @@ def loss_panel(term: str, steps: Sequence[int], values: Sequence[float | None], 
         parts.append(el("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in thin), class_=kind))
     told = f"From {running[0]:.3g} to {running[-1]:.3g} in {seen[-1][0]} steps."
     return drawing(width, height, uid, f"Loss curve: {clean(term)}", told, parts)
+
+
+def share_panel(
+    name: str,
+    thresholds: Sequence[float],
+    whole: Sequence[float],
+    parts: Mapping[str, Sequence[float]],
+    now: float,
+    uid: str,
+) -> str:
+    """A share (fraction) by threshold: in all as a dark line, each part as a light one, a dashed line at ``now``."""
+    width, height = 280, 158
+    x_axis, y_axis = Axis(0.0, 1.0, 38, width - 12), Axis(0.0, 1.0, height - 24, 30)
+    at_now = whole[min(range(len(thresholds)), key=lambda i: abs(thresholds[i] - now))]
+    drawn = [label(0, 14, name, "bold", room=170)]
+    drawn.append(label(width - 4, 14, f"{share(at_now, 1)} at {now:g}", "end small muted"))
+    for tick in (0.0, 0.5, 1.0):
+        drawn.append(line(x_axis.start, y_axis(tick), width - 8, y_axis(tick), "grid"))
+        drawn.append(label(x_axis.start - 6, y_axis(tick) + 4, f"{100 * tick:.0f}", "head end"))
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        drawn.append(label(x_axis(tick), height - 7, f"{tick:g}", "head mid"))
+    drawn.append(line(x_axis(now), y_axis.start, x_axis(now), y_axis.stop, "dash"))
+    for kind, curve in [*(("raw", part) for part in parts.values()), ("smooth", whole)]:
+        points = zip(map(x_axis, thresholds), map(y_axis, curve), strict=True)
+        drawn.append(el("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), class_=kind))
+    told = "; ".join(f"{share(whole[i], 1)} at {thresholds[i]:g}" for i in range(0, len(thresholds), 10))
+    return drawing(width, height, uid, f"Samples admitted by threshold: {clean(name)}", told, drawn)
 
 
 def _thin(curve: list[tuple[float, float]], stretches: int = 200) -> list[tuple[float, float]]:

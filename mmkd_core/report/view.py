@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from mmkd_core.report.figures import MEAN, DotRow, ForestRow, HeatRow
+from mmkd_core.report.trust_page import SweepView
 from mmkd_core.report.words import number, points, signed
 
 Facts = Mapping[str, Any]
@@ -25,6 +26,8 @@ class View:
         self.trust: Facts = (summary.get("trust") or {}).get("teachers", {})
         self.rule = str((summary.get("trust") or {}).get("rule", ""))
         self.threshold = number((summary.get("trust") or {}).get("threshold"))
+        sweep = (summary.get("trust") or {}).get("sweep")
+        self.sweep = SweepView(sweep) if sweep else None
         self.margin = number((self.integration or {}).get("margin")) or 0.02
 
     @cached_property

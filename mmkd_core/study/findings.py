@@ -74,11 +74,10 @@ class Row:
         return asdict(self)
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
-    """A row per cell, in the order in which cells come first among the runs."""
-    cells = list(dict.fromkeys(run.cell for run in runs))
+def rows(runs: Sequence[Run], first: str) -> list[Row]:
+    """A row per cell, in the order in which cells come among the runs; changes are against the cell ``first``."""
     by = {(run.cell, run.seed): run for run in runs}
-    return [_row(cell, cells[0], by) for cell in cells]
+    return [_row(cell, first, by) for cell in dict.fromkeys(run.cell for run in runs)]
 
 
 def _row(cell: str, first: str, by: Mapping[tuple[str, int], Run]) -> Row:

@@ -8,7 +8,7 @@ from mmkd_core.trust.beliefs import posterior, unit
 from mmkd_core.trust.evidence import DomainEvidence, Evidence, TeacherView, measure
 from mmkd_core.trust.published import PublishedTrust
 from mmkd_core.trust.results import DomainTrust, TeacherTrust
-from mmkd_core.trust.rule import RULES, StudentProbe, TrustConfig, decide, judge
+from mmkd_core.trust.rule import RULES, StudentProbe, TrustConfig, admitted_at, decide, judge
 
 __all__ = [
     "RULES",
@@ -20,6 +20,7 @@ __all__ = [
     "TeacherTrust",
     "TeacherView",
     "TrustConfig",
+    "admitted_at",
     "decide",
     "judge",
     "measure",

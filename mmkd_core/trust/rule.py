@@ -12,7 +12,7 @@ domain that nobody taught would be the worse for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -81,7 +81,7 @@ class _Case:
 
     @property
     def correct(self) -> int:
-        return int((self.evidence.scores.argmax(axis=1) == self.evidence.truth).sum()) if self.n else 0
+        return _correct(self.evidence)
 
 
 @dataclass(frozen=True)
@@ -155,20 +155,47 @@ def _case(view: TeacherView, corpus: Corpus, domain: str, found: DomainEvidence,
     return _Case(domain, domain in view.domains, view.claims.get(domain), found, auc, bootstrap)
 
 
+def admitted_at(
+    found: DomainEvidence, claimed: float | None, thresholds: Sequence[float], strict: bool = False
+) -> tuple[NDArray[np.int64], float | None]:
+    """What the 90 % rule would admit in one domain at other thresholds: the masks are made again, no feature is.
+
+    Returns:
+        (T,) train samples admitted at each threshold, as ``judge`` would admit them, and the share up to which the
+        teacher teaches the whole domain (None if never).
+    """
+    standing = _standing(found, claimed, strict)
+    asked = np.asarray(thresholds, dtype=np.float64)
+    sure = np.sort(found.sure[found.right])
+    some = len(sure) - np.searchsorted(sure, asked.astype(sure.dtype), side="left")
+    whole = np.zeros(len(asked), dtype=bool) if standing is None else asked <= standing
+    return np.where(whole, len(found.train), some), standing
+
+
+def _standing(found: DomainEvidence, claimed: float | None, strict: bool) -> float | None:
+    """What the threshold is set against: accuracy on the probe images or its lower bound, else the claim."""
+    if not len(found.probe):
+        return claimed
+    correct = _correct(found)
+    return wilson_lower(correct, len(found.probe)) if strict else correct / len(found.probe)
+
+
+def _correct(found: DomainEvidence) -> int:
+    return int((found.scores.argmax(axis=1) == found.truth).sum()) if len(found.probe) else 0
+
+
 def _ninety(case: _Case, config: TrustConfig) -> _Verdict:
     everything = np.ones(len(case.evidence.train), dtype=bool)
+    standing = _standing(case.evidence, case.claimed, config.strict)
     if case.n:
-        accuracy, bound = case.correct / case.n, wilson_lower(case.correct, case.n)
-        trusted = (bound if config.strict else accuracy) >= config.threshold
-        found = f"{_points(accuracy)} % right on {case.n} probe images"
-        if config.strict:
-            found += f" (at least {_points(bound)} % with 95 % confidence)"
-    elif case.claimed is not None:
-        trusted = case.claimed >= config.threshold
-        found = f"claims {_points(case.claimed)} %, unverified for want of probe images"
+        found = f"{_points(case.correct / case.n)} % right on {case.n} probe images"
+        if config.strict and standing is not None:
+            found += f" (at least {_points(standing)} % with 95 % confidence)"
+    elif standing is not None:
+        found = f"claims {_points(standing)} %, unverified for want of probe images"
     else:
-        trusted, found = False, "no probe images and no claim"
-    if trusted:
+        found = "no probe images and no claim"
+    if standing is not None and standing >= config.threshold:
         return _Verdict(everything, True, f"{found}: teaches all {len(everything)}")
     return _sample_by_sample(case, config, found)
 

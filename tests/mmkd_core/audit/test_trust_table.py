@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmkd_core.audit.trust import sweep, trust_table
+from mmkd_core.audit.trust import THRESHOLDS, sweep, trust_table, verdict
 from mmkd_core.contract import TrustClaim
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.statistics import Interval, wilson_lower
-from mmkd_core.trust import DomainTrust, TeacherTrust, TeacherView, measure
+from mmkd_core.trust import DomainTrust, TeacherTrust, TeacherView, TrustConfig, judge, measure
 
 
 def found(n=100, accuracy=0.8, auc=None):
@@ -44,6 +44,16 @@ def test_findings(trust, claimed, finding):
     assert (row.admitted, row.of, row.n) == (3, 50, trust.n)
 
 
+def test_one_refuted_claim_fails_and_one_that_is_open_leaves_it_open():
+    def rows(*scores):
+        trusts = [TeacherTrust(f"t{i}", np.zeros(2, dtype=bool), {"ct": found(n=n)}, {}, "") for i, (n, _) in scores]
+        return trust_table(trusts, {f"t{i}": {"ct": claim(score)} for i, (_, score) in scores})
+
+    assert verdict(rows(*enumerate([(100, 0.8)]))) == "PASS"
+    assert verdict(rows(*enumerate([(100, 0.8), (0, 0.8)]))) == "INCONCLUSIVE"
+    assert verdict(rows(*enumerate([(0, 0.8), (100, 0.95)]))) == "FAIL"
+
+
 def test_the_bounds_belong_to_the_metric_of_the_claim():
     interval = Interval(0.9, 0.86, 0.94, 100, 50)
     teacher = TeacherTrust("tutor", np.zeros(2, dtype=bool), {"ct": found(auc=interval)}, {}, "")
@@ -54,26 +64,52 @@ def test_the_bounds_belong_to_the_metric_of_the_claim():
     assert (row.lower, row.upper) == pytest.approx((wilson_lower(80, 100), 1 - wilson_lower(20, 100)))
 
 
-def test_a_higher_threshold_never_admits_more():
-    rng = np.random.default_rng(0)
+def evidence(seed):
+    """A teacher that is right in ct, half right in mri, and has neither probe images nor a claim in oct."""
+    rng = np.random.default_rng(seed)
+    domains, n = ("ct", "mri", "oct"), 90
     rows = [
         {
-            "image": f"{i}",
-            "image_id": f"{i}",
-            "caption": f"c{i}",
-            "domain": "ct",
+            "image": f"{d}{i}",
+            "image_id": f"{d}{i}",
+            "caption": f"{d} c{i}",
+            "domain": d,
             "label": "ab"[i % 2],
-            "group_id": f"{i}",
-            "split": "train" if i % 3 else "val",
+            "group_id": f"{d}{i}",
+            "split": "train" if i % 3 or d == "oct" else "val",
         }
-        for i in range(300)
+        for d in domains
+        for i in range(n)
     ]
-    data = Corpus.build(Path("/nowhere"), rows, {"ct": {"a": ("a",), "b": ("b",)}})
-    image = np.eye(2)[np.arange(300) % 2] + 0.6 * rng.normal(size=(300, 2))
-    view = TeacherView("tutor", ("ct",), {}, 3.0, image, image, {"ct": np.eye(2, dtype=np.float32)})
-    swept = sweep(measure(view, data), data)
-    admitted = [trust.mask.sum() for trust in swept.values()]
-    assert admitted == sorted(admitted, reverse=True)
-    assert admitted[0] == 200 > admitted[-1]
-    assert swept[0.5].domains["ct"].trusted
-    assert swept[0.95].config["threshold"] == 0.95
+    prompts = {d: {"a": ("a",), "b": ("b",)} for d in domains}
+    data = Corpus.build(Path("/nowhere"), rows, prompts)
+    noise = np.repeat([0.25, 0.9, 0.6], n)[:, None] * rng.normal(size=(3 * n, 2))
+    label = np.array([0 if text == "a" else 1 for text in data.label])
+    image = np.eye(2)[label] + noise
+    classes = {d: np.eye(2, dtype=np.float32) for d in domains}
+    return measure(TeacherView("tutor", ("ct",), {"oct": 0.84}, 3.0, image, image, classes), data), data
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sweep_admits_what_the_rule_admits_at_every_threshold(seed, strict):
+    found, data = evidence(seed)
+    swept = sweep(found, strict)
+    assert THRESHOLDS[0] == 0.0
+    assert THRESHOLDS[-1] == 1.0
+    for place in range(1, len(THRESHOLDS), 7):
+        trust = judge(found, data, TrustConfig(threshold=THRESHOLDS[place], strict=strict))
+        assert {d: row.admitted[place] for d, row in swept.items()} == {
+            d: row.admitted for d, row in trust.domains.items()
+        }
+        whole = {d for d, row in swept.items() if row.whole_up_to is not None and row.whole_up_to >= THRESHOLDS[place]}
+        assert whole == {d for d, row in trust.domains.items() if row.trusted}
+
+
+def test_a_higher_threshold_never_admits_more_and_none_admits_all():
+    found, _ = evidence(0)
+    for domain, row in sweep(found).items():
+        assert list(row.admitted) == sorted(row.admitted, reverse=True)
+        assert row.admitted[0] == row.of == (90 if domain == "oct" else 60)
+        assert row.everyone == (row.of if domain == "ct" else 0)  # without a rule a teacher teaches what it declares
+    assert sweep(found)["oct"].whole_up_to == 0.84

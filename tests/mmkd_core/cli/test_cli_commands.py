@@ -9,6 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from mmkd_core.integrate import studying
+from mmkd_core.integrate.workspace import Workspace
+from mmkd_core.study.cells import STUDIES, Given
+from mmkd_core.study.findings import Run
+
 
 def settings(workspace):
     return yaml.safe_load((workspace / "mmkd.yaml").read_text())
@@ -126,13 +131,43 @@ def test_from_a_teacher_to_its_evaluation(mmkd, installed, with_data):
     assert answer("eval", "retrieval", "good")["image_to_text"]["queries"] == 16
     trust = answer("audit", "trust", "--sweep")
     assert (trust["verdict"], trust["exit_code"], len(trust["rows"])) == ("PASS", 0, 8)
-    assert trust["sweep"]["0.9"]["good"]["of"] == 32
+    ct = trust["sweep"]["teachers"]["good"]["ct"]
+    assert (ct["of"], len(ct["admitted"]), len(trust["sweep"]["thresholds"])) == (4, 101, 101)
+    assert trust["students"]["missing"] == ["0.90", "0.50", "0.70", "0.80", "0.95", "everyone"]
+    said = mmkd("audit", "trust", "--sweep", "-w", with_data).stdout
+    assert "no student yet at 0.90, 0.50, 0.70, 0.80, 0.95, everyone: run `mmkd study threshold -w ws`" in said
+    page = (with_data / ".mmkd" / "audits" / "trust.html").read_text()
+    assert "<code>mmkd study threshold</code> trains them" in page
+    _study(with_data)
+    trust = answer("audit", "trust", "--sweep")
+    assert trust["students"]["missing"] == ["0.50", "0.70", "0.80", "everyone"]
+    assert [row["cell"] for row in trust["students"]["rows"]] == ["0.90", "0.95"]
+    assert trust["students"]["rows"][1]["change"]["mean"] == pytest.approx(-0.02)
+    said = mmkd("audit", "trust", "--sweep", "-w", with_data).stdout
+    assert "no student yet at 0.50, 0.70, 0.80, everyone: run" in said
+    assert ["0.95", "9", "78.0", "-2.0", "-14.7", "to", "+10.7", "2"] in [line.split() for line in said.splitlines()]
+    answer("report")
+    page = (with_data / "report.html").read_text()
+    assert "If the threshold were another" in page
+    assert "Not trained yet: 0.50, 0.70, 0.80, everyone." in page
 
     removed = answer("teachers", "remove", "good")
     assert removed["removed"]["name"] == "good"
     lost = mmkd("extract", "-w", with_data)
     assert lost.exit_code == 2
     assert "no teacher is in use" in lost.stderr
+
+
+def _study(folder):
+    """Two cells of `mmkd study threshold` as if they were trained, and one of other data, which must not be shown."""
+    workspace, cells = Workspace.open(folder), STUDIES["threshold"].cells(Given(("good",), (), {}))
+    inputs, into = studying._inputs(workspace), folder / ".mmkd" / "studies" / "threshold"
+    for cell, mean in (("0.90", 0.80), ("0.95", 0.78)):
+        found = next(one for one in cells if one.name == cell)
+        for seed in (3, 4):
+            auc = {"ct": mean + (0.01 if (seed, cell) == (3, "0.95") else -0.01 if cell == "0.95" else 0.0)}
+            studying._note(into, studying._key(inputs, found, seed), Run(cell, seed, auc, {"trusted pairs": 9.0}))
+    studying._note(into, "other data", Run("everyone", 3, {"ct": 0.9}, {"trusted pairs": 64.0}))
 
 
 def test_no_release_yet(mmkd, workspace):

@@ -43,6 +43,13 @@ def test_teachers_alone_together_and_left_out() -> None:
     assert len(chosen) == 1 + 4 + 2 + 4
 
 
+def test_thresholds_change_the_rule_and_nothing_else_so_that_all_learn_for_the_same_steps() -> None:
+    cells = {cell.name: cell.settings for cell in STUDIES["threshold"].cells(GIVEN)}
+    assert list(cells) == ["0.90", "0.50", "0.70", "0.80", "0.95", "everyone"]
+    assert cells["0.70"] == {"trust": {"rule": "90", "threshold": 0.7}}
+    assert cells["everyone"] == {"trust": {"rule": "none"}}
+
+
 def test_orders_are_permutations_and_not_too_many() -> None:
     orders = [cell.order for cell in STUDIES["order"].cells(GIVEN)]
     assert len(set(orders)) == len(orders) == 6

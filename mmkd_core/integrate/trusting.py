@@ -1,0 +1,93 @@
+"""`mmkd audit trust`: claims beside measurements, and what another threshold would admit and make of the student.
+
+.mmkd/audits/trust.json   everything: the table, and (``--sweep``) pairs by threshold and the students of the study
+.mmkd/audits/trust.html   the same as a page; `mmkd report` shows the sweep as well
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmkd_core.audit.trust import THRESHOLDS, sweep, trust_table, verdict
+from mmkd_core.integrate.features import Features, locked_specs, open_store
+from mmkd_core.integrate.studying import studied
+from mmkd_core.integrate.teaching import run_trust
+from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
+from mmkd_core.plugins import PluginHost, read_lock
+from mmkd_core.progress import Progress
+from mmkd_core.report.trust_page import write_trust
+from mmkd_core.trust import measure
+
+SCHEMA = "mmkd.trust-audit/v1"
+STUDY = "threshold"
+
+
+def trust_audit_file(workspace: Workspace) -> Path:
+    """The JSON file of the last audit of trust; the page lies beside it."""
+    return workspace.audits / "trust.json"
+
+
+def run_trust_audit(workspace: Workspace, swept: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """Set what teachers claim beside what they do here, write JSON and page, and return the facts.
+
+    Args:
+        swept: also count the pairs that each threshold from 0 to 1 would admit, and show the students that
+            `mmkd study threshold` trained at some of them.
+    """
+    decided = run_trust(workspace, progress)
+    specs = locked_specs(workspace, PluginHost.discover())
+    rows = trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()})
+    found = verdict(rows)
+    config = workspace.config.trust
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "of": _inputs(workspace),
+        "verdict": found.value,
+        "exit_code": found.exit_code,
+        "rule": config.rule,
+        "threshold": config.threshold,
+        "rows": [vars(row) for row in rows],
+    }
+    if swept:
+        facts["sweep"] = {"thresholds": list(THRESHOLDS), "teachers": _swept(workspace, progress)}
+        facts["students"] = _students(workspace)
+    path = trust_audit_file(workspace)
+    write_json(path, facts)
+    write_trust(facts, path.with_suffix(".html"))
+    return facts
+
+
+def kept_sweep(workspace: Workspace) -> dict[str, Any] | None:
+    """The sweep that was kept, if it is of the data and the teachers that are in use now; its students as of now."""
+    facts = read_json(trust_audit_file(workspace)) or {}
+    if "sweep" not in facts or facts.get("of") != _inputs(workspace):
+        return None
+    return {"sweep": facts["sweep"], "students": _students(workspace), "threshold": facts["threshold"]}
+
+
+def _swept(workspace: Workspace, progress: Progress | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """By teacher and domain. Features are read once; each threshold is only another mask."""
+    corpus, config = workspace.corpus(), workspace.config.trust
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    with open_store(workspace) as store:
+        for name, spec in locked_specs(workspace, PluginHost.discover()).items():
+            evidence = measure(Features(spec, corpus, store).view(), corpus, config.seed)
+            found[name] = {domain: vars(row) for domain, row in sweep(evidence, config.strict).items()}
+    return found
+
+
+def _students(workspace: Workspace) -> dict[str, Any]:
+    """What the study of thresholds has found so far: each student learnt for the same number of steps."""
+    table, missing = studied(workspace, STUDY)
+    return {
+        "command": f"mmkd study {STUDY}",
+        "steps": workspace.config.distill.steps,
+        "rows": [row.to_json() for row in table],
+        "missing": missing,
+    }
+
+
+def _inputs(workspace: Workspace) -> str:
+    lock = {name: teacher.fingerprint for name, teacher in read_lock(workspace.lock_file).teachers.items()}
+    return identity(workspace.corpus().fingerprint, lock, workspace.config.trust.seed, workspace.config.trust.strict)
