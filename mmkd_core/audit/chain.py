@@ -1,185 +1,257 @@
-"""A whole chain of releases: what each knew of each domain, and what was forgotten on the way, by every name for it.
+"""A whole chain of releases: what each knew, family by family, and what was forgotten on the way, by every name for it.
 
-With R[t, d] the zero-shot AUC of release t = 1..T on domain d, and l(d) the release that learnt d (the first that has a
-teacher for it; the first of all where none ever came):
+With R[t, p] a metric of release t = 1..T on part p (a domain, a teacher, a direction of retrieval), in whatever order
+the teachers came, and l(p) the release that learnt p: for a domain the first that has a teacher for it (the first of
+all where none ever came), for a teacher the one that learnt from it, for a direction the first of all:
 
-    acc                    mean over d of R[T, d]
-    bwt                    mean over d with l(d) < T of R[T, d] - R[l(d), d]        (Lopez-Paz and Ranzato 2017, eq. 3)
-    fwt                    mean over d with l(d) > 1 of R[l(d) - 1, d] - b[d]       (the same, eq. 4)
-    forgetting_max_last    mean over d with l(d) < T of (max over t < T of R[t, d]) - R[T, d]  (Chaudhry et al. 2018)
-    forgetting_first_last  mean over d with l(d) < T of R[l(d), d] - R[T, d]        (Avalanche; minus bwt)
+    acc                    mean over p of R[T, p]
+    bwt                    mean over p with l(p) < T of R[T, p] - R[l(p), p]        (Lopez-Paz and Ranzato 2017, eq. 3)
+    fwt                    mean over p with l(p) > 1 of R[l(p) - 1, p] - b[p]       (the same, eq. 4)
+    forgetting_max_last    mean over p with l(p) < T of (max over t < T of R[t, p]) - R[T, p]  (Chaudhry et al. 2018)
+    forgetting_first_last  mean over p with l(p) < T of R[l(p), p] - R[T, p]        (Avalanche; minus bwt)
 
-Libraries call both of the last two "forgetting"; the first is never smaller. b is the student before any teacher, or
-chance.
+Libraries call both of the last two "forgetting"; the first is never smaller. b is the student before any teacher; for
+an AUC it is chance where there is none. Where less is better (calibration, flips) the signs of all but ``acc`` are
+turned: bwt and fwt are gains, forgetting is a loss, in every family. What no release before l(p) can have (the head of
+a teacher that is yet to come) is not in the matrix. Negative flips of release t are those since l(p).
 
-The verdict compares the newest release with the one that learnt each domain: steps that each lose less than the margin
-may add up to more.
+The verdict compares the newest release with the one that learnt each part, by the same tests as any audit: steps that
+each lose less than the margin may add up to more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.audit.comparison import Comparison, Measured, Verdict, judge
-from mmkd_core.audit.evidence import Key
-from mmkd_core.audit.forgetting import Draws
+from mmkd_core.audit.comparison import MEAN, Comparison, Measured, Verdict, judge
+from mmkd_core.audit.evidence import Evidence, Key
+from mmkd_core.audit.families import LESS_IS_BETTER, Figure, figures_of, flips_of
+from mmkd_core.audit.forgetting import Draws, measured
 from mmkd_core.audit.gate import Gate
-from mmkd_core.audit.pairing import SAME, AuditError, paired_domains
-from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
+from mmkd_core.audit.pairing import AuditError, paired_domains
 from mmkd_core.evaluate.summary import mean_draws
-from mmkd_core.statistics import Interval, macro_auc, percentile_interval, resampled
+from mmkd_core.statistics import Interval, percentile_interval
 
+SCHEMA = "mmkd.chain/v2"
 CHANCE = 0.5
+LIMITS = (-2.0, 2.0)
+"""Of any figure: a Brier score goes from 0 to 2."""
+
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """Which release learnt what. What is missing counts as learnt by the first."""
+
+    domains: Mapping[str, str] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, key: Key) -> str | None:
+        """The release that learnt the part of a figure."""
+        if key.family == "retrieval":
+            return None
+        return (self.teachers if key.family == "fidelity" else self.domains).get(key.part)
+
+
+@dataclass(frozen=True)
+class ChainTable:
+    """The matrix of one metric and its figures, as fractions."""
+
+    family: str
+    metric: str
+    less_is_better: bool
+    gates: bool
+    matrix: dict[str, dict[str, float | None]]
+    """By release and part; None where it cannot be measured."""
+    learnt: dict[str, str]
+    """By part: the release that learnt it."""
+    baseline: dict[str, float | None]
+    """By part: b of ``fwt``."""
+    figures: dict[str, Interval | None]
+    """``acc``, ``bwt``, ``fwt`` and both kinds of forgetting; None where no part counts."""
+    parts: dict[str, dict[str, float]]
+    """Both kinds of forgetting by part, where it was learnt before the last release."""
+
+
+@dataclass(frozen=True)
 class Chain:
-    """The matrix of a chain and its figures, as fractions."""
+    """All matrices of a chain, and the verdict on its newest release."""
 
     releases: tuple[str, ...]
-    matrix: dict[str, dict[str, float]]
-    """AUC by release and domain."""
-    learnt: dict[str, str]
-    """By domain: the release that learnt it."""
-    baseline: dict[str, float]
-    """By domain: b of ``fwt``."""
-    figures: dict[str, Interval | None]
-    """``acc``, ``bwt``, ``fwt`` and both kinds of forgetting; None where no domain counts."""
-    domains: dict[str, dict[str, float]]
-    """Both kinds of forgetting by domain, where it was learnt before the last release."""
+    tables: tuple[ChainTable, ...]
     comparisons: tuple[Comparison, ...]
-    """The newest release against the one that learnt each domain."""
+    """The newest release against the one that learnt each part."""
     gate: Gate
+    undefined: dict[str, str] = field(default_factory=dict)
+    """What could not be compared, and why."""
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if any domain fails, else INCONCLUSIVE if any is, else PASS."""
-        return Verdict.of(row.verdict for row in self.comparisons)
+        """FAIL if any gating comparison fails, else INCONCLUSIVE if any is or none could be made, else PASS."""
+        gating = [row.verdict for row in self.comparisons if row.gates]
+        return Verdict.of(gating) if gating else Verdict.INCONCLUSIVE
+
+    def table(self, family: str, metric: str) -> ChainTable:
+        """The matrix of one metric."""
+        return next(table for table in self.tables if (table.family, table.metric) == (family, metric))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {
-            "schema": "mmkd.chain/v1",
+            "schema": SCHEMA,
             "verdict": self.verdict.value,
             "exit_code": self.verdict.exit_code,
             "gate": {"hash": self.gate.hash, **self.gate.model_dump(mode="json", by_alias=True)},
             "releases": list(self.releases),
-            "matrix": self.matrix,
-            "learnt": self.learnt,
-            "baseline": self.baseline,
-            "figures": {name: asdict(found) if found else None for name, found in self.figures.items()},
-            "domains": self.domains,
+            "tables": [asdict(table) for table in self.tables],
             "comparisons": [row.to_json() for row in self.comparisons],
+            "undefined": dict(self.undefined),
         }
 
 
 def chain(
-    predictions: Mapping[str, Predictions],
-    learnt: Mapping[str, str],
-    baseline: Mapping[str, float],
+    evidence: Mapping[str, Evidence],
+    learnt: Learnt | None = None,
+    baseline: Evidence | None = None,
     gate: Gate | None = None,
 ) -> Chain:
-    """The matrix of releases and domains, all on the same samples and the same resamples.
+    """The matrices of all families, on the same samples and the same resamples.
 
     Args:
-        predictions: by release, oldest first; at least two.
-        learnt: by domain the release that learnt it; a domain that is missing counts as learnt by the first.
-        baseline: AUC by domain of the student before any teacher; chance where it is missing.
-        gate: its rule for zero-shot AUC judges.
+        evidence: by release, oldest first; at least two.
+        learnt: which release learnt which domain and which teacher.
+        baseline: of the student before any teacher.
+        gate: judges the newest release against those that learnt each part.
 
     Raises:
         AuditError: fewer than two releases, other samples, or no domain with an AUC.
     """
-    gate, names = gate or Gate(), tuple(predictions)
+    gate, learnt, names = gate or Gate(), learnt or Learnt(), tuple(evidence)
     if len(names) < 2:
         raise AuditError("a chain needs at least two releases", next="Run `mmkd distill --incremental`")
-    matrix = _Matrix(predictions, gate)
-    first = {domain: names.index(learnt.get(domain, names[0])) for domain in matrix.parts}
-    chance = {domain: baseline.get(domain, CHANCE) for domain in matrix.parts}
-    old = [domain for domain in first if first[domain] < len(names) - 1]
-    late = [domain for domain in first if first[domain] > 0]
-    auc = matrix.auc
-    return Chain(
-        releases=names,
-        matrix={name: {domain: float(row[t]) for domain, row in auc.items()} for t, name in enumerate(names)},
-        learnt={domain: names[place] for domain, place in first.items()},
-        baseline=chance,
-        figures={
-            "acc": matrix.mean(list(first), lambda d, r: r[-1]),
-            "bwt": matrix.mean(old, lambda d, r: r[-1] - r[first[d]]),
-            "fwt": matrix.mean(late, lambda d, r: r[first[d] - 1] - chance[d]),
-            "forgetting_max_last": matrix.mean(old, lambda d, r: r[:-1].max(axis=0) - r[-1]),
-            "forgetting_first_last": matrix.mean(old, lambda d, r: r[first[d]] - r[-1]),
-        },
-        domains={
-            d: {"max_last": float(auc[d][:-1].max() - auc[d][-1]), "first_last": float(auc[d][first[d]] - auc[d][-1])}
-            for d in old
-        },
-        comparisons=tuple(judge([matrix.against(d, first[d], names[first[d]]) for d in old], gate)),
-        gate=gate,
-    )
+    rows = list(evidence.values())
+    known = [_kept_to(model, rows[0]) for model in rows]
+    outcomes = [part for model in known for part in model.outcomes.values()]
+    draws = Draws(paired_domains(known[-1].predictions, known[0].predictions), outcomes, gate)
+    history = _History(names, known, learnt, draws, gate)
+    before = {} if baseline is None else figures_of(_kept_to(baseline, rows[0]), draws)
+    comparisons, undefined = _since(names, known, history.first, gate)
+    undefined |= {" ".join(key): f"release {names[-1]} cannot be measured by it" for key in history.lost}
+    tables = tuple(history.table(family, metric, before) for family, metric in history.metrics)
+    return Chain(names, tables, tuple(judge(comparisons, gate)), gate, undefined)
 
 
-class _Matrix:
-    """AUC of T releases on each domain, as they are and in every resample, on the same rows."""
+def _kept_to(model: Evidence, first: Evidence) -> Evidence:
+    """The domains that the first release knows: others cannot have been forgotten since.
 
-    def __init__(self, predictions: Mapping[str, Predictions], gate: Gate) -> None:
-        self.gate = gate
-        self.parts = _aligned(predictions)
-        self._draws = Draws({domain: (parts[-1], parts[0]) for domain, parts in self.parts.items()}, [], gate)
-        self.auc = {domain: np.array([_auc(part) for part in parts]) for domain, parts in self.parts.items()}
-        """(T,) by domain."""
-        self.drawn = {domain: self._resamples(parts) for domain, parts in self.parts.items()}
-        """(T, B) by domain."""
+    Raises:
+        AuditError: it was measured on other samples.
+    """
+    paired = paired_domains(model.predictions, first.predictions)
+    return replace(model, predictions=replace(model.predictions, domains={d: new for d, (new, _) in paired.items()}))
 
-    def _resamples(self, parts: Sequence[DomainPredictions]) -> Floats:
-        bootstrap = self._draws.of(parts[0].sample_id)
-        return np.stack([bootstrap.macro_auc(part.scores, part.truth) for part in parts])
 
-    def mean(self, domains: list[str], of: Callable[[str, Floats], Floats]) -> Interval | None:
-        """Mean over domains of a figure of a row of the matrix, (T,) or (T, B)."""
-        if not domains:
+def _since(
+    names: Sequence[str], known: Sequence[Evidence], first: Mapping[Key, int], gate: Gate
+) -> tuple[list[Measured], dict[str, str]]:
+    """The newest release against the one that learnt each part, and what has no AUC."""
+    found: dict[Key, Measured] = {}
+    undefined: dict[str, str] = {}
+    for place in sorted(set(first.values()) - {len(names) - 1}):
+        compared = measured(known[-1], known[place], gate)
+        undefined |= compared.undefined
+        for row in compared.rows:
+            if row.key.part != MEAN and first[row.key] == place:
+                told = f"since release {names[place]}"
+                found[row.key] = replace(row, status=told if row.status == "ok" else f"{told}; {row.status}")
+    return list(found.values()), undefined
+
+
+class _History:
+    """Every figure of T releases, as it is and in every resample."""
+
+    def __init__(
+        self, names: Sequence[str], known: Sequence[Evidence], learnt: Learnt, draws: Draws, gate: Gate
+    ) -> None:
+        self.names, self.gate, self.draws = names, gate, draws
+        rows = [figures_of(model, draws) for model in known]
+        last = rows[-1]
+        flips = {domain: Key("flips", "negative", domain) for domain in known[-1].predictions.domains}
+        self.first = {key: names.index(learnt.of(key) or names[0]) for key in [*last, *flips.values()]}
+        self.rows: dict[Key, list[Figure | None]] = {key: [row.get(key) for row in rows] for key in last}
+        for domain, key in flips.items():
+            place = self.first[key]
+            late = [flips_of(model, known[place], domain, draws) for model in known[place:]]
+            self.rows[key] = [*[None] * place, *late]
+        self.lost = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in last]
+        self.metrics = tuple(dict.fromkeys((key.family, key.metric) for key in self.rows))
+
+    def table(self, family: str, metric: str, before: Mapping[Key, Figure]) -> ChainTable:
+        """The matrix of one metric, and what the names for forgetting make of it."""
+        less = (family, metric) in LESS_IS_BETTER
+        sign = -1.0 if less else 1.0
+        rows = {key.part: row for key, row in self.rows.items() if key[:2] == (family, metric)}
+        first = {part: self.first[Key(family, metric, part)] for part in rows}
+        chance = CHANCE if (family, metric) == ("zero-shot", "auc") else None
+        base = {p: before[k].value if (k := Key(family, metric, p)) in before else chance for p in rows}
+        values = {part: np.array([np.nan if f is None else f.value for f in row]) for part, row in rows.items()}
+        old = [p for p in rows if first[p] < len(self.names) - 1 and np.isfinite(values[p][first[p]])]
+        late = [p for p in rows if first[p] > 0 and base[p] is not None and np.isfinite(values[p][first[p] - 1])]
+
+        def figure(parts: list[str], of: Callable[[str, Floats], Floats]) -> Interval | None:
+            return self._mean({part: rows[part] for part in parts}, of)
+
+        return ChainTable(
+            family,
+            metric,
+            less,
+            self.gate.rule(family, metric).gates,
+            matrix={
+                name: {part: float(row[t]) if np.isfinite(row[t]) else None for part, row in values.items()}
+                for t, name in enumerate(self.names)
+            },
+            learnt={part: self.names[place] for part, place in first.items()},
+            baseline=base,
+            figures={
+                "acc": figure(list(rows), lambda p, r: r[-1]),
+                "bwt": figure(old, lambda p, r: sign * (r[-1] - r[first[p]])),
+                "fwt": figure(late, lambda p, r: sign * (r[first[p] - 1] - (base[p] or 0.0))),
+                "forgetting_max_last": figure(old, lambda p, r: _best(r[:-1], sign) - sign * r[-1]),
+                "forgetting_first_last": figure(old, lambda p, r: sign * (r[first[p]] - r[-1])),
+            },
+            parts={
+                p: {
+                    "max_last": float(_best(values[p][:-1], sign) - sign * values[p][-1]),
+                    "first_last": float(sign * (values[p][first[p]] - values[p][-1])),
+                }
+                for p in old
+            },
+        )
+
+    def _mean(self, rows: Mapping[str, list[Figure | None]], of: Callable[[str, Floats], Floats]) -> Interval | None:
+        """Mean over parts of a figure of a row of the matrix, (T,) or (T, B)."""
+        if not rows:
             return None
-        whole = self._draws.of(np.concatenate([self.parts[domain][0].sample_id for domain in domains]))
-        estimate = float(np.mean([of(domain, self.auc[domain]) for domain in domains]))
-        drawn = mean_draws([of(domain, self.drawn[domain]) for domain in domains])
-        limits = (-1.0, 1.0)
-        return percentile_interval(estimate, drawn, whole.samples, whole.groups, self.gate.confidence, limits)
-
-    def against(self, domain: str, place: int, name: str) -> Measured:
-        """The newest release against an earlier one."""
-        bootstrap, margin = (
-            self._draws.of(self.parts[domain][0].sample_id),
-            self.gate.rule("zero-shot", "auc").of(domain),
-        )
-        before, after = float(self.auc[domain][place]), float(self.auc[domain][-1])
-        difference = self.drawn[domain][-1] - self.drawn[domain][place]
-        change = resampled(
-            after - before, difference, bootstrap.samples, bootstrap.groups, margin, self.gate.confidence
-        )
-        return Measured(
-            Key("zero-shot", "auc", domain), before, after, change, f"since release {name}, which learnt it"
+        ids = list(dict.fromkeys(sample for row in rows.values() if row[-1] for sample in row[-1].sample_id))
+        whole = self.draws.of(np.array(ids, dtype=object))
+        estimates, drawn = [], []
+        for part, row in rows.items():
+            none = np.full(self.gate.resamples, np.nan)
+            estimates.append(of(part, np.array([np.nan if f is None else f.value for f in row])))
+            drawn.append(of(part, np.stack([none if f is None else f.drawn for f in row])))
+        estimate = float(np.mean(estimates))
+        return percentile_interval(
+            estimate, mean_draws(drawn), whole.samples, whole.groups, self.gate.confidence, LIMITS
         )
 
 
-def _aligned(predictions: Mapping[str, Predictions]) -> dict[str, list[DomainPredictions]]:
-    """By domain with an AUC that the first release knows: each release's rows in one order."""
-    parent, *others = predictions.values()
-    pairs = [paired_domains(candidate, parent) for candidate in others]
-    aligned = {domain: [pairs[0][domain][1], *(pair[domain][0] for pair in pairs)] for domain in parent.domains}
-    defined = {domain: parts for domain, parts in aligned.items() if parts[0].auc() is not None}
-    if not defined:
-        raise AuditError("no domain has samples of two classes, so there is no AUC to compare", next=SAME)
-    return defined
-
-
-def _auc(part: DomainPredictions) -> float:
-    auc = macro_auc(part.scores, part.truth)
-    assert auc is not None  # domains without one were set aside
-    return auc
+def _best(rows: Floats, sign: float) -> Floats:
+    """The best of the releases that have the figure, (T,) or (T, B): negative where less is better."""
+    good: Floats = np.where(np.isfinite(rows), sign * rows, -np.inf).max(axis=0)
+    return good

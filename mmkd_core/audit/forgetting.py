@@ -112,6 +112,28 @@ def forgetting(candidate: Evidence, parent: Evidence, gate: Gate | None = None) 
         AuditError: samples, labels, groups, classes or protocols differ, or no domain has an AUC.
     """
     gate = gate or Gate()
+    found = measured(candidate, parent, gate)
+    flips = {domain: _flips(*pair) for domain, pair in found.pairs.items()}
+    return ForgettingAudit(tuple(judge(found.rows, gate)), flips, gate, found.undefined)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Everything that was measured of two models, before it is judged."""
+
+    rows: list[Measured]
+    pairs: dict[str, Pair]
+    """By domain (candidate, parent), rows by sample id."""
+    undefined: dict[str, str]
+    """Domains without an AUC, and why."""
+
+
+def measured(candidate: Evidence, parent: Evidence, gate: Gate) -> Compared:
+    """Measure two models on the same samples and the same resamples; ``forgetting`` says what is passed over.
+
+    Raises:
+        AuditError: samples, labels, groups, classes or protocols differ, or no domain has an AUC.
+    """
     pairs = paired_domains(candidate.predictions, parent.predictions)
     undefined = {domain: status(old) for domain, (_, old) in pairs.items() if old.auc() is None}
     if len(undefined) == len(pairs):
@@ -119,15 +141,13 @@ def forgetting(candidate: Evidence, parent: Evidence, gate: Gate | None = None) 
     both = [key for key in parent.outcomes if key in candidate.outcomes]
     shared = {key: paired_outcomes(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
     draws = Draws(pairs, [old for _, old in shared.values()], gate)
-    measured = [
+    rows = [
         *_zero_shot({domain: pair for domain, pair in pairs.items() if domain not in undefined}, pairs, draws, gate),
         *(_outcome_change(key, *pair, draws, gate) for key, pair in shared.items()),
         *_calibration(pairs, draws, gate),
         *_flip_rates(pairs, gate),
     ]
-    return ForgettingAudit(
-        tuple(judge(measured, gate)), {d: _flips(*pair) for d, pair in pairs.items()}, gate, undefined
-    )
+    return Compared(rows, pairs, undefined)
 
 
 class Draws:

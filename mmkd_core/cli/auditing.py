@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from mmkd_core.audit.chain import ChainTable
     from mmkd_core.audit.comparison import Comparison
     from mmkd_core.audit.forgetting import ForgettingAudit
 
 FIGURES = {
-    "acc": "ACC, mean AUC of the newest release",
-    "bwt": "BWT, change since a domain was learnt",
-    "fwt": "FWT, gain before a domain's teacher came",
-    "forgetting_max_last": "forgetting, best earlier minus last",
-    "forgetting_first_last": "forgetting, when learnt minus last",
+    "ACC": "mean of the newest release",
+    "BWT": "gain since a part was learnt",
+    "FWT": "gain over the student before any teacher, in the release before a part was learnt",
+    "forgetting, max - last": "best earlier release minus the newest",
+    "forgetting, first - last": "when learnt minus the newest",
 }
-
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Of the sweep, in the terminal; JSON and page have all."""
@@ -119,23 +119,44 @@ def show_chain(out: Output, candidate: str | None, against: str | None) -> int:
     workspace = Workspace.open(out.root)
     with workspace.writing():
         found = run_chain(workspace, candidate, watch())
-    out.say("zero-shot AUC on the test split, in points; * is the release that learnt the domain")
-    rows = [
-        (domain, *(points(found.matrix[r][domain]) + ("*" if r == learnt else "") for r in found.releases))
-        for domain, learnt in found.learnt.items()
-    ]
-    out.table(("domain", *found.releases), rows)
+    out.say("on the test split, in points; * is the release that learnt it")
+    for table in found.tables:
+        if table.gates:
+            _show_matrix(out, table, found.releases)
+    columns = ("figure", "", "ACC", "BWT", "interval", "FWT", "forgetting, max - last", "first - last")
+    out.table(columns, [_figure_cells(table) for table in found.tables])
+    for short, words in FIGURES.items():
+        out.say(f"{short}: {words}")
     out.say()
-    figures = [(words, found.figures[name]) for name, words in FIGURES.items()]
-    cells = [(w, points(f.estimate, sign=True), span(f.lower, f.upper, sign=True)) for w, f in figures if f]
-    out.table(("figure", "points", "interval"), cells)
-    out.say()
-    _table(out, found.comparisons, "when learnt", found.releases[-1])
+    _table(out, [row for row in found.comparisons if row.gates], "when learnt", found.releases[-1])
+    _reported(out, found.comparisons)
+    for name, reason in found.undefined.items():
+        out.say(f"not compared: {name}: {reason}")
     out.say(f"verdict: {found.verdict.value} (gate {found.gate.hash})")
     path = workspace.audits / f"chain-to-{found.releases[-1]}.json"
     files = [path.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
     out.finish(found.to_json(), wrote=files, next="mmkd releases list")
     return found.verdict.exit_code
+
+
+def _show_matrix(out: Output, table: "ChainTable", releases: "Sequence[str]") -> None:
+    """One metric by part and release."""
+    rows = [
+        (part, *(points(table.matrix[name][part]) + ("*" if name == learnt else "") for name in releases))
+        for part, learnt in table.learnt.items()
+    ]
+    out.table((f"{table.family} {table.metric}", *releases), rows)
+    out.say()
+
+
+def _figure_cells(table: "ChainTable") -> tuple[object, ...]:
+    """Every name for forgetting of one metric."""
+    found = table.figures
+    short = [points(f.estimate, sign=True) if f else "-" for f in found.values()]
+    bwt, acc = found["bwt"], found["acc"]
+    spread = span(bwt.lower, bwt.upper, sign=True) if bwt else "-"
+    less = "less is better" if table.less_is_better else ""
+    return (f"{table.family} {table.metric}", less, points(acc.estimate if acc else None), short[1], spread, *short[2:])
 
 
 def show_self_test(out: Output, candidate: str | None, against: str | None) -> int:
@@ -169,14 +190,7 @@ def show_self_test(out: Output, candidate: str | None, against: str | None) -> i
 def _show(out: Output, audit: "ForgettingAudit", old: str, new: str) -> None:
     """What gates as a table, what is reported as a line for each metric."""
     _table(out, [row for row in audit.comparisons if row.gates], old, new)
-    for family, metric in dict.fromkeys((row.family, row.metric) for row in audit.comparisons if not row.gates):
-        rows = audit.family(family, metric).values()
-        worst = min(rows, key=lambda row: row.delta)
-        passed = sum(row.verdict.value == "PASS" for row in rows)
-        out.say(
-            f"reported: {family} {metric}: {passed} of {len(rows)} shown to keep within {points(worst.margin)} points, "
-            f"worst {worst.part} {points(worst.delta, sign=True)}"
-        )
+    _reported(out, audit.comparisons)
     for name, reason in audit.undefined.items():
         out.say(f"not compared: {name}: {reason}")
     gained = sum(len(flips.positive) for flips in audit.flips.values())
@@ -189,7 +203,20 @@ def _show(out: Output, audit: "ForgettingAudit", old: str, new: str) -> None:
         out.say(f"  {row.verdict.value}: {row.family} {row.metric} {row.part}: {why}")
 
 
-def _table(out: Output, rows: "list[Comparison] | tuple[Comparison, ...]", old: str, new: str) -> None:
+def _reported(out: Output, comparisons: "tuple[Comparison, ...]") -> None:
+    """A line for each metric that has no part in the verdict."""
+    told = [row for row in comparisons if not row.gates]
+    for family, metric in dict.fromkeys((row.family, row.metric) for row in told):
+        rows = [row for row in told if (row.family, row.metric) == (family, metric)]
+        worst = min(rows, key=lambda row: row.delta)
+        passed = sum(row.verdict.value == "PASS" for row in rows)
+        out.say(
+            f"reported: {family} {metric}: {passed} of {len(rows)} shown to keep within {points(worst.margin)} points, "
+            f"worst {worst.part} {points(worst.delta, sign=True)}"
+        )
+
+
+def _table(out: Output, rows: "list[Comparison]", old: str, new: str) -> None:
     columns = ("family", "of", old, new, "change", "interval", "margin", "samples", "patients", "verdict", "needed")
     out.table(columns, [_cells(row) for row in rows])
 

@@ -101,7 +101,8 @@ def forgetting(
     candidate: Annotated[str | None, typer.Option(metavar="ID", help="The newest release if left out.")] = None,
     against: Annotated[str | None, typer.Option(metavar="ID", help="Its parent if left out.")] = None,
     chain: Annotated[
-        bool, typer.Option("--chain", help="Compare with every earlier release: ACC, BWT, FWT, forgetting.")
+        bool,
+        typer.Option("--chain", help="Compare with every earlier release, all families: ACC, BWT, FWT, forgetting."),
     ] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Audit copies that are alike: how often is the alarm false?")

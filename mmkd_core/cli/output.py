@@ -90,7 +90,8 @@ def points(share: float | None, sign: bool = False) -> str:
     """A fraction as points with one decimal; ``-`` if there is none."""
     if share is None or not math.isfinite(share):
         return "-"
-    return f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
+    share = round(100 * share, 1) + 0.0  # without the sign of a zero
+    return f"{share:+.1f}" if sign else f"{share:.1f}"
 
 
 def span(lower: float | None, upper: float | None, sign: bool = False) -> str:

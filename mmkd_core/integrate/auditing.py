@@ -52,7 +52,7 @@ def gathered(
 ) -> Gathered:
     """The evidence of two releases; fidelity is to the teachers that the earlier one learnt from."""
     after, before = (embeddings_of(workspace, found, corpus, progress) for found in (new, old))
-    asked = references(workspace, new, old, corpus)
+    asked = references(workspace, (old, new), corpus)
     earlier = {name: asked.teachers[name] for name in old.teachers if name in asked.teachers}
     pair = evidence_of(new, after, corpus, earlier), evidence_of(old, before, corpus, earlier)
     return Gathered(pair, (after, before), asked)

@@ -57,9 +57,9 @@ class References:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def references(workspace: Workspace, new: Release, old: Release, corpus: Corpus) -> References:
-    """Teachers of either release that are in use and whose features are stored, the earlier release's first."""
-    found, names = References(), list(dict.fromkeys([*old.teachers, *new.teachers]))
+def references(workspace: Workspace, known: Sequence[Release], corpus: Corpus) -> References:
+    """Teachers of some releases (the oldest first) that are in use and whose features are stored."""
+    found, names = References(), list(dict.fromkeys(name for release in known for name in release.teachers))
     lock, host, registry = read_lock(workspace.lock_file), PluginHost.discover(), load_registry()
     try:
         with open_store(workspace) as store:
@@ -69,7 +69,7 @@ def references(workspace: Workspace, new: Release, old: Release, corpus: Corpus)
                     continue
                 try:  # one that is broken must not silence the others
                     spec = locked_spec(lock, host.teacher(name, registry))
-                    found.teachers[name] = _reference((old, new), corpus, spec, store)
+                    found.teachers[name] = _reference(known, corpus, spec, store)
                 except (MmkdError, StoreError) as error:
                     found.missing[name] = error.what
     except (MmkdError, StoreError) as error:
@@ -126,6 +126,27 @@ def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers
     return Evidence(predictions, outcomes)
 
 
+def evidence_before(
+    said: Predictions, like: Predictions, corpus: Corpus, teachers: Mapping[str, Reference]
+) -> Evidence:
+    """Of the student before any teacher, which has no heads: its predictions, and where it agrees with teachers.
+
+    Args:
+        said: its predictions.
+        like: those of a release; samples that the corpus got after it are left out.
+    """
+    kept = {
+        d: part.take(np.isin(part.sample_id, like[d].sample_id))
+        for d, part in said.domains.items()
+        if d in like.domains
+    }
+    predictions = Predictions(kept, said.protocol)
+    outcomes: dict[Key, Outcomes] = {}
+    for teacher in teachers.values():
+        outcomes |= dict(_agreement(teacher, predictions, corpus))
+    return Evidence(predictions, outcomes)
+
+
 def _retrieval(embedded: Embeddings, part: Corpus) -> Iterator[tuple[Key, Outcomes]]:
     """Each sample asks with its image and with its caption; one that k samples share counts 1 / k in each."""
     found = retrieval(embedded.images, embedded.texts, part.image_id, part.text_id)
@@ -161,14 +182,19 @@ def _fidelity(
             meant = head.normalisers["image"].forward(torch.from_numpy(teacher.images[known]))
         values = cosines(said.numpy(), meant.numpy())
         yield Key("fidelity", "cosine", teacher.name), _outcomes(corpus, rows, values)
+    yield from _agreement(teacher, predictions, corpus)
+
+
+def _agreement(teacher: Reference, predictions: Predictions, corpus: Corpus) -> Iterator[tuple[Key, Outcomes]]:
+    """Whether both choose the same class, where both were asked and the teacher is trusted."""
     agrees: dict[str, bool] = {}
     for domain, part in predictions.domains.items():
         if domain in teacher.predictions.domains:
             agrees |= agreement(part, teacher.predictions[domain])
-    labelled = np.array([name in agrees for name in names], dtype=bool)
-    if labelled.any():
-        values = np.array([agrees[name] for name in names[labelled]], dtype=bool)
-        yield Key("fidelity", "agreement", teacher.name), _outcomes(corpus, rows[labelled], values)
+    rows = np.array([row for row in teacher.rows if str(corpus.sample_id[row]) in agrees], dtype=np.int64)
+    if len(rows):
+        values = np.array([agrees[str(name)] for name in corpus.sample_id[rows]], dtype=bool)
+        yield Key("fidelity", "agreement", teacher.name), _outcomes(corpus, rows, values)
 
 
 def _outcomes(corpus: Corpus, rows: Rows, values: np.ndarray) -> Outcomes:

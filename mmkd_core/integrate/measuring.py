@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mmkd_core.audit.chain import Chain, chain
+from mmkd_core.audit.chain import Chain, Learnt, chain
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.audit.self_test import SelfTest, self_test
@@ -16,6 +17,7 @@ from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.auditing import audited, gathered
+from mmkd_core.integrate.evidence import embeddings_of, evidence_before, evidence_of, references
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
@@ -107,7 +109,7 @@ def run_self_test(
 
 
 def run_chain(workspace: Workspace, candidate: str | None = None, progress: Progress | None = None) -> Chain:
-    """Compare a release (by default the newest) with all that it grew from, and keep the matrix.
+    """Compare a release (by default the newest) with all that it grew from, and keep the matrices.
 
     Raises:
         ReleaseError: it has no parent.
@@ -116,16 +118,20 @@ def run_chain(workspace: Workspace, candidate: str | None = None, progress: Prog
     line = [new]
     while line[0].parent:
         line.insert(0, releases.release(workspace, line[0].parent))
+    corpus = workspace.corpus()
+    asked = references(workspace, line, corpus)
+    evidence = {
+        release.id: evidence_of(release, embeddings_of(workspace, release, corpus, progress), corpus, asked.teachers)
+        for release in line
+    }
     try:
-        baseline = zero_shot_of(workspace, STAGE_ONE, progress)[0].auc()
+        said = zero_shot_of(workspace, STAGE_ONE, progress)[0]
+        before = evidence_before(said, evidence[line[0].id].predictions, corpus, asked.teachers)
     except ReleaseError:  # the student came from elsewhere: chance stands for it
-        baseline = {}
-    found = chain(
-        {release.id: Predictions.load(release.predictions) for release in line},
-        _learnt(line),
-        {domain: auc for domain, auc in baseline.items() if auc is not None},
-        workspace.gate(),
-    )
+        before = None
+    found = chain(evidence, _learnt(line), before, workspace.gate())
+    missing = {f"fidelity to {name}": why for name, why in asked.missing.items()}
+    found = replace(found, undefined={**found.undefined, **missing})
     path = workspace.audits / f"chain-to-{new.id}.json"
     facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id}
     write_json(path, facts)
@@ -151,17 +157,19 @@ def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> 
     return new, releases.release(workspace, against)
 
 
-def _learnt(line: Sequence[Release]) -> dict[str, str]:
-    """By domain the first release of a line with a teacher that was trusted with the whole domain."""
-    found: dict[str, str] = {}
+def _learnt(line: Sequence[Release]) -> Learnt:
+    """By domain the first release of a line with a teacher that was trusted with all of it; by teacher its own."""
+    domains: dict[str, str] = {}
+    teachers: dict[str, str] = {}
     for release in line:
         for name in release.facts["new"]:
+            teachers.setdefault(name, release.id)
             path = release.folder / "trust" / f"{name}.npz"
             decided = TeacherTrust.load(path).domains if path.exists() else {}
             for domain, trust in decided.items():
                 if trust.trusted:
-                    found.setdefault(domain, release.id)
-    return found
+                    domains.setdefault(domain, release.id)
+    return Learnt(domains, teachers)
 
 
 def _teacher(workspace: Workspace, name: str) -> TeacherSpec:

@@ -1,4 +1,4 @@
-"""Writes the page of a chain of releases: the matrix, every name for forgetting, and what is left of each domain."""
+"""Writes the page of a chain of releases: each family's matrix, every name for forgetting, and what is left of it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,52 @@ from mmkd_core.report.words import signed
 Facts = Mapping[str, Any]
 
 NAMES = {
-    "acc": ("ACC", "mean AUC of the newest release"),
-    "bwt": ("BWT", "mean change since a domain was learnt"),
-    "fwt": ("FWT", "mean gain over the student before any teacher, in the release before the domain’s own"),
-    "forgetting_max_last": ("Forgetting, max − last", "best earlier release minus the newest, mean over domains"),
-    "forgetting_first_last": ("Forgetting, first − last", "when learnt minus the newest, mean over domains; minus BWT"),
+    "acc": ("ACC", "mean of the newest release"),
+    "bwt": ("BWT", "mean gain since a part was learnt"),
+    "fwt": ("FWT", "mean gain over the student before any teacher, in the release before the part’s own"),
+    "forgetting_max_last": ("Forgetting, max − last", "best earlier release minus the newest, mean over parts"),
+    "forgetting_first_last": ("Forgetting, first − last", "when learnt minus the newest, mean over parts; minus BWT"),
 }
+
+
+class TableView:
+    """The matrix of one metric."""
+
+    def __init__(self, facts: Facts, releases: Sequence[str]) -> None:
+        self.facts = facts
+        self.title = f"{facts['family']}, {facts['metric']}"
+        self.parts: Sequence[str] = list(facts["learnt"])
+        self.releases = releases
+
+    @cached_property
+    def rows(self) -> list[tuple[str, list[tuple[float | None, bool]]]]:
+        """By release: each part's value, and whether that release learnt it."""
+        matrix, learnt = self.facts["matrix"], self.facts["learnt"]
+        return [(name, [(matrix[name][p], learnt[p] == name) for p in self.parts]) for name in self.releases]
+
+    @cached_property
+    def heat(self) -> Markup:
+        """The matrix of an AUC; the release that learnt a domain has an outline."""
+        rows = [
+            HeatRow(
+                f"release {name}",
+                {part: value for part, (value, _) in zip(self.parts, cells, strict=True)},
+                self._mean([value for value, _ in cells]),
+                {part: (1, 1) for part, (_, own) in zip(self.parts, cells, strict=True) if own},
+            )
+            for name, cells in self.rows
+        ]
+        return Markup(figures.heat_map([], rows, self.parts, uid="chain"))
+
+    @cached_property
+    def named(self) -> list[tuple[str, str, Facts | None]]:
+        """Figure, definition, and its interval."""
+        return [(*words, self.facts["figures"][key]) for key, words in NAMES.items()]
+
+    @staticmethod
+    def _mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
 
 
 class ChainView:
@@ -32,37 +72,29 @@ class ChainView:
         self.releases: Sequence[str] = facts["releases"]
         self.verdict = str(facts["verdict"])
         self.before_name, self.after_name = "when learnt", self.releases[-1]
+        tables = [TableView(table, self.releases) for table in facts["tables"]]
+        self.auc = next(t for t in tables if (t.facts["family"], t.facts["metric"]) == ("zero-shot", "auc"))
+        self.others = [table for table in tables if table is not self.auc]
 
     @cached_property
     def headline(self) -> str:
         """The verdict in a sentence."""
         count = len(self.releases)
-        hurt = [row for row in self.facts["comparisons"] if row["verdict"] == self.verdict]
-        named = "; ".join(f"{row['part']} {signed(row['delta'])}" for row in hurt[:4])
+        hurt = [row for row in self.facts["comparisons"] if row["gates"] and row["verdict"] == self.verdict]
+        named = "; ".join(f"{row['family']} {row['part']} {signed(row['delta'])}" for row in hurt[:4])
         if self.verdict == "PASS":
-            return f"Over {count} releases, no domain lost more than its margin since it was learnt."
+            return f"Over {count} releases, nothing lost more than its margin since it was learnt."
         if self.verdict == "FAIL":
             return f"Over {count} releases too much was forgotten: {named}."
-        return f"The test data cannot show that {count} releases forgot nothing: {named}."
+        return f"The test data cannot show that {count} releases forgot nothing: {named or 'nothing that decides'}."
 
-    @cached_property
-    def heat(self) -> Markup:
-        """The matrix; the release that learnt a domain has an outline."""
-        rows = [
-            HeatRow(
-                f"release {name}",
-                self.facts["matrix"][name],
-                sum(self.facts["matrix"][name].values()) / len(self.facts["matrix"][name]),
-                {domain: (1, 1) for domain, learnt in self.facts["learnt"].items() if learnt == name},
-            )
-            for name in self.releases
-        ]
-        return Markup(figures.heat_map([], rows, list(self.facts["learnt"]), uid="chain"))
-
-    @cached_property
-    def named(self) -> list[tuple[str, str, Facts | None]]:
-        """Figure, definition, and its interval."""
-        return [(*words, self.facts["figures"][key]) for key, words in NAMES.items()]
+    def compared(self, gates: bool) -> dict[str, list[Facts]]:
+        """Comparisons by family and metric: those that decide, or those that are only reported."""
+        found: dict[str, list[Facts]] = {}
+        for row in self.facts["comparisons"]:
+            if row["gates"] == gates:
+                found.setdefault(f"{row['family']}, {row['metric']}", []).append(row)
+        return found
 
 
 def write_chain(facts: Facts, out: Path) -> Path:

@@ -210,7 +210,18 @@ def test_an_audit_leaves_a_page_xml_and_json_and_a_chain_has_every_name_for_forg
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     chain = json.loads(result.stdout)
     assert result.returncode == chain["exit_code"], result.stderr
-    assert set(chain["figures"]) == {"acc", "bwt", "fwt", "forgetting_max_last", "forgetting_first_last"}
+    tables = {(table["family"], table["metric"]): table for table in chain["tables"]}
+    assert {("zero-shot", "auc"), ("retrieval", "R@10"), ("fidelity", "cosine"), ("flips", "negative")} <= set(tables)
+    assert {("fidelity", "agreement"), ("calibration", "ece"), ("calibration", "brier")} <= set(tables)
+    for table in tables.values():
+        assert set(table["figures"]) == {"acc", "bwt", "fwt", "forgetting_max_last", "forgetting_first_last"}
+    new = [name for name, release in tables["fidelity", "cosine"]["learnt"].items() if release == "0002"]
+    assert new
+    assert all(tables["fidelity", "cosine"]["matrix"]["0001"][name] is None for name in new)
+    # against the release that learnt each part the tests are those of the audit of the two releases
+    single = {(row["family"], row["metric"], row["part"]): row["delta"] for row in facts["comparisons"]}
+    for row in chain["comparisons"]:
+        assert row["delta"] == single[row["family"], row["metric"], row["part"]]
     assert chain["releases"] == ["0001", "0002"]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mmkd_core.cli import output
-from mmkd_core.cli.evaluate import _trust_code
 from mmkd_core.cli.export import _short
 from mmkd_core.cli.output import Output, plain, points, size, span
 from mmkd_core.cli.quickstart import _admitted, _name
@@ -108,24 +107,6 @@ def test_figures():
         "5.0 MiB",
         "3.0 TiB",
     ]
-
-
-@pytest.mark.parametrize(
-    ("findings", "code"),
-    [
-        ([], 0),
-        (["holds", "no claim"], 0),
-        (["holds", "unverified"], 2),
-        (["not comparable"], 2),
-        (["unverified", "overclaimed", "holds"], 1),
-    ],
-)
-def test_verdict_on_trust(findings, code):
-    class Row:
-        def __init__(self, finding):
-            self.finding = finding
-
-    assert _trust_code([Row(finding) for finding in findings]) == code
 
 
 @pytest.mark.parametrize(

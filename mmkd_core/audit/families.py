@@ -1,0 +1,64 @@
+"""Each figure that an audit knows of one model, on its own: its value and the same of every resample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_core.audit.evidence import Evidence, Key
+from mmkd_core.audit.forgetting import Draws
+from mmkd_core.evaluate.calibration import brier_scores, ece, resampled_ece
+from mmkd_core.statistics import GroupBootstrap
+
+Floats = NDArray[np.float64]
+
+LESS_IS_BETTER = frozenset({("calibration", "ece"), ("calibration", "brier"), ("flips", "negative")})
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """One metric of one model on one part."""
+
+    value: float
+    sample_id: NDArray[np.object_]
+    """(n,) what it is over."""
+    drawn: Floats
+    """(B,) its resamples."""
+
+
+def figures_of(evidence: Evidence, draws: Draws) -> dict[Key, Figure]:
+    """Zero-shot, calibration, retrieval and fidelity of a model, as far as they could be measured."""
+    return dict(_figures(evidence, draws))
+
+
+def _figures(evidence: Evidence, draws: Draws) -> Iterator[tuple[Key, Figure]]:
+    for domain, part in evidence.predictions.domains.items():
+        bootstrap, ids = draws.of(part.sample_id), part.sample_id
+        auc = part.auc()
+        if auc is not None:
+            drawn = bootstrap.macro_auc(part.scores, part.truth)
+            yield Key("zero-shot", "auc", domain), Figure(auc, ids, drawn)
+        hits = part.scores.argmax(axis=1) == part.truth
+        yield Key("zero-shot", "accuracy", domain), _mean(hits, ids, bootstrap)
+        error = resampled_ece(part.scores, part.truth, bootstrap)
+        yield Key("calibration", "ece", domain), Figure(ece(part.scores, part.truth), ids, error)
+        yield Key("calibration", "brier", domain), _mean(brier_scores(part.scores, part.truth), ids, bootstrap)
+    for key, found in evidence.outcomes.items():
+        bootstrap = draws.of(found.sample_id)
+        yield key, Figure(found.mean(), found.sample_id, bootstrap.mean(found.values, found.weight))
+
+
+def flips_of(after: Evidence, before: Evidence, domain: str, draws: Draws) -> Figure:
+    """Share of a domain's samples that ``before`` gets right and ``after`` wrong: negative flips."""
+    new, old = after.predictions[domain], before.predictions[domain]
+    right = dict(zip(new.sample_id.astype(str), new.scores.argmax(axis=1) == new.truth, strict=True))
+    was = old.scores.argmax(axis=1) == old.truth
+    now = np.array([right[sample] for sample in old.sample_id.astype(str)])
+    return _mean(was & ~now, old.sample_id, draws.of(old.sample_id))
+
+
+def _mean(values: NDArray[np.generic], ids: NDArray[np.object_], bootstrap: GroupBootstrap) -> Figure:
+    return Figure(float(np.mean(values.astype(np.float64))), ids, bootstrap.mean(values))
