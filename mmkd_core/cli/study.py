@@ -39,4 +39,6 @@ def study(
     out.table(("cell", "mean AUC", "change", "95 % interval", "seeds", *counts), rows)
     out.say(f"\n{found.words}")
     facts = {"study": name, "question": found.study.question, "words": found.words}
-    out.finish(facts | {"rows": [row.to_json() for row in found.table]}, wrote=found.files, next="mmkd report")
+    out.finish(
+        facts | {"rows": [row.to_json() for row in found.table]}, wrote=found.files, next=f"mmkd report {found.name}"
+    )

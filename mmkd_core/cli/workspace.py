@@ -40,20 +40,34 @@ def init(
     Output(json, root).finish(facts, wrote=[root / CONFIG, root / GATE], next="mmkd data phantom")
 
 
-@app.command(epilog="Example:  mmkd report")
-def report(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
-    """Write report.html and summary.json from what the workspace holds."""
+@app.command(epilog="Example:  mmkd report 0002")
+def report(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RELEASE|STUDY]", help="Such as 0002, current or losses; the workspace if left out."),
+    ] = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the page of the workspace (report.html, with summary.json), of a release, or of a study."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.integrate.summary import write_summary
+    from mmkd_core.integrate.summary import report_on, write_summary
     from mmkd_core.integrate.workspace import Workspace, read_json
 
     out = Output(json, root)
     workspace = Workspace.open(root)
     with workspace.writing():
-        summary, page = write_summary(workspace, watch())
-    facts = read_json(summary)
-    out.table(
-        ("model", "mean AUC"),
-        [(name, points(entry["mean_auc"])) for kind in ("teachers", "releases") for name, entry in facts[kind].items()],
-    )
-    out.finish(facts, wrote=[page, summary], next="mmkd audit trust")
+        if name is None:
+            summary, page = write_summary(workspace, watch())
+            facts, wrote = read_json(summary), [page, summary]
+        else:
+            facts, page = report_on(workspace, name, watch())
+            wrote = [page]
+    if "rows" in facts:
+        out.say(facts["words"])
+    else:
+        kinds = ("teachers", "releases")
+        models = [(name, points(entry.get("mean_auc"))) for kind in kinds for name, entry in facts[kind].items()]
+        out.table(("model", "mean AUC"), models)
+    out.finish(facts, wrote=wrote, next="mmkd audit trust" if name is None else "mmkd report")

@@ -2,7 +2,7 @@
 
     .mmkd/studies/losses/seed-0/stage-1/     shared by the cells of a seed
     .mmkd/studies/losses/seed-0/fd/          mmkd.yaml, releases/, ...
-    .mmkd/studies/losses/study.json          runs that are finished, and what they say
+    .mmkd/studies/losses/study.json          its runs: those that are finished, and which were asked for last
     .mmkd/studies/losses/study.md, study.svg
 
 A cell reads the features of the base workspace and writes none there. A run that is finished is not run again; one
@@ -30,19 +30,22 @@ from mmkd_core.integrate.teaching import run_distill, run_incremental
 from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, identity, read_json, write_json
 from mmkd_core.plugins import read_lock, write_lock
 from mmkd_core.progress import Progress, Silent
-from mmkd_core.report.figures import ForestRow, forest_plot
+from mmkd_core.report.study_page import changes_plot, write_study
 from mmkd_core.report.svg import standalone
 from mmkd_core.student.model import Student
 from mmkd_core.study.cells import STUDIES, Cell, Given, Study, StudyError
 from mmkd_core.study.findings import Row, Run, in_words, markdown, rows
 from mmkd_core.trust import TeacherTrust
 
+SCHEMA, STUDY = "mmkd.study/v1", "study.json"
+
 
 @dataclass(frozen=True)
 class Studied:
-    """A finished study: its table, its paragraph and its files."""
+    """A finished study: what it is called here, its table, its paragraph and its files."""
 
     study: Study
+    name: str
     table: list[Row]
     words: str
     files: list[Path]
@@ -60,11 +63,18 @@ def run_study(
         raise StudyError(f"there is no study {name!r}", next=f"There are {', '.join(STUDIES)}")
     study, cells, folder = STUDIES[name], _cells(workspace, name, holdout), _folder(workspace, name, holdout)
     inputs = _inputs(workspace)
+    facts = {
+        "schema": SCHEMA,
+        "name": folder.name,
+        "question": study.question,
+        "cells": {cell.name: cell.in_words() for cell in cells},
+        "asked": [_key(inputs, cell, seed) for cell in cells for seed in seeds],
+    }
+    write_json(folder / STUDY, {**facts, "runs": _read(folder)["runs"]})
     _run_cells(workspace, folder, inputs, cells, seeds, progress or Silent())
-    done = _finished(folder)
-    table = rows([done[_key(inputs, cell, seed)] for cell in cells for seed in seeds], cells[0].name)
+    table = rows(_asked(_read(folder)), cells[0].name)
     files = _written(folder, study.question, table)
-    return Studied(study, table, in_words(study.question, table), files)
+    return Studied(study, folder.name, table, in_words(study.question, table), files)
 
 
 def studied(workspace: Workspace, name: str) -> tuple[list[Row], list[str]]:
@@ -73,7 +83,8 @@ def studied(workspace: Workspace, name: str) -> tuple[list[Row], list[str]]:
     Returns:
         Their table, over every seed that was run, and the cells of which no run is finished.
     """
-    inputs, done, cells = _inputs(workspace), _finished(_folder(workspace, name)), _cells(workspace, name)
+    inputs, cells = _inputs(workspace), _cells(workspace, name)
+    done = {key: Run(**facts) for key, facts in _read(_folder(workspace, name))["runs"].items()}
     seeds = sorted({run.seed for run in done.values()})
     runs = [run for cell in cells for seed in seeds if (run := done.get(_key(inputs, cell, seed)))]
     finished = {run.cell for run in runs}
@@ -94,7 +105,7 @@ def _run_cells(
     workspace: Workspace, folder: Path, inputs: str, cells: Sequence[Cell], seeds: Sequence[int], progress: Progress
 ) -> None:
     """As many runs at once as there are cores. Stage 1 of each seed comes first: its cells wait for it."""
-    done = _finished(folder)
+    done = _read(folder)["runs"]
     open_ = [(cell, seed) for seed in seeds for cell in cells if _key(inputs, cell, seed) not in done]
     root, at_once = workspace.root.absolute(), min(os.cpu_count() or 1, max(1, len(open_)))
     with (
@@ -216,21 +227,49 @@ def _key(inputs: str, cell: Cell, seed: int) -> str:
     return identity(inputs, vars(cell), seed)
 
 
-def _finished(folder: Path) -> dict[str, Run]:
-    return {key: Run(**facts) for key, facts in (read_json(folder / "study.json") or {}).items()}
+def studies(workspace: Workspace) -> list[str]:
+    """Names of the studies that were begun here."""
+    found = sorted(path.parent for path in (workspace.state / "studies").glob(f"*/{STUDY}"))
+    return [path.name for path in found if _read(path)["cells"]]
+
+
+def report_study(workspace: Workspace, name: str) -> tuple[dict[str, Any], Path]:
+    """Write ``report-NAME.html`` about a study that was begun; return its table as facts, and the path.
+
+    Raises:
+        StudyError: it has no run yet of the cell that the others are compared with.
+    """
+    facts = _read(_folder(workspace, name))
+    runs, first = _asked(facts), next(iter(facts["cells"]))
+    if not any(run.cell == first for run in runs):
+        what = f"study {name} has no finished run of {first!r} yet, which the others are compared with"
+        raise StudyError(what, next=f"Run `mmkd study {name.replace('-', ' ', 1)}`; it goes on where it was")
+    page = write_study(facts, runs, workspace.root / f"report-{name}.html")
+    about = {"study": name, "question": facts["question"], "asked": len(facts["asked"]), "runs": len(runs)}
+    table = rows(runs, first)
+    return {**about, "words": in_words(facts["question"], table), "rows": [row.to_json() for row in table]}, page
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """``study.json``; one of another version counts as none."""
+    facts: dict[str, Any] = read_json(folder / STUDY) or {}
+    return facts if facts.get("schema") == SCHEMA else {"schema": SCHEMA, "cells": {}, "asked": [], "runs": {}}
+
+
+def _asked(facts: dict[str, Any]) -> list[Run]:
+    """The runs of the study as it was asked for last that are finished, cell by cell."""
+    return [Run(**facts["runs"][key]) for key in facts["asked"] if key in facts["runs"]]
 
 
 def _note(folder: Path, key: str, run: Run) -> None:
-    facts = read_json(folder / "study.json") or {}
-    write_json(folder / "study.json", facts | {key: {**vars(run), "auc": dict(run.auc), "counts": dict(run.counts)}})
+    facts = _read(folder)
+    facts["runs"][key] = {**vars(run), "auc": dict(run.auc), "counts": dict(run.counts)}
+    write_json(folder / STUDY, facts)
 
 
 def _written(folder: Path, question: str, table: Sequence[Row]) -> list[Path]:
     """The table, and the figure: change of the mean AUC of each cell against the first."""
     text, drawn = folder / "study.md", folder / "study.svg"
     text.write_text(markdown(question, table), encoding="utf-8")
-    changes = [(row, row.change) for row in table if row.change]
-    shown = [ForestRow(row.cell, c.mean, c.lower, c.upper, len(row.seeds), None, "") for row, c in changes]
-    figure = forest_plot(shown, None, 0.02, f"study-{folder.name}")
-    drawn.write_text(standalone(figure), encoding="utf-8")
-    return [text, drawn, folder / "study.json"]
+    drawn.write_text(standalone(changes_plot(table, f"study-{folder.name}")), encoding="utf-8")
+    return [text, drawn, folder / STUDY]

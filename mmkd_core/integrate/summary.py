@@ -1,8 +1,13 @@
-"""``summary.json`` and ``report.html``: everything about a workspace, read back from its files."""
+"""``summary.json`` and ``report.html``: everything about a workspace, read back from its files.
+
+``report-0001.html`` is the same about one release: what it grew from, its own teachers and the trust that it keeps.
+What came after it is not on the page.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ from mmkd_core import __version__
 from mmkd_core.audit.comparison import MEAN
 from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.data.manifest import Corpus
+from mmkd_core.errors import WorkspaceError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate import releases
@@ -17,8 +23,9 @@ from mmkd_core.integrate.auditing import audit_file
 from mmkd_core.integrate.features import locked_specs, open_store
 from mmkd_core.integrate.measuring import STAGE_ONE, zero_shot_of
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.studying import report_study, studies
 from mmkd_core.integrate.trusting import kept_sweep
-from mmkd_core.integrate.workspace import Workspace, read_json, write_json
+from mmkd_core.integrate.workspace import CONFIG, Workspace, read_config, read_json, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.report import write_report
@@ -36,10 +43,38 @@ def write_summary(workspace: Workspace, progress: Progress | None = None) -> tup
     return path, write_report(facts, curves(workspace), workspace.root / "report.html")
 
 
-def summarise_workspace(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
-    """The facts of ``summary.json``; AUCs are fractions, intervals 95 % by group bootstrap."""
+def report_on(workspace: Workspace, name: str, progress: Progress | None = None) -> tuple[dict[str, Any], Path]:
+    """Write ``report-NAME.html`` about a release ("0001", "current") or a study; return its facts and its path.
+
+    Raises:
+        WorkspaceError: there is neither of that name; says which there are.
+        StudyError: the study has nothing to show yet.
+    """
+    if name in studies(workspace):
+        return report_study(workspace, name)
+    known = [found.id for found in releases.all_releases(workspace)]
+    if not (name == "current" and known) and name not in known:
+        there = {"releases": known, "studies": studies(workspace)}
+        listed = "; ".join(f"{kind} {', '.join(names)}" for kind, names in there.items() if names)
+        nothing = "There is nothing yet but the workspace: run `mmkd report`"
+        what = f"there is no release and no study {name!r}"
+        raise WorkspaceError(what, where=str(workspace.root), next=f"There are {listed}" if listed else nothing)
+    about = releases.named(workspace, name)
+    assert about is not None
+    facts = summarise_workspace(workspace, progress, about)
+    return facts, write_report(facts, curves(workspace, about), workspace.root / f"report-{about.id}.html")
+
+
+def summarise_workspace(
+    workspace: Workspace, progress: Progress | None = None, about: Release | None = None
+) -> dict[str, Any]:
+    """The facts of ``summary.json``; AUCs are fractions, intervals 95 % by group bootstrap.
+
+    Args:
+        about: only what this release has to do with; the whole workspace, and its newest integration, if left out.
+    """
     corpus = workspace.corpus()
-    known = releases.all_releases(workspace)
+    known = _known(workspace, about)
     in_use = releases.current(workspace)
     facts: dict[str, Any] = {
         "schema": SUMMARY_SCHEMA,
@@ -47,14 +82,18 @@ def summarise_workspace(workspace: Workspace, progress: Progress | None = None) 
         "name": workspace.config.name,
         "seed": workspace.config.seed,
         "data": _data(corpus),
-        "teachers": _teachers(workspace, known, progress),
-        "trust": _trust(workspace),
+        "teachers": _teachers(workspace, known, about, progress),
+        "trust": _trust(workspace, known, about),
         "releases": {found.id: _release(workspace, found, in_use) for found in known},
-        "store": _store(workspace),
-        "seconds": read_json(workspace.state / "seconds.json") or {},
     }
-    if commands := read_json(workspace.state / "reproduce.json"):
-        facts["reproduce"] = commands
+    if about:
+        facts["about"] = about.id
+        facts["seconds"] = {f"training of release {found.id}": found.facts["seconds"] for found in known}
+    else:
+        facts["store"] = _store(workspace)
+        facts["seconds"] = read_json(workspace.state / "seconds.json") or {}
+        if commands := read_json(workspace.state / "reproduce.json"):
+            facts["reproduce"] = commands
     if read_json(workspace.runs / "pretrain" / "done.json"):
         facts["stage_1"] = _scores(workspace, zero_shot_of(workspace, STAGE_ONE, progress)[0])
     if integration := _integration(workspace, known, in_use):
@@ -62,12 +101,17 @@ def summarise_workspace(workspace: Workspace, progress: Progress | None = None) 
     return facts
 
 
-def curves(workspace: Workspace) -> dict[str, list[dict[str, float]]]:
+def curves(workspace: Workspace, about: Release | None = None) -> dict[str, list[dict[str, float]]]:
     """Loss curves by stage, for the report."""
     found = {"pretrain": read_log(workspace.runs / "pretrain" / "log.jsonl")}
-    for release in releases.all_releases(workspace):
+    for release in _known(workspace, about):
         found["incremental" if release.parent else "distill"] = read_log(release.folder / "log.jsonl")
     return {name: rows for name, rows in found.items() if rows}
+
+
+def _known(workspace: Workspace, about: Release | None) -> list[Release]:
+    """Oldest first: a release and what it grew from, or all there are."""
+    return list(reversed(releases.lineage(workspace, about))) if about else releases.all_releases(workspace)
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:
@@ -96,11 +140,15 @@ def _scores(workspace: Workspace, predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def _teachers(workspace: Workspace, known: list[Release], progress: Progress | None) -> dict[str, Any]:
+def _teachers(
+    workspace: Workspace, known: list[Release], about: Release | None, progress: Progress | None
+) -> dict[str, Any]:
     lock = read_lock(workspace.lock_file)
     first = set(known[0].teachers) if known else set(lock.teachers)
-    facts = {}
+    facts: dict[str, Any] = {}
     for name, spec in locked_specs(workspace, PluginHost.discover()).items():
+        if about and name not in about.teachers:
+            continue
         locked = lock.teachers[name]
         facts[name] = {
             "title": spec.title,
@@ -115,20 +163,29 @@ def _teachers(workspace: Workspace, known: list[Release], progress: Progress | N
             "added": name not in first,
             **_scores(workspace, zero_shot_of(workspace, name, progress)[0]),
         }
+    for name in about.teachers if about else ():
+        licence = about.facts["licenses"].get(name, {}) if about else {}
+        gone = {"title": "not in use here any more", "license": licence.get("weights"), "added": name not in first}
+        facts.setdefault(name, gone)
     return facts
 
 
-def _trust(workspace: Workspace) -> dict[str, Any]:
-    config = workspace.config.trust
+def _trust(workspace: Workspace, known: list[Release], about: Release | None) -> dict[str, Any]:
+    """Who was trusted with what: now, or when a release and what it grew from were made."""
+    config, folders = workspace.config.trust, [workspace.trust]
+    if about:
+        folders = [found.folder / "trust" for found in known]
+        with suppress(WorkspaceError):  # settings of an older mmkd
+            config = read_config(about.folder / CONFIG).trust
     teachers = {}
-    for path in sorted(workspace.trust.glob("*.npz")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.npz"))):
         found = TeacherTrust.load(path)
         teachers[found.teacher] = {
             domain: {key: entry[key] for key in ("accuracy", "lower", "n", "admitted", "of", "trusted", "reason")}
             for domain, entry in found.to_json()["domains"].items()
         }
     facts = {"rule": config.rule, "threshold": config.threshold, "strict": config.strict, "teachers": teachers}
-    swept = kept_sweep(workspace)
+    swept = None if about else kept_sweep(workspace)
     return {**facts, "sweep": swept} if swept else facts
 
 

@@ -11,10 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmkd_core.report.curves import loss_panel
+from mmkd_core.report.forest import ForestRow, forest_plot
 from mmkd_core.report.svg import Axis, drawing, el, label, line
 from mmkd_core.report.words import number, points, share, signed
 
-__all__ = ["DotRow", "ForestRow", "HeatRow", "cell_opacity", "dot_plot", "forest_plot", "heat_map", "loss_panel"]
+__all__ = [
+    "DotRow",
+    "ForestRow",
+    "HeatRow",
+    "cell_opacity",
+    "dot_plot",
+    "forest_plot",
+    "heat_map",
+    "loss_panel",
+]
 
 Bounds = tuple[float, float]
 
@@ -41,28 +51,17 @@ class DotRow:
     teacher: float | None
 
 
-@dataclass(frozen=True)
-class ForestRow:
-    """One domain's change with its paired 95 % interval; ``verdict`` is PASS, FAIL, INCONCLUSIVE or empty."""
-
-    name: str
-    delta: float | None
-    lower: float | None
-    upper: float | None
-    n: int | None
-    groups: int | None
-    verdict: str
-    needed: int | None = None
-
-
 MEAN = "mean"
 """The name of the row over all domains."""
 
-VERDICTS = {"PASS": ("pass", "pass"), "FAIL": ("fail", "fail"), "INCONCLUSIVE": ("unsure", "inconclusive")}
-"""Verdict -> CSS class and word."""
 
-
-def heat_map(teachers: Sequence[HeatRow], students: Sequence[HeatRow], domains: Sequence[str], uid: str) -> str:
+def heat_map(
+    teachers: Sequence[HeatRow],
+    students: Sequence[HeatRow],
+    domains: Sequence[str],
+    uid: str,
+    students_are: str = "Student",
+) -> str:
     """Models x domains: AUC as colour and number, an outline where a teacher is trusted, students below."""
     left, cell, tall, gap = 180, 76, 44, 14
     mean_x = left + cell * len(domains) + gap
@@ -73,7 +72,7 @@ def heat_map(teachers: Sequence[HeatRow], students: Sequence[HeatRow], domains: 
     rows = [*teachers, *students]
     best = {d: max((v for row in rows if (v := number(row.auc.get(d))) is not None), default=None) for d in domains}
     y = 24.0
-    for title, group in (("Teachers", teachers), ("Student", students)):
+    for title, group in (("Teachers", teachers), (students_are, students)):
         if not group:
             continue
         parts.append(label(0, y + 12, title, "head"))
@@ -86,9 +85,8 @@ def heat_map(teachers: Sequence[HeatRow], students: Sequence[HeatRow], domains: 
             parts += _cell(mean_x, y, cell - 4, tall - 4, row.mean, None, None)
             y += tall
         y += gap
-    told = (
-        f"Zero-shot AUC in points of {len(teachers)} teachers and {len(students)} students on {len(domains)} domains."
-    )
+    named = f"{len(teachers)} teachers and " if teachers else ""
+    told = f"Zero-shot AUC in points of {named}{len(students)} {students_are.lower()}s on {len(domains)} domains."
     return drawing(mean_x + cell, y - gap, uid, "AUC by model and domain", told, parts)
 
 
@@ -204,79 +202,4 @@ def _legend(before: str | None, after: str, teacher: bool, x: float) -> list[str
     if teacher:
         parts.append(el("path", d=f"M{x + 5:.2f} 3l5 7l-5 7l-5 -7z", class_="teacher"))
         parts.append(label(x + 16, 14, "best teacher", "small"))
-    return parts
-
-
-def forest_plot(rows: Sequence[ForestRow], mean: ForestRow | None, margin: float, uid: str, width: int = 880) -> str:
-    """Change per domain with its paired interval; a loss beyond ``margin`` (a positive fraction) is shaded."""
-    narrow, top = width < 560, 34
-    tall = 52 if narrow else 34
-    shown = [*rows, *([mean] if mean else [])]
-    axis = Axis(*_delta_range(shown, margin), *((16, width - 20) if narrow else (140, width - 374)))
-    bottom = top + tall * len(shown) + (10 if mean else 0)
-    parts = [
-        el("rect", x=axis.start, y=top - 4, width=axis(-margin) - axis.start, height=bottom - top + 4, class_="shade"),
-        label(
-            8 if narrow else axis(-margin) - 5, 12, f"loss beyond {points(margin)}", "head" if narrow else "head end"
-        ),
-        label(axis(0) + 5, 12, "gain →", "head"),
-    ]
-    for tick in axis.ticks(7):
-        parts.append(line(axis(tick), top - 4, axis(tick), bottom, "zero" if tick == 0 else "grid"))
-        parts.append(label(axis(tick), bottom + 17, signed(tick).removesuffix(".0"), "head mid"))
-    parts.append(line(axis(-margin), top - (4 if narrow else 18), axis(-margin), bottom, "limit"))
-    if not narrow:
-        heads = ((width - 206, "change [95 % interval]", "head end"), (width - 126, "n (groups)", "head end"))
-        parts += [label(x, 12, text, kind) for x, text, kind in (*heads, (width - 108, "verdict", "head"))]
-    for i, row in enumerate(shown):
-        y = top + tall * i + tall / 2 + (10 if row is mean else 0)
-        if row is mean:
-            parts.append(line(0, y - tall / 2 - 5, width, y - tall / 2 - 5, "grid"))
-        kind, word = VERDICTS.get(row.verdict, ("after", row.verdict.lower()))
-        change = f"{signed(row.delta)} [{signed(row.lower)}, {signed(row.upper)}]"
-        if narrow:
-            parts.append(label(8, y - 9, row.name, "bold halo", room=112))
-            parts.append(label(width * 0.65, y - 9, change, "end halo"))
-            parts.append(label(width - 8, y - 9, word, f"end bold {kind}"))
-            y += 8
-        else:
-            parts.append(label(0, y + 4, row.name, "bold" if row is mean else None, room=130))
-            parts.append(label(width - 206, y + 4, change, "end"))
-            if row.n is not None:
-                n = f"{row.n:,}" + (f" ({row.groups:,})" if row.groups is not None else "")
-                parts.append(label(width - 126, y + 4, n, "end muted"))
-            parts.append(label(width - 108, y + 4, word, f"bold {kind}"))
-        parts += _interval(row, y, axis, kind, diamond=row is mean)
-    told = "; ".join(f"{row.name} {signed(row.delta)} ({row.verdict.lower() or 'mean'})" for row in shown)
-    return drawing(width, bottom + 24, uid, "Change by domain against the parent release", told, parts)
-
-
-def _delta_range(rows: Sequence[ForestRow], margin: float) -> Bounds:
-    """Wide enough for losses, but a large gain may run off the edge: the margin must stay readable."""
-    low = min((v for row in rows if (v := number(row.lower)) is not None), default=0.0)
-    high = max((v for row in rows if (v := number(row.upper)) is not None), default=0.0)
-    return max(min(1.15 * low, -2 * margin), -8 * margin), min(max(1.1 * high, 2 * margin), 5 * margin)
-
-
-def _interval(row: ForestRow, y: float, axis: Axis, kind: str, diamond: bool) -> list[str]:
-    delta, lower, upper = number(row.delta), number(row.lower), number(row.upper)
-    parts: list[str] = []
-    if lower is not None and upper is not None:
-        x1, x2 = axis(lower), axis(upper)
-        parts.append(line(x1, y, x2, y, kind))
-        for bound, x in ((lower, x1), (upper, x2)):
-            if axis.low <= bound <= axis.high:
-                parts.append(line(x, y - 4, x, y + 4, kind))
-    for value, edge, way in ((upper, axis.high, -8), (lower, axis.low, 8)):
-        if value is not None and (value > edge if way < 0 else value < edge):
-            parts.append(el("path", d=f"M{axis(edge):.2f} {y:.2f}l{way} -5v10z", class_=kind))
-    if delta is not None and axis.low <= delta <= axis.high:
-        x = axis(delta)
-        if diamond:
-            parts.append(el("path", d=f"M{x:.2f} {y - 6:.2f}l6 6l-6 6l-6 -6z", class_=kind))
-        elif kind == "fail":
-            parts.append(el("path", d=f"M{x:.2f} {y - 6:.2f}l6 11h-12z", class_=kind))
-        else:
-            hollow = " hollow" if kind == "unsure" else ""
-            parts.append(el("rect", x=x - 4.5, y=y - 4.5, width=9, height=9, class_=kind + hollow))
     return parts

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from mmkd_core.errors import WorkspaceError
-from mmkd_core.report import figures, svg, words
+from mmkd_core.report import forest, svg, words
 
 
 def render(template: str, **values: Any) -> str:
@@ -36,7 +36,7 @@ def render(template: str, **values: Any) -> str:
         styles=Markup(svg.palette(":root") + svg.FIGURE_CSS),
         font=Markup(svg.FONT),
         share=words.share,
-        verdict_class={verdict: kind for verdict, (kind, _) in figures.VERDICTS.items()},
+        verdict_class={verdict: kind for verdict, (kind, _) in forest.VERDICTS.items()},
         **values,
     )
 

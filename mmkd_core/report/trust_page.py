@@ -9,14 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmkd_core.report import figures, html
+from mmkd_core.report import html
 from mmkd_core.report.curves import share_panel
-from mmkd_core.report.figures import ForestRow
+from mmkd_core.report.forest import ForestRow, ForestWords, forest_plot
 
 Facts = Mapping[str, Any]
-
-MARGIN = 0.02
-"""The loss that the figure shades, as in studies."""
 
 
 class SweepView:
@@ -56,7 +53,8 @@ class SweepView:
         """Change of the student's mean AUC against the default threshold, where seeds give it an interval."""
         changed = [(row["cell"], row["change"], len(row["seeds"])) for row in self.students["rows"] if row["change"]]
         shown = [ForestRow(cell, c["mean"], c["lower"], c["upper"], seeds, None, "") for cell, c, seeds in changed]
-        return Markup(figures.forest_plot(shown, None, MARGIN, uid="students")) if shown else None
+        words = ForestWords("Change of mean AUC against threshold 0.90", "seeds", "")
+        return Markup(forest_plot(shown, None, None, uid="students", words=words)) if shown else None
 
 
 class TrustView:

@@ -41,8 +41,8 @@ class View:
 
     @cached_property
     def after_id(self) -> str | None:
-        """The release that the page is about: the candidate, else the current one, else the last."""
-        candidate = (self.integration or {}).get("candidate")
+        """The release that the page is about: the one asked for, the candidate, the current one, or the last."""
+        candidate = self.summary.get("about") or (self.integration or {}).get("candidate")
         if candidate in self.releases:
             return str(candidate)
         current = [name for name, facts in self.releases.items() if facts.get("current")]
@@ -254,18 +254,21 @@ class View:
 
     @cached_property
     def commands(self) -> list[str]:
-        """The commands that make this run again: the ones recorded in ``reproduce``, else the short one."""
+        """The commands that make this again: the ones recorded in ``reproduce``, else step by step."""
         recorded = self.summary.get("reproduce")
         if recorded:
             return [str(command) for command in recorded]
-        command = ["mmkd", "quickstart"]
-        if self.summary.get("profile") == "smoke":
-            command.append("--smoke")
-        if self.summary.get("name") != "phantom":
-            command += ["--data", str(self.summary.get("name"))]
-        if self.summary.get("seed"):
-            command += ["--seed", str(self.summary["seed"])]
-        return [shlex.join(command)]
+        steps = ["mmkd init again --config mmkd.yaml && cd again", "mmkd data import PATH"]
+        seen: set[str] = set()
+        for facts in self.releases.values():
+            new = [str(name) for name in facts.get("teachers") or [] if name not in seen]
+            if not facts.get("parent"):
+                steps += [f"mmkd teachers add {shlex.quote(name)}" for name in new]
+                steps += ["mmkd extract", *(["mmkd pretrain"] if self.stage_1 else []), "mmkd distill"]
+            else:
+                steps += [f"mmkd integrate {shlex.quote(name)}" for name in new]
+            seen.update(new)
+        return [*steps, "mmkd report"]
 
 
 def _way(change: float) -> str:

@@ -41,6 +41,20 @@ class Cell:
     without: str | None = None
     stage_one: bool = True
 
+    def in_words(self) -> str:
+        """What is different in this run; nothing if it runs as ``mmkd.yaml`` says."""
+        said = [
+            f"{section}.{key} {_short(value)}" for section, part in self.settings.items() for key, value in part.items()
+        ]
+        said += [f"only {', '.join(self.teachers)}"] if self.teachers else []
+        said += [", then ".join(self.order)] if self.order else []
+        said += [f"no training image of {self.without}"] if self.without else []
+        return "; ".join([*said, *([] if self.stage_one else ["no stage 1, as many steps in all"])])
+
+
+def _short(value: Any) -> str:
+    return ", ".join(f"{key} {part:g}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
+
 
 @dataclass(frozen=True)
 class Given:

@@ -112,6 +112,31 @@ def test_six_tasks_of_students_teachers_and_their_ensemble(finished: Path, tmp_p
     assert change["estimate"] > 0.2, "the radiology specialist is far above a student of a few steps"
 
 
+def test_a_report_of_one_release_knows_nothing_of_what_came_after(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(finished, folder)
+    whole = json.loads((finished / "summary.json").read_text())
+    first, second = mmkd(folder, "report", "0001"), mmkd(folder, "report", "0002")
+    assert set(first["teachers"]) == set(whole["releases"]["0001"]["teachers"]) < set(second["teachers"])
+    assert set(first["releases"]) == {"0001"}
+    assert "integration" not in first
+    assert second["integration"]["verdict"] == whole["integration"]["verdict"]
+    for name, facts in first["releases"].items():
+        assert {key: facts[key] for key in facts if key != "current"} == {
+            key: value for key, value in whole["releases"][name].items() if key != "current"
+        }
+    assert "phantom-sono" not in (folder / "report-0001.html").read_text()
+    wrong = subprocess.run(
+        [sys.executable, "-m", "mmkd_core", "report", "0007", "-w", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert "there is no release and no study '0007'" in wrong.stderr
+    assert "There are releases 0001, 0002" in wrong.stderr
+
+
 def test_a_study_runs_its_cells_once_and_writes_table_figure_and_words(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ws"
     shutil.copytree(finished, folder)
@@ -122,6 +147,8 @@ def test_a_study_runs_its_cells_once_and_writes_table_figure_and_words(finished:
     table, figure, _ = (folder / path for path in found["wrote"])
     assert "| without |" in table.read_text()
     assert figure.read_text().startswith("<svg")
+    assert mmkd(folder, "report", "staging")["rows"] == found["rows"]
+    assert "no stage 1, as many steps in all" in (folder / "report-staging.html").read_text()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("open_clip_model.safetensors")}
     assert mmkd(folder, "study", "staging", "--seeds", "1")["rows"] == found["rows"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("open_clip_model.safetensors")} == before

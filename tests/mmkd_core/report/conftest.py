@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for chromium.py
 
 DOMAINS = ("xray", "ct", "mri", "ultrasound", "pathology", "dermatology", "fundus", "oct")
 TEACHERS = {

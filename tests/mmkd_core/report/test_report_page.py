@@ -216,18 +216,39 @@ def test_missing_numbers_are_dashes(summary: dict[str, Any], curves: Any) -> Non
         release["interval"].pop("oct")
     summary["integration"]["forgetting"]["oct"] |= {"delta": None, "lower": None, "upper": float("nan"), "needed": None}
     html = render(summary, curves)
-    assert "oct | – [–, –] | 200 (80)" in _figure(html, "forest-wide")
+    assert "oct | – | 200 (80)" in _figure(html, "forest-wide")
     assert "phantom-lens | – | " in _figure(html, "heat")
     assert "nan" not in _text(html).lower().split()
 
 
-def test_commands_are_the_recorded_ones_or_the_quickstart(summary: dict[str, Any]) -> None:
-    assert "mmkd quickstart Table" not in _text(render(summary, {}))
-    assert "<code>mmkd quickstart</code>" in render(summary, {})
-    summary |= {"seed": 3, "profile": "smoke", "name": "my images"}
-    assert "mmkd quickstart --smoke --data &#39;my images&#39; --seed 3" in render(summary, {})
+def test_commands_are_the_recorded_ones_or_the_steps_of_the_releases(summary: dict[str, Any]) -> None:
+    steps = "\n".join(
+        [
+            "mmkd init again --config mmkd.yaml &amp;&amp; cd again",
+            "mmkd data import PATH",
+            "mmkd teachers add phantom-radio",
+            "mmkd teachers add phantom-lens",
+            "mmkd teachers add phantom-tissue",
+            "mmkd extract",
+            "mmkd pretrain",
+            "mmkd distill",
+            "mmkd integrate phantom-sono",
+            "mmkd report",
+        ]
+    )
+    assert f"<code>{steps}</code>" in render(summary, {})
     summary["reproduce"] = ["mmkd init", "mmkd extract"]
     assert "<code>mmkd init\nmmkd extract</code>" in render(summary, {})
+
+
+def test_a_page_about_a_release_says_so_whatever_is_in_use(summary: dict[str, Any]) -> None:
+    del summary["integration"]
+    del summary["releases"]["0002"]
+    summary["about"] = "0001"
+    text = _text(render(summary, {}))
+    assert "release 0001 · seed 0" in text
+    assert "mean zero-shot AUC of release 0001" in text
+    assert "0002" not in text
 
 
 def test_trust_rules_are_told_in_words(summary: dict[str, Any]) -> None:

@@ -64,3 +64,14 @@ def test_a_study_that_cannot_be_made_says_why() -> None:
         STUDIES["holdout"].cells(few)
     with pytest.raises(StudyError, match="no domain 'mri' to hold out"):
         STUDIES["holdout"].cells(Given(NAMES, ("ct",), WEIGHTS, "mri"))
+
+
+def test_what_is_different_in_a_cell_is_said_in_words() -> None:
+    said = {cell.name: cell.in_words() for name in STUDIES for cell in STUDIES[name].cells(GIVEN)}
+    assert said["both"] == said["all"] == said["seen"] == said["with-stage-1"] == ""
+    assert said["0.50"] == "trust.rule 90; trust.threshold 0.5"
+    assert said["first-2"] == "only a, b"
+    assert said["order-1"] == "a, then b, then c, then d"
+    assert said["without-ct"] == "no training image of ct"
+    assert said["without"] == "no stage 1, as many steps in all"
+    assert "icl 0" in said["fd"]
