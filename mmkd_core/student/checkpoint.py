@@ -13,6 +13,7 @@ from torch import nn
 
 from mmkd_core.data.files import replacing
 from mmkd_core.student import parallel
+from mmkd_core.student.trackers import TOLD
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 SECONDS = 15.0
@@ -80,8 +81,9 @@ class Checkpoints:
 
 
 def forget_checkpoint(folder: Path) -> None:
-    """Drop the checkpoint of a run whose result has been kept."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    """Drop the checkpoint of a run whose result has been kept; if it is run once more, it is so from the start."""
+    for name in (CHECKPOINT, TOLD):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_log(path: Path) -> list[Row]:

@@ -111,7 +111,7 @@ def fit(
     with (
         watcher.task(label, config.steps, "steps", done=start) as advance,
         open(checkpoints.log if parallel.leads() else os.devnull, "a") as lines,
-        tracking(trackers, folder, label, config.model_dump(mode="json")) as tell,
+        tracking(trackers, folder, label, config.model_dump(mode="json"), identity) as tell,
         interrupts() as asked,
     ):
         for number in range(start, config.steps):
