@@ -7,6 +7,8 @@ reported apart.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,10 +88,12 @@ def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
         mine = [
             np.flatnonzero(outcomes["run"] == number) for number, run in enumerate(runs) if run["fraction"] == fraction
         ]
-        tables = [
-            classification(outcomes["scores"][rows], outcomes["truth"][rows], bootstrap.take(rows), part)
-            for rows in mine
-        ]
+
+        def table(rows: NDArray[np.int64], part: str = part) -> list[Measured]:
+            return classification(outcomes["scores"][rows], outcomes["truth"][rows], bootstrap.take(rows), part)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # running sums, for which numpy lets go of the interpreter
+            tables = list(pool.map(table, mine))
         for same in zip(*tables, strict=True):
             values = [one.estimate for one in same if one.estimate is not None]
             estimate = float(np.mean(values)) if len(values) == len(same) else None

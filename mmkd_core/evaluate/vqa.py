@@ -91,7 +91,7 @@ def rank_closed(
         best = int(cosine.argmax())
         said.append(given[best])
         sole.append((cosine > cosine[best] - 1e-6).sum() == 1)
-    truth = np.array([normal(name) for name in answer], object)
+    truth = _normals(answer)
     right = (np.array(said, object) == truth) & np.array(sole)
     chance = np.array([1 / len(options) for options in names])
     columns = {
@@ -111,11 +111,11 @@ def probe(train: Questions, val: Questions, test: Questions, seed: int = 0) -> O
     Raises:
         DataError: no training questions, or one answer for all of them.
     """
-    counts = Counter(normal(name) for name in train.answer)
+    truth = {name: _normals(part.answer) for name, part in (("train", train), ("val", val), ("test", test))}
+    counts = Counter(truth["train"])
     if len(counts) < 2:
         raise DataError("the training questions have fewer than two answers", next="Check the split of the questions.")
     vocabulary = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:VOCABULARY]]
-    truth = {name: _truth(part) for name, part in (("train", train), ("val", val), ("test", test))}
     kept = np.isin(truth["train"].astype(str), vocabulary)
     said = {"commonest answer": np.full(len(test), vocabulary[0], object)}
     for name, features in (("model", _joint), ("question only", lambda part: part.question)):
@@ -160,7 +160,7 @@ def _joint(part: Questions) -> NDArray[np.float32]:
     return np.concatenate([part.image, part.question, part.image * part.question], axis=1).astype(np.float32)
 
 
-def _truth(part: Questions) -> NDArray[np.object_]:
-    values = np.empty(len(part), object)
-    values[:] = [normal(name) for name in part.answer]
-    return values
+def _normals(answers: NDArray[np.object_]) -> NDArray[np.object_]:
+    """``normal`` of each; a set has few different answers."""
+    names, place = np.unique(answers.astype(str), return_inverse=True)
+    return np.array([normal(name) for name in names], object)[place]

@@ -10,7 +10,7 @@ from lifelines.utils import concordance_index
 
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.figures import score
-from mmkd_core.evaluate.survival import Patients, concordance, measure, pool, predict
+from mmkd_core.evaluate.survival import MOMENTS, Patients, _moments, concordance, measure, pool, predict
 from mmkd_core.statistics import GroupBootstrap
 
 
@@ -128,3 +128,15 @@ def test_what_cannot_be_is_refused() -> None:
         pool(one, np.array(["a", "a"], object), np.array([2.0, 1.0]), np.array([True, True]))
     with pytest.raises(DataError, match="too few"):
         predict(cohort(8, 0))
+
+
+def test_many_times_are_rounded_for_the_fit_and_few_are_not() -> None:
+    few = np.random.default_rng(0).integers(1, 900, 5000).astype(float)
+    assert np.array_equal(_moments(few), few)
+    many = np.random.default_rng(1).exponential(size=20_000)
+    rounded = _moments(many)
+    assert len(np.unique(rounded)) <= MOMENTS
+    assert (rounded >= many).all()
+    assert rounded.max() == many.max()
+    ranks = np.abs(np.argsort(np.argsort(many)) - np.searchsorted(np.sort(many), rounded))
+    assert ranks.max() <= 20_000 / (MOMENTS - 1) + 1
