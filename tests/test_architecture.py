@@ -144,8 +144,8 @@ def test_a_plugin_needs_the_contract_and_at_most_the_loaders(module):
         assert not runtime(module) & {"torch", "open_clip", "transformers", "timm", "PIL", package}
 
 
-def test_one_module_reaches_the_network():
-    only = {"mmkd_core/plugins/downloads.py"}
+def test_one_module_fetches_and_one_sends():
+    only = {"mmkd_core/plugins/downloads.py", "mmkd_core/student/push.py"}
     assert users("huggingface_hub") <= only
     for package in ("requests", "httpx", "aiohttp", "ssl", "ftplib", "webbrowser"):
         assert users(package) <= only, package

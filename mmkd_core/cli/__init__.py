@@ -20,6 +20,7 @@ from mmkd_core.cli import (
     export,
     forecast,
     integrate,
+    push,
     quickstart,
     releases,
     store,
@@ -61,7 +62,7 @@ def root(
     """Continual integration of CLIP-like teachers into one medical image-text model."""
 
 
-for _group in (quickstart, workspace, train, integrate, doctor, study):
+for _group in (quickstart, workspace, train, integrate, doctor, study, push):
     app.add_typer(_group.app)
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")

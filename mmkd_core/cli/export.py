@@ -29,50 +29,47 @@ class _Source:
     data: str
     domains: tuple[str, ...]
     license: dict[str, Any] | None = None
-    """Of a release: the most restrictive of its teachers'."""
+    """Of a release: the most restrictive of all that it comes from."""
     licenses: dict[str, Any] | None = None
-    """Of a release: each of its teachers'."""
+    """Of each teacher, and of the weights that it started from."""
     predictions: Path | None = None
     """Of a release: on the test split."""
 
 
-@app.command("open-clip", epilog="Example:  mmkd export open-clip student")
-def open_clip(
-    folder: Folder,
-    release: Release = None,
-    student: Trained = None,
-    root: Root = HERE,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write a folder that open_clip loads with one line, offline; compared with the student in a fresh process."""
-    _export(folder, "open-clip", "open_clip.create_model_and_transforms('local-dir:{}')", release, student, root, json)
+def _form(form: str, line: str, example: str, says: str) -> None:
+    """A command that writes a folder for a library; they differ in nothing but the form."""
+
+    def command(
+        folder: Folder,
+        release: Release = None,
+        student: Trained = None,
+        root: Root = HERE,
+        json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        _export(folder, form, line, release, student, root, json)
+
+    app.command(form, help=says, epilog=f"Example:  mmkd export {form} {example}")(command)
 
 
-@app.command(epilog="Example:  mmkd export transformers student-hf")
-def transformers(
-    folder: Folder,
-    release: Release = None,
-    student: Trained = None,
-    root: Root = HERE,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write a folder that transformers loads with AutoModel; students with a vision transformer only."""
-    _export(folder, "transformers", "transformers.AutoModel.from_pretrained('{}')", release, student, root, json)
-
-
-@app.command(epilog="Example:  mmkd export onnx student-onnx")
-def onnx(
-    folder: Folder,
-    release: Release = None,
-    student: Trained = None,
-    root: Root = HERE,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write both towers as ONNX (image.onnx, text.onnx) with the tokenizer and what a program must know."""
-    _export(folder, "onnx", "onnxruntime.InferenceSession('{}/image.onnx')", release, student, root, json)
+_form(
+    "open-clip",
+    "open_clip.create_model_and_transforms('local-dir:{}')",
+    "student",
+    "Write a folder that open_clip loads with one line, offline; compared with the student in a fresh process.",
+)
+_form(
+    "transformers",
+    "transformers.AutoModel.from_pretrained('{}')",
+    "student-hf",
+    "Write a folder that transformers loads with AutoModel; not every student fits.",
+)
+_form(
+    "onnx",
+    "onnxruntime.InferenceSession('{}/image.onnx')",
+    "student-onnx",
+    "Write both towers as ONNX (image.onnx, text.onnx) with the tokenizer and what a program must know.",
+)
 
 
 @app.command(epilog="Example:  mmkd export teacher dist my-radio --student runs/radio")
@@ -99,18 +96,19 @@ def teacher(
 def _export(
     folder: Path, form: str, line: str, release: str | None, student: Path | None, root: Path, json: bool
 ) -> None:
+    from mmkd_core.cli.output import plain
     from mmkd_core.student.card import model_card
-    from mmkd_core.student.export import OWN_LICENSE, export_folder
+    from mmkd_core.student.export import export_folder
     from mmkd_core.student.model import Student
 
     out, source = Output(json, root), _source(root, release, student)
-    load = line.format(folder)
-    terms = _terms(source.license) or OWN_LICENSE
+    load, terms, taught = line.format(folder), _terms(source), _taught(source)
     summary = source.data or "An image-text student of mmkd"
     library = {"open-clip": "open_clip", "onnx": "onnxruntime"}.get(form, form)
     results = _results(source.predictions)
-    card = model_card(f"Student {source.name}", summary, terms, _taught(source), load, results, library)
-    parity = export_folder(Student.load(source.folder), folder, form, card)
+    card = model_card(f"Student {source.name}", summary, terms, taught, load, results, library)
+    kept = plain({"student": source.name, "load": load, "license": terms, "licenses": taught})
+    parity = export_folder(Student.load(source.folder), folder, form, card, kept)
     out.say(f"licence: {terms.weights}")
     out.say(f"loaded in a fresh process: same tokens, embeddings within {parity.difference:.0e}")
     facts = {"student": source.name, "folder": folder, "load": load, "license": terms, "parity": parity}
@@ -128,10 +126,15 @@ def _results(predictions: Path | None) -> list[tuple[str, str, int]]:
     return [(d, f"{points(e.auc.estimate)} ({span(e.auc.lower, e.auc.upper)})", e.groups) for d, e in found if e.auc]
 
 
-def _terms(license: dict[str, Any] | None) -> "LicenseInfo | None":
+def _terms(source: _Source) -> "LicenseInfo":
+    """What binds the student: what is said of a release, else the most restrictive of ours and of where it began."""
     from mmkd_core.contract import LicenseInfo
+    from mmkd_core.plugins.licences import most_restrictive
+    from mmkd_core.student.export import OWN_LICENSE
 
-    return LicenseInfo(**license) if license else None
+    if source.license:
+        return LicenseInfo(**source.license)
+    return most_restrictive([OWN_LICENSE, *_taught(source).values()])
 
 
 def _taught(source: _Source) -> dict[str, "LicenseInfo"]:
@@ -150,8 +153,7 @@ def _teacher(
     short = _short(name, folder) if into else ""
     student = Student.load(source.folder)
     facts: dict[str, Any] = {"domains": domains, "trust": _claims(root, student, domains), "training_data": source.data}
-    if terms := _terms(source.license):
-        facts["license"] = terms
+    facts["license"] = _terms(source)
     if into:
         target = folder / short
         spec = write_teacher(student, target, name, location=f"{folder.name}:{short}", **facts)
@@ -185,14 +187,16 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     if student is not None:
         # where run_pretrain notes what it trained on
         facts = read_json(student.parent / f".{student.name}.run" / "done.json") or {}
-        return _Source(student, str(student), facts.get("data", ""), tuple(facts.get("domains", ())))
+        began = releases.starts(facts.get("start", {}))
+        return _Source(student, student.name, facts.get("data", ""), tuple(facts.get("domains", ())), licenses=began)
     workspace = Workspace.open(root)
     found = releases.release(workspace, release) if release else releases.current(workspace)
     if found is None:
         raise ReleaseError("there is no release in use", next="Run `mmkd distill`, or name a folder with --student")
     releases.verify(found)
     data = f"release {found.id} of {workspace.config.name}, distilled from {', '.join(found.teachers)}"
-    domains, licences = tuple(workspace.corpus().domains), found.facts["licenses"]
+    licences = {**found.facts["licenses"], **releases.starts(found.facts.get("start", {}))}
+    domains = tuple(workspace.corpus().domains)
     return _Source(found.student, found.id, data, domains, found.facts["license"], licences, found.predictions)
 
 

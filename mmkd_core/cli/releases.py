@@ -75,11 +75,13 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
 def _licence(facts: dict[str, Any]) -> str:
     """The licence that binds the student, what it forbids, and which teachers it comes from."""
     from mmkd_core.contract import LicenseInfo
+    from mmkd_core.integrate.releases import starts
     from mmkd_core.plugins.licences import beyond_its_name, forbids
 
     binding = LicenseInfo(**facts["license"])
     others = set(beyond_its_name(binding))
-    teachers = {name: LicenseInfo(**terms) for name, terms in sorted(facts["licenses"].items())}
+    sources = {**facts["licenses"], **starts(facts.get("start", {}))}
+    teachers = {name: LicenseInfo(**terms) for name, terms in sorted(sources.items())}
     named = [n for n, terms in teachers.items() if terms.weights == binding.weights or others & set(forbids(terms))]
     forbidden = forbids(binding)
     words = f"; no {', no '.join(forbidden)}" if forbidden else ""

@@ -192,9 +192,10 @@ class Distillation:
             "fidelity": taught.fidelity,
             **({"step": step.size, "tried": step.tried, "budget": taught.budget} if step else {}),
             "replayed": 0 if replay is None else len(replay.rows),
-            **releases.licences(self.parent, {name: self.specs[name].license for name in new}),
+            **releases.licences(
+                self.parent, {name: self.specs[name].license for name in new}, started_from(self.workspace)
+            ),
             "student": _shape(student),
-            "start": self.parent.facts.get("start", {}) if self.parent else started_from(self.workspace),
             **(more or {}),
         }
         return self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)

@@ -31,7 +31,7 @@ from mmkd_core.contract import LicenseInfo
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
-from mmkd_core.plugins.licences import most_restrictive
+from mmkd_core.plugins.licences import UNKNOWN, most_restrictive
 
 CURRENT = "CURRENT"
 WITHDRAWN = "withdrawn.json"
@@ -71,15 +71,35 @@ class Release:
         return self.folder / "embeddings.safetensors"
 
 
-def licences(parent: Release | None, new: Mapping[str, LicenseInfo]) -> dict[str, Any]:
+def licences(
+    parent: Release | None, new: Mapping[str, LicenseInfo], start: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Facts of a release: ``licenses`` of all teachers that taught it, and the ``license`` that binds it.
 
-    What the parent has learnt stays in the weights, so its teachers count even if they are not in use any more.
+    What the parent has learnt stays in the weights, so its teachers count even if they are not in use any more, and so
+    do the weights that the very first student started from.
+
+    Args:
+        start: by tower what the first student started from, with its ``license``; the parent's own if there is one.
     """
     taught = {**(parent.facts["licenses"] if parent else {})}
     taught |= {name: licence.model_dump(mode="json") for name, licence in new.items()}
-    binding = most_restrictive(LicenseInfo(**licence) for licence in taught.values())
-    return {"licenses": taught, "license": binding.model_dump(mode="json")}
+    began = parent.facts.get("start", {}) if parent else dict(start or {})
+    all_terms = {**taught, **starts(began)}
+    binding = most_restrictive(LicenseInfo(**licence) for licence in all_terms.values())
+    return {"licenses": taught, "license": binding.model_dump(mode="json"), "start": began}
+
+
+def starts(start: Mapping[str, Any]) -> dict[str, Any]:
+    """By what a model card calls it: the licence of each place that the first student's weights came from."""
+    places: dict[str, list[str]] = {}
+    for tower, facts in sorted(start.items()):
+        places.setdefault(facts["path"], []).append(tower)
+    unknown = UNKNOWN.model_dump(mode="json")
+    return {
+        f"start of the {' and the '.join(towers)} tower ({Path(path).name})": start[towers[0]].get("license", unknown)
+        for path, towers in places.items()
+    }
 
 
 def all_releases(workspace: Workspace) -> list[Release]:

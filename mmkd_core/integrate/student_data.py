@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.checkpoint import forget_checkpoint
-from mmkd_core.student.config import PretrainConfig
+from mmkd_core.student.config import PretrainConfig, StartConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
-from mmkd_core.student.start import digests, load_start, tokenizer_beside
+from mmkd_core.student.start import digests, licences, load_start, tokenizer_beside
 from mmkd_core.trust import posterior
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -46,9 +47,16 @@ def stage_one(workspace: Workspace) -> Path:
     return folder
 
 
-def started_from(workspace: Workspace) -> dict[str, dict[str, str]]:
-    """By tower, path and sha256 of the weights that the stage-1 student started from; empty if from none."""
-    return (read_json(workspace.runs / "pretrain" / "done.json") or {}).get("start", {})  # type: ignore[no-any-return]
+def started_from(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """By tower, path, sha256 and licence of the weights that the stage-1 student started from; empty if from none."""
+    start = (read_json(workspace.runs / "pretrain" / "done.json") or {}).get("start", {})
+    return _with_licences(start, workspace.config.student.start, workspace.root)
+
+
+def _with_licences(found: Mapping[str, Any], start: StartConfig, root: Path) -> dict[str, dict[str, Any]]:
+    """As they are known now: a licence may be looked up after the training."""
+    known = {tower: license.model_dump(mode="json") for tower, license in licences(start, root).items()}
+    return {tower: {**facts, **({"license": known[tower]} if tower in known else {})} for tower, facts in found.items()}
 
 
 def run_pretrain(
@@ -71,7 +79,8 @@ def run_pretrain(
     seed = workspace.config.seed
     shape, root = workspace.config.student, workspace.root
     started = digests(shape.start, root)
-    key = identity(corpus.fingerprint, shape.model_dump(), config.model_dump(), seed, started)
+    shaped = shape.model_dump(exclude={"start": {"license"}})
+    key = identity(corpus.fingerprint, shaped, config.model_dump(), seed, started)
     run = (out.parent / f".{out.name}.run") if out else workspace.runs / "pretrain"
     folder = out or run / "student"
     with parallel.leader_first():
@@ -106,7 +115,7 @@ def run_pretrain(
         "steps": config.steps,
         "pairs": len(rows),
         "domains": list(config.domains) or corpus.domains,
-        "start": started,
+        "start": _with_licences(started, shape.start, root),
         "data": f"{len(rows)} images of {workspace.config.name} (train split, {config.captions} captions)",
     }
     write_json(run / "done.json", {**facts, "seconds": round(time.monotonic() - start, 1)})

@@ -20,6 +20,10 @@ _NONE = re.compile(
 )
 
 
+UNKNOWN = LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=False, derivatives=False)
+"""Of weights whose licence nobody states: nothing is allowed."""
+
+
 class Terms(Protocol):
     """What a spec and a registry's stanza both say."""
 
@@ -37,6 +41,11 @@ class Terms(Protocol):
     def derivatives(self) -> bool:
         """Whether they are allowed."""
         ...
+
+
+def is_known(terms: Terms) -> bool:
+    """Whether there is a licence at all."""
+    return not _NONE.match(terms.weights)
 
 
 def forbids(terms: Terms) -> tuple[str, ...]:
@@ -78,7 +87,7 @@ def _order(terms: Terms) -> tuple[bool, bool, bool, bool, bool]:
     """Greater is more restrictive."""
     parts = terms.weights.upper().split("-")
     return (
-        bool(_NONE.match(terms.weights)),
+        not is_known(terms),
         "ND" in parts or not terms.derivatives,
         "NC" in parts or not terms.commercial_use,
         "SA" in parts,

@@ -29,7 +29,7 @@ def model_card(
 
     Args:
         license: what binds the student: the most restrictive licence among its teachers'.
-        taught: teacher to licence; empty if it learnt from no teacher.
+        taught: teacher, or place of weights that it started from, to licence; empty if there is none.
         use: the command or the line of code that loads it.
         results: per domain the AUC with its interval, in words, and the number of patients.
         library: what loads it.
@@ -41,12 +41,8 @@ def model_card(
         lines += [f"    {use}", ""]
     lines += ["## Licence", "", f"The weights are under {license.weights}. {_meaning(license)}"]
     if taught:
-        lines += [
-            "",
-            "It was distilled from the teachers below, and the most restrictive of their licences binds it.",
-            "",
-        ]
-        lines += ["| teacher | licence of its weights |", "|---|---|"]
+        lines += ["", "It comes from the weights below, and the most restrictive of their licences binds it.", ""]
+        lines += ["| what it learnt from | licence of its weights |", "|---|---|"]
         lines += [f"| {name} | {terms.weights}{_short(terms)} |" for name, terms in sorted(taught.items())]
     if results:
         words = "Zero-shot AUC (macro, one-vs-rest) on held-out images, in points, with 95 % intervals over patients."

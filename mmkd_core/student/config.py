@@ -70,6 +70,9 @@ class StartConfig(BaseModel):
 
     image: str = ""
     text: str = ""
+    license: str = Field(
+        default="", description="SPDX identifier of these weights' licence, where the folder does not say it"
+    )
 
     @model_validator(mode="before")
     @classmethod

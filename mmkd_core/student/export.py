@@ -11,12 +11,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from mmkd_core import __version__
 from mmkd_core.contract import (
     ImageSpec,
     LicenseInfo,
@@ -34,6 +36,7 @@ from mmkd_core.student.formats import write_onnx, write_transformers
 from mmkd_core.student.model import Student
 from mmkd_core.student.parity import ONNX, OPEN_CLIP, TRANSFORMERS, Parity, check
 
+SCHEMA, FACTS, SUMS = "mmkd.export/v1", "mmkd.json", "SHA256SUMS"
 BASE_VERSION = "0.1.0"
 OWN_LICENSE = LicenseInfo(code="Apache-2.0", weights="Apache-2.0", commercial_use=True)
 MODULE = '''"""The teacher {name}, exported by `mmkd export teacher`."""
@@ -68,12 +71,15 @@ packages = ["src/{package}"]
 """
 
 
-def export_folder(student: Student, folder: Path, form: str = "open-clip", card: str = "") -> Parity:
+def export_folder(
+    student: Student, folder: Path, form: str = "open-clip", card: str = "", facts: Mapping[str, Any] | None = None
+) -> Parity:
     """Write the student for another library. The folder gets its name only when it was loaded and says the same.
 
     Args:
         form: ``open-clip`` (a ``local-dir:`` folder), ``transformers`` (``AutoModel``) or ``onnx``.
         card: the text of its README (``card.model_card``); without one none is written.
+        facts: what programs should know of it, such as its licences; kept in ``mmkd.json`` beside form and parity.
 
     Raises:
         ReleaseError: the folder is not empty, the student does not fit the form, or the export says something else.
@@ -85,13 +91,36 @@ def export_folder(student: Student, folder: Path, form: str = "open-clip", card:
     with TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.", suffix=".tmp") as partial:
         made = Path(partial) / folder.name
         write(student, made)
+        if form == "open-clip":
+            names_itself(made, str(made))
+        parity = check(student, made, script)
+        if form == "open-clip":
+            names_itself(made, str(folder.absolute()))
         if card:
             (made / "README.md").write_text(card, encoding="utf-8")
-        parity = check(student, made, script)
-        sums = [f"{_sha256(path)}  {path.name}" for path in sorted(made.iterdir())]
-        (made / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf-8")
+        whole = {"schema": SCHEMA, "mmkd": __version__, "form": form, "parity": asdict(parity), **(facts or {})}
+        (made / FACTS).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_sums(made)
         os.replace(made, folder)  # an empty folder may be replaced
     return parity
+
+
+def names_itself(folder: Path, where: str) -> None:
+    """Say in an open_clip folder where it lies: open_clip reads the configuration of a BERT from there, or the hub.
+
+    A student with a tower of open_clip's own needs no such line and may be moved.
+    """
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if "hf_model_name" in config["model_cfg"]["text_cfg"]:
+        config["model_cfg"]["text_cfg"]["hf_model_name"] = where
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_sums(folder: Path) -> None:
+    """Write ``SHA256SUMS`` over all other files of a folder, as ``sha256sum -c`` reads it."""
+    sums = [f"{_sha256(path)}  {path.name}" for path in sorted(folder.iterdir()) if path.name != SUMS]
+    (folder / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
 
 
 FORMS: dict[str, tuple[Callable[[Student, Path], None], str]] = {
@@ -159,7 +188,8 @@ def write_teacher(
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _summary(domains: tuple[str, ...]) -> str:

@@ -106,6 +106,8 @@ class Student:
             vocabulary = tok.load_tokenizer(folder)
             shape, preprocess = config["model_cfg"], config["preprocess_cfg"]
             bert = towers.read_bert_config(folder) if "hf_model_name" in shape["text_cfg"] else None
+            if bert is not None:
+                shape["text_cfg"]["hf_model_name"] = "."  # an exported folder says where it lay
         except Exception as error:
             raise ReleaseError("this folder holds no student", where=f"{folder}: {error}") from error
         model = towers.open_clip_model(shape, bert)

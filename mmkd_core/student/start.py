@@ -7,15 +7,19 @@ Nothing is unpickled: safetensors, or torch files with ``weights_only=True``.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmkd_core.contract import LicenseInfo
 from mmkd_core.errors import ReleaseError
+from mmkd_core.plugins.licences import UNKNOWN, forbids
 from mmkd_core.student.config import StartConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.tokenizer import has_tokenizer
@@ -60,6 +64,36 @@ def digests(start: StartConfig, root: Path) -> dict[str, dict[str, str]]:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             found[tower] = {"path": given, "sha256": digest}
     return found
+
+
+def licences(start: StartConfig, root: Path) -> dict[str, LicenseInfo]:
+    """By tower the licence of the weights that it starts from: as configured, else as the folder says, else unknown."""
+    given = {tower: getattr(start, tower) for tower in TOWERS if getattr(start, tower)}
+    return {tower: _named(start.license) if start.license else _of_folder(root / path) for tower, path in given.items()}
+
+
+def _of_folder(path: Path) -> LicenseInfo:
+    """What an exported folder, a release or the model card of a hub says of its licence."""
+    folder = path if path.is_dir() else path.parent
+    for file in (folder / "mmkd.json", folder / "release.json", folder.parent / "release.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return LicenseInfo.model_validate(json.loads(file.read_text(encoding="utf-8"))["license"])
+    with suppress(OSError, UnicodeDecodeError):
+        card = re.match(r"---\n(.*?)\n---\n", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        if card and (found := re.search(r"^license:\s*([\w.-]+)\s*$", card[1], re.MULTILINE)):
+            return _named(found[1])
+    return UNKNOWN
+
+
+def _named(name: str) -> LicenseInfo:
+    """A licence by its SPDX identifier, or by the small letters that hubs write it in."""
+    if name.lower() in ("other", "unknown"):
+        return UNKNOWN
+    spdx = {"mit": "MIT", "apache-2.0": "Apache-2.0"}.get(name, name.upper() if name.startswith("cc") else name)
+    license = LicenseInfo(code=spdx, weights=spdx, commercial_use=True)
+    forbidden = forbids(license)  # which reads it off the name
+    allowed = {"commercial_use": "commercial use" not in forbidden, "derivatives": "derivatives" not in forbidden}
+    return license.model_copy(update=allowed)
 
 
 def tokenizer_beside(start: StartConfig, root: Path) -> Path | None:

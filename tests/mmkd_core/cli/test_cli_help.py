@@ -32,6 +32,7 @@ COMMANDS = [
     "init",
     "integrate",
     "pretrain",
+    "push",
     "quickstart",
     "releases list",
     "releases rollback",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmkd_core.cli.releases import _licence
 from mmkd_core.contract import LicenseInfo
-from mmkd_core.integrate.releases import Release, licences
+from mmkd_core.integrate.releases import Release, licences, starts
 from mmkd_core.student.card import model_card
 
 FREE = LicenseInfo(code="MIT", weights="MIT", commercial_use=True)
@@ -67,3 +67,20 @@ def test_a_card_says_what_was_measured_and_what_it_is_not_for():
     assert "| ct | 91.0 (88.0 to 94.0) | 120 |" in card
     assert "## What it must not be used for" in card
     assert "## Results" not in model_card("S", "Trained here.", FREE, {})
+
+
+def test_what_the_first_student_started_from_binds_it_and_its_descendants():
+    start = {
+        "image": {"path": "weights/metaclip.pt", "sha256": "0" * 64, "license": NC.model_dump(mode="json")},
+        "text": {"path": "weights/bert", "sha256": "1" * 64},  # of an older mmkd, which did not ask
+    }
+    one = licences(None, {"plip": FREE}, {"image": start["image"]})
+    assert _licence(one) == "CC-BY-NC-4.0 (from start of the image tower (metaclip.pt); no commercial use)"
+    child = licences(Release("0001", Path("0001"), one), {"quilt": FREE}, {"image": start["text"]})
+    assert child["license"]["weights"] == "CC-BY-NC-4.0"
+    assert child["start"] == one["start"], "that of the first student, whatever stage 1 is now"
+    both = licences(None, {"plip": FREE}, start)
+    assert both["license"]["weights"] == "LicenseRef-unknown"
+    assert _licence(both).startswith("LicenseRef-unknown (from start of the text tower (bert); no commercial use")
+    same = {tower: {**start["image"]} for tower in ("image", "text")}
+    assert list(starts(same)) == ["start of the image and the text tower (metaclip.pt)"]

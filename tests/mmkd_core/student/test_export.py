@@ -215,6 +215,18 @@ def test_a_fresh_process_loads_the_folder_and_says_the_same(form, transformer, t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["open-clip", "onnx"])
+def test_a_student_with_a_bert_leaves_too(form, tmp_path):
+    """open_clip asks for the configuration of a BERT by name; the name is the folder's own."""
+    text = TextConfig(tower="bert", layers=1, width=32, heads=2)
+    student = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24, text=text), TEXTS, 3)
+    assert export_folder(student, tmp_path / "out", form).cosine > CLOSE
+    facts = json.loads((tmp_path / "out" / "mmkd.json").read_text())
+    assert (facts["schema"], facts["form"]) == ("mmkd.export/v1", form)
+    assert facts["parity"]["cosine"] > CLOSE
+
+
+@pytest.mark.slow
 def test_an_export_that_says_something_else_gets_no_name(transformer, tmp_path, monkeypatch):
     def wrong(student: Student, folder: Path) -> None:
         student.save(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from mmkd_core.errors import ReleaseError
 from mmkd_core.student.config import StartConfig, StudentConfig
 from mmkd_core.student.model import Student
-from mmkd_core.student.start import digests, load_start, tokenizer_beside
+from mmkd_core.student.start import digests, licences, load_start, tokenizer_beside
 
 CAPTIONS = ["a nodule in the left lung", "liver lesion", "no finding"]
 TEXT = {"vocab_size": 128, "context_length": 12, "width": 32, "heads": 2, "layers": 2}
@@ -132,3 +133,29 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path):
 def test_an_unknown_tower_is_refused():
     with pytest.raises(ValidationError, match="vision"):
         StartConfig.model_validate({"vision": "x"})
+
+
+def test_the_licence_of_a_start_is_the_configured_one_or_what_its_folder_says(tmp_path):
+    nc = {"code": "MIT", "weights": "CC-BY-NC-4.0", "commercial_use": False}
+    (tmp_path / "releases/0001/student").mkdir(parents=True)
+    (tmp_path / "releases/0001/release.json").write_text(json.dumps({"license": nc, "parent": None}))
+    for name, card in (
+        ("plain", "# No head\n"),
+        ("card", "---\nlicense: cc-by-nc-nd-4.0\n---\n"),
+        ("own", "---\nlicense: other\n---\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(card)
+    (tmp_path / "plain" / "weights.pt").write_bytes(b"")
+
+    def found(**start):
+        return {tower: terms.weights for tower, terms in licences(StartConfig(**start), tmp_path).items()}
+
+    assert found() == {}
+    assert found(image="releases/0001/student", text="card") == {"image": "CC-BY-NC-4.0", "text": "CC-BY-NC-ND-4.0"}
+    assert found(image="plain/weights.pt", text="own") == dict.fromkeys(("image", "text"), "LicenseRef-unknown")
+    assert found(image="plain/weights.pt", license="Apache-2.0") == {"image": "Apache-2.0"}
+    (terms,) = licences(StartConfig(text="card"), tmp_path).values()
+    assert (terms.commercial_use, terms.derivatives) == (False, False)
+    (terms,) = licences(StartConfig(text="plain", license="CC-BY-SA-4.0"), tmp_path).values()
+    assert (terms.commercial_use, terms.derivatives) == (True, True)
