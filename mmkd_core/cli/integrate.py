@@ -26,17 +26,20 @@ def integrate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Add, extract, trust, distil, audit and if need be repair a teacher; run again after a kill, it goes on."""
-    from mmkd_core.cli.progress import watch
+    """Add, extract, trust, distil, audit and, if need be, repair a teacher; run again after a kill, it goes on."""
+    from mmkd_core.cli.progress import alone_or_led
     from mmkd_core.integrate.transaction import run_integrate
     from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins.lifecycle import Choices
+    from mmkd_core.student import parallel
 
     out = Output(json, root)
+    parallel.start()
     workspace = Workspace.open(root)
     choices = Choices(weights, python, accept_license, asking(out, yes))
-    with workspace.writing():
-        done = run_integrate(workspace, target, choices, watch())
+    with alone_or_led(workspace) as progress:
+        done = run_integrate(workspace, target, choices, progress)
+    parallel.only_leader()
     out.table(("step", "what came of it"), list(done.steps.items()))
     if done.audit:
         _say_worst(out, done.audit)
@@ -69,14 +72,17 @@ def repair(
     debug: Debug = False,
 ) -> None:
     """Mend a candidate that forgot: part of the way back, then more replay of what it forgot, else keep the parent."""
-    from mmkd_core.cli.progress import watch
+    from mmkd_core.cli.progress import alone_or_led
     from mmkd_core.integrate.repairing import run_repair
     from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.student import parallel
 
     out = Output(json, root)
+    parallel.start()
     workspace = Workspace.open(root)
-    with workspace.writing():
-        done = run_repair(workspace, candidate, watch())
+    with alone_or_led(workspace) as progress:
+        done = run_repair(workspace, candidate, progress)
+    parallel.only_leader()
     _say_repair(out, done)
     out.say(f"in use: release {done.release.id}")
     out.finish(_facts(done), wrote=[done.release.folder] if done.passed else [], next="mmkd releases list")

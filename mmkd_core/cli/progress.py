@@ -14,6 +14,8 @@ from mmkd_core.progress import Advance, Progress
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
+    from mmkd_core.integrate.workspace import Workspace
+
 EVERY_S = 10.0
 """Seconds between two plain lines about one task."""
 
@@ -21,6 +23,19 @@ EVERY_S = 10.0
 def watch() -> Progress:
     """Whoever fits the stderr of this process."""
     return TerminalProgress() if on_terminal(sys.stderr) else LineProgress()
+
+
+@contextmanager
+def alone_or_led(workspace: Workspace) -> Iterator[Progress]:
+    """Hold the workspace and show progress; of several processes that were launched together, the leader alone does."""
+    from mmkd_core.progress import Silent
+    from mmkd_core.student import parallel
+
+    if parallel.leads():
+        with workspace.writing():
+            yield watch()
+    else:
+        yield Silent()
 
 
 class LineProgress:

@@ -1,6 +1,5 @@
 """`mmkd extract`, `mmkd pretrain`, `mmkd distill`: the steps that make a student."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,13 +7,11 @@ import typer
 
 from mmkd_core.cli.options import HERE, Captions, Debug, Engine, Json, Recipe, Root, names, share
 from mmkd_core.cli.output import Output, points, size
+from mmkd_core.cli.progress import alone_or_led
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mmkd_core.extract.plan import Plan
     from mmkd_core.integrate.workspace import Workspace
-    from mmkd_core.progress import Progress
 
 app = typer.Typer()
 
@@ -105,7 +102,7 @@ def pretrain(
     chosen = {"domains": names(domains) or None, "captions": captions and captions.value, "steps": steps}
     given = {name: value for name, value in chosen.items() if value is not None}
     config = workspace.config.pretrain.model_copy(update=given)
-    with _alone_or_led(workspace) as progress:
+    with alone_or_led(workspace) as progress:
         folder, facts = run_pretrain(workspace, config, out, progress)
     parallel.only_leader()
     if not facts["trained"]:
@@ -139,8 +136,9 @@ def distill(
     out = Output(json, root)
     parallel.start()
     workspace = _with_recipe(Workspace.open(root), recipe)
-    with _alone_or_led(workspace) as progress:
+    with alone_or_led(workspace) as progress:
         outcome = (run_incremental if incremental else run_distill)(workspace, progress)
+    parallel.only_leader()
     release = outcome.release
     auc = Predictions.load(release.predictions).auc()
     in_use = releases.current(workspace)
@@ -155,20 +153,6 @@ def distill(
         following = "mmkd audit forgetting" if release.parent else f"mmkd releases rollback {release.id}"
     facts = {"release": release.id, "made": outcome.made, "current": current, "auc": auc, **_kept(release.facts)}
     out.finish(facts, wrote=[release.folder] if outcome.made else [], next=following)
-
-
-@contextmanager
-def _alone_or_led(workspace: "Workspace") -> "Iterator[Progress]":
-    """Hold the workspace and show progress; of several processes that train together, the leader alone does."""
-    from mmkd_core.cli.progress import watch
-    from mmkd_core.progress import Silent
-    from mmkd_core.student import parallel
-
-    if parallel.leads():
-        with workspace.writing():
-            yield watch()
-    else:
-        yield Silent()
 
 
 def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":

@@ -141,13 +141,20 @@ class Distillation:
             more: facts of the release beside those that every one has.
         """
         key = self._identity(new, replay, more)
+        made = parallel.by_leader(lambda: releases.find(self.workspace, key) is None)
+        if made:
+            self._make(key, new, batches, label, replay, more)
+        release = releases.release(self.workspace, parallel.by_leader(lambda: self._in_use(key)))
+        return Outcome(release, made, release.facts["fidelity"])
+
+    def _in_use(self, key: str) -> str:
+        """The id of a release; it is put into use where there was none before."""
         found = releases.find(self.workspace, key)
-        release = found or self._make(key, new, batches, label, replay, more)
-        parallel.only_leader()
-        # Also for a release that is found: a kill may have come between its commit and the pointer to it.
+        assert found
+        # Also for a release that was made before: a kill may have come between its commit and the pointer to it.
         if releases.current(self.workspace) is None:
-            releases.promote(self.workspace, release.id)
-        return Outcome(release, found is None, release.facts["fidelity"])
+            releases.promote(self.workspace, found.id)
+        return found.id
 
     def _make(
         self,
@@ -157,7 +164,8 @@ class Distillation:
         label: str,
         replay: Replay | None,
         more: Mapping[str, Any] | None,
-    ) -> Release:
+    ) -> None:
+        """Train, all processes together; the leader alone goes on from there to the release."""
         run = self.workspace.runs / f"{label}-{key[:12]}"
         student, began = Student.load(self.start), time.monotonic()
         before = {name: value.clone() for name, value in student.model.state_dict().items()}
@@ -178,7 +186,8 @@ class Distillation:
                 progress=self.progress,
                 trackers=self.workspace.config.log,
             )
-        parallel.only_leader()
+        if not parallel.leads():
+            return
         step = self._toward(student, before)
         facts = {
             "identity": key,
@@ -198,7 +207,7 @@ class Distillation:
             "student": _shape(student),
             **(more or {}),
         }
-        return self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)
+        self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)
 
     def _earlier(self, replay: Replay | None, new: Sequence[str]) -> Earlier | None:
         if self.parent is None or replay is None:

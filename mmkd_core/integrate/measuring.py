@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmkd_core.audit.chain import Chain, Learnt, chain
 from mmkd_core.audit.comparison import Verdict
@@ -26,6 +27,7 @@ from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
 from mmkd_core.report.chain_page import write_chain
 from mmkd_core.report.junit import write_junit
+from mmkd_core.student import parallel
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
 
@@ -78,6 +80,8 @@ def run_audit(
 ) -> tuple[ForgettingAudit, Release, Release]:
     """Compare a release with its parent, keep the outcome and, on PASS, put the newest release in use.
 
+    Of several processes the leader does it, and all get the audit.
+
     Args:
         candidate: the newest release by default.
         parent: the candidate's own parent by default.
@@ -89,12 +93,16 @@ def run_audit(
         ReleaseError: the candidate has no parent, so that there is nothing that it could have forgotten.
     """
     new, old = pair_of(workspace, candidate, parent)
-    audit = audited(workspace, new, old, progress)
-    in_use = releases.current(workspace)
-    # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
-    if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
-        releases.promote(workspace, new.id)
-    return audit, new, old
+
+    def look() -> dict[str, Any]:
+        audit = audited(workspace, new, old, progress)
+        in_use = releases.current(workspace)
+        # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
+        if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
+            releases.promote(workspace, new.id)
+        return audit.to_json()
+
+    return ForgettingAudit.from_json(parallel.by_leader(look)), new, old
 
 
 def run_self_test(

@@ -26,6 +26,7 @@ from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.teaching import Forgotten, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace, identity, read_json
 from mmkd_core.progress import Progress, Silent
+from mmkd_core.student import parallel
 from mmkd_core.student.model import Student
 
 How = Literal["interpolation", "replay", "parent"]
@@ -116,7 +117,7 @@ def _candidate(workspace: Workspace, parent: Release, name: str | None) -> Relea
 
 def _forgotten(workspace: Workspace, broken: Release, parent: Release) -> tuple[str, ...]:
     """Domains and teachers in which the audit of the candidate failed; if it is open, in which it did not pass."""
-    facts = read_json(audit_file(workspace, broken, parent))
+    facts = parallel.by_leader(lambda: read_json(audit_file(workspace, broken, parent)))
     audit = run_audit(workspace, broken.id)[0] if facts is None else ForgettingAudit.from_json(facts)
     if audit.verdict is Verdict.PASS:
         what = f"release {broken.id} passed its audit, there is nothing to repair"
@@ -127,32 +128,38 @@ def _forgotten(workspace: Workspace, broken: Release, parent: Release) -> tuple[
 
 def _interpolated(workspace: Workspace, broken: Release, parent: Release, progress: Progress) -> Attempt:
     """The largest step toward the candidate with which no domain loses anything on the validation split."""
-    config = workspace.config.incremental
-    gate = workspace.gate()
-    key = identity("interpolation", parent.id, broken.id, weights_digest(broken.student), gate.hash)
-    release = releases.find(workspace, key)
-    if release is None:
-        trust = run_trust(workspace, progress)
-        job = Distillation(workspace, config, broken.student, parent, trust, progress)
-        student, began = Student.load(broken.student), time.monotonic()
-        old, new = (Student.load(found.student).model.state_dict() for found in (parent, broken))
-        step = largest_step(
-            student, old, new, job.corpus, job.pixels, gate, 0.0, progress, BACK, job.taught(job.earlier)
-        )
-        if not step.size:
-            return Attempt("interpolation", None, None, "on the validation split every step loses something")
-        facts: dict[str, Any] = {name: value for name, value in broken.facts.items() if name not in ("id", "files")}
-        repair = {"of": broken.id, "how": "interpolation", "step": step.size}
-        seconds = round(time.monotonic() - began, 1)
-        facts |= {"identity": key, "steps": 0, "seconds": seconds, "tried": step.tried, "repair": repair}
-        log = workspace.runs / f"repair-{key[:12]}" / "log.jsonl"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes((broken.folder / "log.jsonl").read_bytes())
-        replayed = read_json(broken.folder / "replay.json")
-        release = job.commit(student, load_heads(broken.folder), replayed, log, facts)
+    made = parallel.by_leader(lambda: _interpolation(workspace, broken, parent, progress))
+    if made is None:
+        return Attempt("interpolation", None, None, "on the validation split every step loses something")
+    release = releases.release(workspace, made)
     audit, *_ = run_audit(workspace, release.id)
     share = release.facts["repair"]["step"]
     return Attempt("interpolation", release, audit.verdict, _told(release, audit, f"{100 * share:.0f} % of the way"))
+
+
+def _interpolation(workspace: Workspace, broken: Release, parent: Release, progress: Progress) -> str | None:
+    """The id of the release of that step, found or made; None if no step is good enough."""
+    config = workspace.config.incremental
+    gate = workspace.gate()
+    key = identity("interpolation", parent.id, broken.id, weights_digest(broken.student), gate.hash)
+    if known := releases.find(workspace, key):
+        return known.id
+    trust = run_trust(workspace, progress)
+    job = Distillation(workspace, config, broken.student, parent, trust, progress)
+    student, began = Student.load(broken.student), time.monotonic()
+    old, new = (Student.load(found.student).model.state_dict() for found in (parent, broken))
+    step = largest_step(student, old, new, job.corpus, job.pixels, gate, 0.0, progress, BACK, job.taught(job.earlier))
+    if not step.size:
+        return None
+    facts: dict[str, Any] = {name: value for name, value in broken.facts.items() if name not in ("id", "files")}
+    repair = {"of": broken.id, "how": "interpolation", "step": step.size}
+    seconds = round(time.monotonic() - began, 1)
+    facts |= {"identity": key, "steps": 0, "seconds": seconds, "tried": step.tried, "repair": repair}
+    log = workspace.runs / f"repair-{key[:12]}" / "log.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes((broken.folder / "log.jsonl").read_bytes())
+    replayed = read_json(broken.folder / "replay.json")
+    return job.commit(student, load_heads(broken.folder), replayed, log, facts).id
 
 
 def _replayed(workspace: Workspace, broken: Release, parts: tuple[str, ...], progress: Progress) -> Attempt:

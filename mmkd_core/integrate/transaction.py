@@ -3,6 +3,8 @@
 Nothing keeps a record of how far it came: every step finds out by itself whether its result is there, made from the
 same inputs. So an integration that was killed goes on where it was when it is run again, and one that is over says what
 it came to. ``releases/CURRENT`` moves once, at the end, and only on PASS.
+
+Of processes that were launched together all train, and the leader alone does the rest; all take the same way.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremen
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins.lifecycle import Choices, add
 from mmkd_core.progress import Progress, Silent
+from mmkd_core.student import parallel
 
 T = TypeVar("T")
 
@@ -106,22 +109,32 @@ class _Journal:
 
 
 def _added(workspace: Workspace, target: str, choices: Choices | None, progress: Progress) -> tuple[list[str], str]:
-    if target in locked_names(workspace):
-        return [target], f"{target} is in use already"
-    locked = [teacher.name for teacher in add(target, workspace.lock_file, choices=choices, progress=progress)]
-    return locked, f"{', '.join(locked)} in use now"
+    def work() -> tuple[list[str], str]:
+        if target in locked_names(workspace):
+            return [target], f"{target} is in use already"
+        locked = [teacher.name for teacher in add(target, workspace.lock_file, choices=choices, progress=progress)]
+        return locked, f"{', '.join(locked)} in use now"
+
+    names, told = parallel.by_leader(work)
+    return names, told
 
 
 def _extracted(workspace: Workspace, progress: Progress) -> tuple[None, str]:
-    done = run_extract(workspace, progress)
-    done.require()
-    images, texts = sum(done.images.values()), sum(done.texts.values())
-    return None, f"{images:,} new images, {texts:,} new texts" if images or texts else "nothing was missing"
+    def work() -> str:
+        done = run_extract(workspace, progress)
+        done.require()
+        images, texts = sum(done.images.values()), sum(done.texts.values())
+        return f"{images:,} new images, {texts:,} new texts" if images or texts else "nothing was missing"
+
+    return None, parallel.by_leader(work)
 
 
 def _trusted(workspace: Workspace, names: list[str], progress: Progress) -> tuple[None, str]:
-    trust = run_trust(workspace, progress)
-    return None, "; ".join(f"{name} may teach {int(trust[name].mask.sum()):,} samples" for name in names)
+    def work() -> str:
+        trust = run_trust(workspace, progress)
+        return "; ".join(f"{name} may teach {int(trust[name].mask.sum()):,} samples" for name in names)
+
+    return None, parallel.by_leader(work)
 
 
 def _first(workspace: Workspace, progress: Progress) -> tuple[Release, str]:

@@ -7,16 +7,20 @@ here is the identity. There is no wrapper around the model: see docs/decisions.
 from __future__ import annotations
 
 import atexit
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from mmkd_core.errors import TrainingError
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another. One that dies is noticed at once; this is for one that prepares."""
@@ -76,6 +80,27 @@ def leader_first() -> Iterator[None]:
     if leads():
         _wait()
     _wait()
+
+
+def by_leader(work: Callable[[], T]) -> T:
+    """What the leader's work comes to (plain JSON), in every process.
+
+    The others wait, before it and after it: what they have read of the workspace until here is not changed under their
+    eyes, and what they read from here on is as the work has left it. Must not hold another exchange.
+    """
+    if world() == 1:
+        return work()
+    _wait()
+    text = json.dumps(work()).encode() if leads() else b""
+    size = torch.tensor([len(text)], device=device())
+    as_leader([size])
+    told = torch.zeros(int(size), dtype=torch.uint8, device=device())
+    if leads():
+        told.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    as_leader([told])
+    _wait()
+    result: T = json.loads(told.cpu().numpy().tobytes())
+    return result
 
 
 def only_leader() -> None:
