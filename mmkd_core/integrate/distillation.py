@@ -38,7 +38,7 @@ from mmkd_core.integrate.features import (
 )
 from mmkd_core.integrate.interpolating import STEPS, Step, largest_step
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import embed, pixels_of, predict, started_from
+from mmkd_core.integrate.student_data import embed, pixels_of, predict, shape_of, started_from
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.plugins.loaders import open_clip
@@ -204,7 +204,7 @@ class Distillation:
             **releases.licences(
                 self.parent, {name: self.specs[name].license for name in new}, started_from(self.workspace)
             ),
-            "student": _shape(student),
+            "student": shape_of(student),
             **(more or {}),
         }
         self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)
@@ -340,14 +340,3 @@ class Distillation:
         """Sample ids by ``teacher/domain``; samples that nobody taught stand under ``/domain``."""
         strata = replay.strata if replay else {}
         return {"/".join(key): [str(name) for name in self.corpus.sample_id[rows]] for key, rows in strata.items()}
-
-
-def _shape(student: Student) -> dict[str, Any]:
-    return {
-        "size": student.pixels,
-        "resize": student.preprocess["resize_mode"],
-        "mean": student.preprocess["mean"],
-        "std": student.preprocess["std"],
-        "context_length": student.context_length,
-        "embed_dim": student.embed_dim,
-    }

@@ -59,6 +59,18 @@ def _with_licences(found: Mapping[str, Any], start: StartConfig, root: Path) -> 
     return {tower: {**facts, **({"license": known[tower]} if tower in known else {})} for tower, facts in found.items()}
 
 
+def shape_of(student: Student) -> dict[str, Any]:
+    """What a release says of its student's input and output."""
+    return {
+        "size": student.pixels,
+        "resize": student.preprocess["resize_mode"],
+        "mean": student.preprocess["mean"],
+        "std": student.preprocess["std"],
+        "context_length": student.context_length,
+        "embed_dim": student.embed_dim,
+    }
+
+
 def run_pretrain(
     workspace: Workspace, config: PretrainConfig, out: Path | None = None, progress: Progress | None = None
 ) -> tuple[Path, dict[str, Any]]:
