@@ -202,6 +202,21 @@ def _rank(patients: Patients, rows: NDArray[np.int64], risk: Floats) -> float:
     return 0.5 if value is None else value
 
 
+def lifelines() -> Any:
+    """The library of that name.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import lifelines as library
+        import lifelines.statistics
+    except ImportError as error:
+        what = "survival needs the package lifelines, which is not installed"
+        raise DataError(what, next="Run `pip install 'mmkd[survival]'`") from error
+    return library
+
+
 def _moments(time: Floats) -> Floats:
     """Times rounded up to at most ``MOMENTS`` of them."""
     values = np.unique(time)
@@ -212,12 +227,8 @@ def _moments(time: Floats) -> Floats:
 
 def _cox(patients: Patients, train: NDArray[np.int64], held: NDArray[np.int64], penalty: float) -> Floats:
     """Log partial hazard of the held-out patients; zero for all where the features say nothing."""
-    try:
-        from lifelines import CoxPHFitter
-        from pandas import DataFrame
-    except ImportError as error:
-        what = "survival needs the package lifelines, which is not installed"
-        raise DataError(what, next="Run `pip install 'mmkd[survival]'`") from error
+    cox_model = lifelines().CoxPHFitter(penalizer=penalty)
+    from pandas import DataFrame
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
@@ -234,5 +245,5 @@ def _cox(patients: Patients, train: NDArray[np.int64], held: NDArray[np.int64], 
     frame: Any = DataFrame(fit).assign(time=_moments(patients.time[train]), event=patients.event[train])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = CoxPHFitter(penalizer=penalty).fit(frame, "time", "event")
+        model = cox_model.fit(frame, "time", "event")
         return np.asarray(model.predict_log_partial_hazard(DataFrame(new)), np.float64)

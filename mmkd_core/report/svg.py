@@ -61,6 +61,9 @@ FIGURE_CSS = (
 .mmkd-fig .hollow{fill:var(--paper)}
 .mmkd-fig .raw{fill:none;stroke:var(--accent);stroke-width:1;opacity:.28}
 .mmkd-fig .smooth{fill:none;stroke:var(--accent);stroke-width:2;stroke-linejoin:round}
+.mmkd-fig .smooth.other{stroke:var(--teacher);stroke-dasharray:7 3}
+.mmkd-fig .band{fill:var(--accent);opacity:.14}
+.mmkd-fig .band.other{fill:var(--teacher)}
 """
 )
 

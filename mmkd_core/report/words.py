@@ -57,6 +57,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
+def p_value(value: float) -> str:
+    """A p-value as papers print it: ``p = 0.032``, ``p < 0.001``."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as people say them: ``0.4 s``, ``42 s``, ``1 min 05 s``, ``2 h 10 min``."""
     value = number(seconds)
