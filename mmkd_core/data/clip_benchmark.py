@@ -15,7 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from mmkd_core.data.eval_sets import SCHEMA, EvalSet, TaskFile, write
+from mmkd_core.data.eval_sets import EvalSet, write
+from mmkd_core.data.eval_task import SCHEMA, TaskFile
 from mmkd_core.data.shards import IMAGES, read_member, samples_of
 from mmkd_core.errors import DataError
 

@@ -22,20 +22,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mmkd_core.data.eval_task import HOW, TASK, TaskFile, conch_prompts, read_task
 from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
 
-SCHEMA = "mmkd.eval/v1"
-TASK = "task.yaml"
-Task = Literal["zero-shot", "linear-probe", "retrieval", "vqa", "survival", "diagnosis"]
 NEEDS: dict[str, tuple[str, ...]] = {
     "zero-shot": ("label",),
     "linear-probe": ("label", "split"),
@@ -50,6 +47,7 @@ COLUMNS = (
     "group_id",
     "split",
     "label",
+    "labels",
     "caption",
     "question",
     "answer",
@@ -59,35 +57,6 @@ COLUMNS = (
     "event",
 )
 Column = NDArray[np.object_]
-
-
-class TaskFile(BaseModel):
-    """``task.yaml``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal["mmkd.eval/v1"] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    tasks: tuple[Task, ...] = Field(min_length=1)
-    domain: str
-    manifest: str = "manifest.csv"
-    classes: tuple[str, ...] = ()
-    positive: tuple[str, ...] = Field(default=(), description="diagnosis: the classes that make a patient ill")
-    prompts: dict[str, tuple[str, ...]] | str = Field(
-        default_factory=dict, description="sentences of each class, or the name of a CONCH prompt file"
-    )
-    license: str = ""
-    source: str = ""
-
-    @model_validator(mode="after")
-    def _belongs(self) -> TaskFile:
-        if "zero-shot" in self.tasks and not self.prompts:
-            raise ValueError("zero-shot needs prompts")
-        if "diagnosis" in self.tasks and not self.positive:
-            raise ValueError("diagnosis needs positive: the classes that make a patient ill")
-        if odd := sorted(set(self.positive) - set(self.classes)):
-            raise ValueError(f"positive names {odd[0]!r}, which is not in classes")
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,46 +107,6 @@ class EvalSet:
         return found
 
 
-def read_task(folder: Path) -> TaskFile:
-    """``task.yaml`` of a folder.
-
-    Raises:
-        DataError: there is none, or a key is wrong.
-    """
-    path = folder / TASK
-    if not path.is_file():
-        raise DataError(f"the folder is no evaluation set: it has no {TASK}", where=str(folder), next=_HOW)
-    try:
-        return TaskFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{TASK} cannot be read: {' '.join(str(error).split())}", where=str(path), next=_HOW) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{key}: {first['msg'].removeprefix('Value error, ')}", where=str(path), next=_HOW) from error
-
-
-def conch_prompts(path: Path) -> dict[str, tuple[str, ...]]:
-    """Sentences by class from a CONCH prompt file: synonyms of each class times templates with ``CLASSNAME``.
-
-    Raises:
-        DataError: the file is not of that layout.
-    """
-    try:
-        sets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        result: dict[str, list[str]] = {}
-        for entry in sets.values():
-            for label, synonyms in entry["classnames"].items():
-                sentences = [
-                    template.replace("CLASSNAME", name) for name in synonyms for template in entry["templates"]
-                ]
-                result.setdefault(label, []).extend(sentences)
-        return {label: tuple(dict.fromkeys(sentences)) for label, sentences in result.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = "not a CONCH prompt file: a mapping to classnames (lists of synonyms) and templates is needed"
-        raise DataError(what, where=str(path), next=_HOW) from error
-
-
 def write(folder: Path, task: TaskFile, rows: Sequence[dict[str, Any]]) -> EvalSet:
     """Write ``task.yaml`` last, so that its presence says that the set is whole; return the set that lies there."""
     import pyarrow as pa
@@ -195,7 +124,11 @@ def write(folder: Path, task: TaskFile, rows: Sequence[dict[str, Any]]) -> EvalS
             write_csv(table, file)
     with replacing(folder / TASK) as file:
         file.write(yaml.safe_dump(task.model_dump(mode="json", by_alias=True), sort_keys=False, width=120).encode())
-    return EvalSet.load(folder)
+    try:
+        return EvalSet.load(folder)
+    except DataError:
+        (folder / TASK).unlink()  # what is refused is not left lying there as a set
+        raise
 
 
 def _cell(value: Any) -> str | None:
@@ -211,7 +144,7 @@ def _columns(path: Path) -> dict[str, Column]:
     if unknown := sorted(set(names) - set(COLUMNS)):
         raise DataError(f"unknown column {unknown[0]!r}", where=str(path), next=f"Use {', '.join(COLUMNS)}.")
     if "image" not in names:
-        raise DataError("the manifest has no column image", where=str(path), next=_HOW)
+        raise DataError("the manifest has no column image", where=str(path), next=HOW)
     table = [values for _, values in rows]
     if not table:
         raise DataError("the manifest has no rows", where=str(path))
@@ -231,28 +164,58 @@ def _check(found: EvalSet) -> None:
     """Raise what would make a figure wrong."""
     task, columns, path = found.task, found.columns, str(found.folder / found.task.manifest)
     for name in task.tasks:
-        for column in NEEDS[name]:
+        for needed in NEEDS[name]:
+            column = "labels" if needed == "label" and task.multilabel else needed
             if column not in columns:
-                raise DataError(f"{name} needs a column {column}", where=path, next=_HOW)
+                raise DataError(f"{name} needs a column {column}", where=path, next=HOW)
     for column in ("image", "group_id", "sample_id"):
         if (empty := np.array([value is None for value in columns[column]])).any():
             raise DataError(f"row {1 + int(empty.argmax())} has no {column}", where=path, next="Fill it in.")
     _check_splits(found, path)
     if {"zero-shot", "linear-probe", "diagnosis"} & set(task.tasks):
-        for row, label in enumerate(columns["label"]):
-            if label is not None and task.classes and label not in task.classes:
-                what = f"row {row + 1}: the label {label!r} is none of the classes {', '.join(task.classes)}"
-                raise DataError(what, where=path, next=f"Correct the row, or add the class to {TASK}.")
+        _check_labels(found, path)
     if "zero-shot" in task.tasks:
         for label in task.classes:
             if not found.prompts.get(label):
                 raise DataError(f"the class {label!r} has no sentences", where=path, next=f"Add some to {TASK}.")
+            if task.multilabel and not task.absent.get(label):
+                what = f"no sentence says that {label!r} is not there"
+                raise DataError(what, where=path, next=f"Add some to absent in {TASK}.")
     if "survival" in task.tasks:
         for row, (time, event) in enumerate(zip(columns["time"], columns["event"], strict=True)):
             if _number(time) is None or (_number(time) or 0) <= 0:
                 raise DataError(f"row {row + 1}: time must be above 0, not {time!r}", where=path, next="Correct it.")
             if str(event).lower() not in _EVENT:
                 raise DataError(f"row {row + 1}: event must be 0 or 1, not {event!r}", where=path, next="Correct it.")
+
+
+def _check_labels(found: EvalSet, path: str) -> None:
+    """Every label is a class, where classes are named."""
+    classes = found.task.classes
+    for row in range(len(found)) if classes else ():
+        if odd := [name for name in labels_of(found, row) if name not in classes]:
+            what = f"row {row + 1}: the label {odd[0]!r} is none of the classes {', '.join(classes)}"
+            raise DataError(what, where=path, next=f"Correct the row, or add the class to {TASK}.")
+
+
+def labels_of(found: EvalSet, row: int) -> list[str]:
+    """The classes of one row: none, one, or with ``multilabel`` several.
+
+    Raises:
+        DataError: a cell of ``labels`` is no JSON list.
+    """
+    if not found.task.multilabel:
+        label = found["label"][row]
+        return [] if label is None else [str(label)]
+    cell = found["labels"][row]
+    try:
+        names = [] if cell is None else json.loads(cell)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        what = f"row {row + 1}: labels must be a JSON list of classes, not {cell!r}"
+        raise DataError(what, where=str(found.folder / found.task.manifest), next='Write ["mass", "nodule"], or [].')
+    return [str(name) for name in names]
 
 
 def _check_splits(found: EvalSet, path: str) -> None:
@@ -297,4 +260,3 @@ def _number(value: Any) -> float | None:
 
 
 _EVENT = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}
-_HOW = "See docs/evaluate.md for what an evaluation set holds."

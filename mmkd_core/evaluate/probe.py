@@ -8,8 +8,10 @@ reported apart.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,18 +84,28 @@ def predict(train: Labelled, val: Labelled, test: Labelled, seed: int = 0) -> Ou
 
 def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
     """Per fraction: classification figures as means over its seeds; the remark says how far the seeds differ."""
+
+    def table(rows: NDArray[np.int64], part: str) -> list[Measured]:
+        return classification(outcomes["scores"][rows], outcomes["truth"][rows], bootstrap.take(rows), part)
+
+    return over_runs(outcomes, table)
+
+
+def over_runs(outcomes: Outcomes, table: Callable[[NDArray[np.int64], str], list[Measured]]) -> list[Measured]:
+    """Means over the seeds of each fraction of labels.
+
+    Args:
+        outcomes: with a column ``run`` and the fact ``runs``.
+        table: the figures of the rows of one run, given the name of its fraction.
+    """
     found, runs = [], outcomes.facts["runs"]
     for fraction in sorted({run["fraction"] for run in runs}):
         part = f"{fraction:.0%} of the labels"
         mine = [
             np.flatnonzero(outcomes["run"] == number) for number, run in enumerate(runs) if run["fraction"] == fraction
         ]
-
-        def table(rows: NDArray[np.int64], part: str = part) -> list[Measured]:
-            return classification(outcomes["scores"][rows], outcomes["truth"][rows], bootstrap.take(rows), part)
-
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # running sums, for which numpy lets go of the interpreter
-            tables = list(pool.map(table, mine))
+            tables = list(pool.map(table, mine, repeat(part)))
         for same in zip(*tables, strict=True):
             values = [one.estimate for one in same if one.estimate is not None]
             estimate = float(np.mean(values)) if len(values) == len(same) else None
@@ -105,16 +117,29 @@ def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
 
 def draw(train: Labelled, fraction: float, seed: int) -> NDArray[np.int64]:
     """Rows (ascending) of whole groups that make up ``fraction`` of the images, each class at least once."""
+    classes = sorted({str(label) for label in train.label})
+    return draw_groups(train.group_id, [train.label.astype(str) == name for name in classes], fraction, seed)
+
+
+def draw_groups(
+    group_id: NDArray[np.object_], kinds: Sequence[NDArray[np.bool_]], fraction: float, seed: int
+) -> NDArray[np.int64]:
+    """Rows (ascending) of whole groups that make up ``fraction`` of the n images, at least one row of each kind.
+
+    Args:
+        group_id: (n,).
+        kinds: for each kind (n,) which rows are of it, at least one.
+    """
     if fraction >= 1:
-        return np.arange(len(train))
-    groups, member = np.unique(train.group_id.astype(str), return_inverse=True)
+        return np.arange(len(group_id))
+    groups, member = np.unique(group_id.astype(str), return_inverse=True)
     order = np.random.default_rng([seed, 43]).permutation(len(groups))
     sizes = np.bincount(member)[order]
-    chosen = set(order[: 1 + int(np.searchsorted(np.cumsum(sizes), fraction * len(train)))].tolist())
+    chosen = set(order[: 1 + int(np.searchsorted(np.cumsum(sizes), fraction * len(group_id)))].tolist())
     place = np.empty(len(groups), np.int64)
     place[order] = np.arange(len(groups))
-    for name in sorted({str(label) for label in train.label}):
-        holders = member[train.label.astype(str) == name]
+    for of_kind in kinds:
+        holders = member[of_kind]
         if not chosen & set(holders.tolist()):
             chosen.add(int(holders[place[holders].argmin()]))
     return np.flatnonzero(np.isin(member, sorted(chosen)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmkd_core.errors import DataError
-from mmkd_core.evaluate import diagnosis, probe, retrieval, survival, vqa, zero_shot
+from mmkd_core.evaluate import diagnosis, multilabel, probe, retrieval, survival, vqa, zero_shot
 from mmkd_core.evaluate.figures import Measure
 from mmkd_core.evaluate.outcomes import Outcomes
 
@@ -14,6 +14,8 @@ MEASURES: dict[str, Measure] = {
     vqa.CLOSED: vqa.measure_closed,
     vqa.PROBE: vqa.measure_probe,
     survival.PROTOCOL: survival.measure,
+    multilabel.ZERO_SHOT: multilabel.measure_zero_shot,
+    multilabel.PROBE: multilabel.measure_probe,
     diagnosis.PROTOCOL: diagnosis.measure,
 }
 

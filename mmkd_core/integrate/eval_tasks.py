@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.data.eval_sets import EvalSet, times
+from mmkd_core.data.eval_sets import EvalSet, labels_of, times
 from mmkd_core.data.manifest import Corpus, text_id
 from mmkd_core.errors import DataError
-from mmkd_core.evaluate import diagnosis, probe, retrieval, survival, vqa, zero_shot
+from mmkd_core.evaluate import diagnosis, multilabel, probe, retrieval, survival, vqa, zero_shot
 from mmkd_core.evaluate.outcomes import Outcomes
 
 Array = NDArray[np.float32]
@@ -34,7 +34,7 @@ def texts_of(found: EvalSet, task: str) -> list[str]:
     """Every distinct text that a task needs features of."""
     texts: list[str] = []
     if task == "zero-shot":
-        texts = [text for sentences in found.prompts.values() for text in sentences]
+        texts = [text for sentences in [*found.prompts.values(), *found.task.absent.values()] for text in sentences]
     if task == "retrieval":
         texts = [str(text) for text in found["caption"]]
     if task == "vqa":
@@ -69,6 +69,10 @@ _SPLITS = ("train", "val", "test")
 
 
 def _zero_shot(found: EvalSet, model: Frozen) -> Outcomes:
+    if found.task.multilabel:
+        names = found.task.classes
+        there, absent = ({n: model.texts(of[n]) for n in names} for of in (found.prompts, found.task.absent))
+        return multilabel.choose(_multilabelled(found, model, "test"), there, absent, model.logit_scale)
     rows = np.array([row for row in found.where("test") if found["label"][row] is not None], np.int64)
     classes = {name: model.texts(found.prompts[name]) for name in found.task.classes or found.prompts}
     columns = (found[name][rows] for name in ("label", "group_id", "sample_id"))
@@ -91,7 +95,20 @@ def _labelled(found: EvalSet, model: Frozen, split: str) -> probe.Labelled:
     return probe.Labelled(model.images[rows], *(found[name][rows] for name in ("label", "group_id", "sample_id")))
 
 
+def _multilabelled(found: EvalSet, model: Frozen, split: str) -> multilabel.MultiLabelled:
+    rows = found.where(split)
+    if not len(rows) and split != "val":
+        raise DataError(f"no image is in the {split} split", where=str(found.folder), next="Split the set.")
+    given = [set(labels_of(found, int(row))) for row in rows]
+    truth = np.array([[name in names for name in found.task.classes] for names in given], bool)
+    truth = truth.reshape(len(rows), len(found.task.classes))
+    return multilabel.MultiLabelled(model.images[rows], truth, found["group_id"][rows], found["sample_id"][rows])
+
+
 def _probe(found: EvalSet, model: Frozen, seed: int) -> Outcomes:
+    if found.task.multilabel:
+        several = [_multilabelled(found, model, split) for split in _SPLITS]
+        return multilabel.probe(several[0], several[1], several[2], list(found.task.classes), seed)
     train, val, test = (_labelled(found, model, split) for split in _SPLITS)
     return probe.predict(train, val, test, seed)
 

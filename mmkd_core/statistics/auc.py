@@ -19,11 +19,19 @@ def macro_auc(scores: ArrayLike, truth: ArrayLike) -> float | None:
         A fraction, or None if no class has both positives and negatives. A class that lacks either is left out.
     """
     checked, labels = checked_scores(scores, truth)
-    aucs = []
-    for column in defined_classes(labels, checked.shape[1]):
-        order = Order(checked[:, column], labels == column)
-        aucs.append(float((order.below + order.up_to).sum()) / (2 * len(order.positives) * len(order.negatives)))
+    aucs = [auc(checked[:, column], labels == column) for column in defined_classes(labels, checked.shape[1])]
     return float(np.mean(aucs)) if aucs else None
+
+
+def auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Share of the pairs (a positive, a negative) that the positive wins; ties count half.
+
+    Args:
+        scores: (N,).
+        positive: (N,) with at least one True and one False.
+    """
+    order = Order(scores, positive)
+    return float((order.below + order.up_to).sum()) / (2 * len(order.positives) * len(order.negatives))
 
 
 def defined_classes(truth: ArrayLike, classes: int) -> list[int]:

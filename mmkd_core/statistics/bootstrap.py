@@ -120,17 +120,27 @@ class GroupBootstrap:
         O(B n) per class: the weight of the negatives below each positive is a running sum over the sorted negatives.
         """
         checked, labels = checked_scores(scores, truth)
-        self._fits(len(labels))
-        orders = [Order(checked[:, column], labels == column) for column in defined_classes(labels, checked.shape[1])]
-        result = np.full(self.resamples, np.nan)
+        columns = defined_classes(labels, checked.shape[1])
+        aucs = self.aucs(checked[:, columns], labels[:, None] == columns)
+        defined = np.isfinite(aucs)
+        total, classes = np.where(defined, aucs, 0.0).sum(axis=1), defined.sum(axis=1)
+        mean: Floats = np.divide(total, classes, out=np.full(self.resamples, np.nan), where=classes > 0)
+        return mean
+
+    def aucs(self, scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> Floats:
+        """AUC of each column in every resample, (B, k); NaN where a resample lacks positives or negatives.
+
+        Args:
+            scores: (n, k).
+            positive: (n, k), each column with at least one True and one False.
+        """
+        self._fits(len(scores))
+        orders = [Order(scores[:, column], positive[:, column]) for column in range(scores.shape[1])]
+        result = np.full((self.resamples, len(orders)), np.nan)
         for part, weight in self.weights():
-            total, classes = np.zeros(weight.shape[1]), np.zeros(weight.shape[1])
-            for order in orders:
+            for column, order in enumerate(orders):
                 wins, pairs = order.wins(weight)
-                present = pairs > 0
-                total[present] += wins[present] / pairs[present]
-                classes += present
-            np.divide(total, classes, out=result[part], where=classes > 0)
+                np.divide(wins, pairs, out=result[part, column], where=pairs > 0)
         return result
 
     def interval(

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from mmkd_core.data.eval_sets import SCHEMA, EvalSet, Task, TaskFile, write
+from mmkd_core.data.eval_sets import EvalSet, write
+from mmkd_core.data.eval_task import SCHEMA, Task, TaskFile
 from mmkd_core.data.phantom.captions import prompts
 from mmkd_core.data.phantom.catalogue import FINDINGS
 from mmkd_core.data.phantom.generate import Sample, drawn_with, samples

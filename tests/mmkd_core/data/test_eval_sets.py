@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_core.data.eval_sets import EvalSet, TaskFile, check_pixels, times, write
+from mmkd_core.data.eval_sets import EvalSet, check_pixels, times, write
+from mmkd_core.data.eval_task import TaskFile
 from mmkd_core.data.phantom import PhantomConfig, generate, samples
 from mmkd_core.data.phantom.tasks import HAZARD, SLOPE, phantom_sets, severity, survival
 from mmkd_core.errors import DataError

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from mmkd_core.evaluate import diagnosis, retrieval, survival, zero_shot
+from mmkd_core.evaluate import diagnosis, multilabel, retrieval, survival, zero_shot
 from mmkd_core.evaluate.classes import MACRO_AUC, classification
 from mmkd_core.evaluate.diagnosis import Cases
 from mmkd_core.evaluate.figures import Measured, score
@@ -191,6 +191,7 @@ def medmnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         yield evaluator
 
 
+@pytest.mark.slow  # importing medmnist takes seconds
 @pytest.mark.parametrize(("kind", "classes"), [("multi-class", 9), ("ordinal-regression", 5), ("binary-class", 2)])
 @pytest.mark.parametrize("tied", [False, True])
 def test_auc_and_accuracy_are_those_of_medmnist(
@@ -207,3 +208,20 @@ def test_auc_and_accuracy_are_those_of_medmnist(
         interval = found[metric].interval
         assert interval is not None
         assert interval.estimate == pytest.approx(oracle(truth[:, None], values, kind), abs=EXACT), metric
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+def test_several_classes_at_once_are_those_of_medmnist(medmnist: ModuleType, tied: bool) -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.random((300, 14)) < np.linspace(0.02, 0.6, 14)
+    truth[0] = True
+    values = 1 / (1 + np.exp(-(rng.normal(size=truth.shape) + truth)))
+    values = np.round(values, 1) if tied else values
+    names = np.array([f"s{i}" for i in range(300)], object)
+    columns = {"sample_id": names, "group_id": names, "truth": truth.astype(np.int8), "scores": values}
+    outcomes = Outcomes(multilabel.ZERO_SHOT, columns, {"classes": [f"class {k}" for k in range(14)]})
+    found = {f.metric: f.interval.estimate for f in score(outcomes, multilabel.measure_zero_shot, 5) if f.interval}
+    kind = "multi-label, binary-class"
+    assert found[multilabel.AUC] == pytest.approx(medmnist.getAUC(truth, values, kind), abs=EXACT)
+    assert found[multilabel.ACCURACY] == pytest.approx(medmnist.getACC(truth, values, kind), abs=EXACT)
