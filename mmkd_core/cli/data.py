@@ -90,8 +90,14 @@ def import_set(
 def import_(
     path: Annotated[
         Path,
-        typer.Argument(help="A csv, jsonl or parquet manifest, webdataset shards, MedMNIST files, or their folder."),
+        typer.Argument(
+            help="Folder of images with a .txt beside each; or a manifest (csv, jsonl, parquet), shards or MedMNIST."
+        ),
     ],
+    domain: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Kind of all images, such as xray, where no column or folder says it."),
+    ] = None,
     max_bad: Annotated[int, typer.Option(min=0, help="Unreadable images that may be left out.")] = 0,
     root: Root = HERE,
     json: Json = False,
@@ -112,7 +118,8 @@ def import_(
             mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
             raise DataError("the workspace has its data already", where=str(target), next=mend)
         seed = workspace.config.seed
-        corpus, report = import_data(path, target, seed=seed, max_bad=max_bad, progress=watch(), salt=workspace.salt)
+        options: dict[str, Any] = {"seed": seed, "max_bad": max_bad, "progress": watch(), "salt": workspace.salt}
+        corpus, report = import_data(path, target, domain=domain, **options)
     for line in (*report.skipped, *report.warnings):
         out.say(f"note: {line}")
     _answer(out, corpus, {"report": report})

@@ -37,7 +37,9 @@ def init(
         trusted["rule"] = trust.value
     workspace = Workspace.create(root, Config.model_validate(settings))
     facts = {"workspace": root.absolute(), "config": workspace.config}
-    Output(json, root).finish(facts, wrote=[root / CONFIG, root / GATE], next="mmkd data phantom")
+    out = Output(json, root)
+    out.say(f"images of your own: {out.command('mmkd data import PATH')}; synthetic ones: the next command")
+    out.finish(facts, wrote=[root / CONFIG, root / GATE], next="mmkd data phantom")
 
 
 @app.command(epilog="Example:  mmkd report 0002")

@@ -235,6 +235,8 @@ def _with_texts(
 
 def _domain_remarks(corpus: Corpus) -> list[str]:
     remarks = []
+    if len(corpus) and not any(corpus.classes(domain) for domain in corpus.domains):
+        remarks.append("no image has a label: zero-shot AUC cannot be measured, `mmkd eval retrieval` can")
     for domain in corpus.domains:
         if domain not in DOMAINS:
             near = get_close_matches(domain.lower(), DOMAINS, n=1, cutoff=0.5)

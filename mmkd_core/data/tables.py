@@ -19,6 +19,7 @@ from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+UNGROUPED = "every image is its own group, so intervals may be too narrow"
 _KNOWN = ("image", "domain", "label", "caption", "group_id", "split", "window", "slice")
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
@@ -69,13 +70,21 @@ class Table:
     warnings: list[str]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, domain: str | None = None) -> Table:
     """Read a manifest; relative image paths are relative to its folder.
+
+    Args:
+        path: a csv, jsonl or parquet file.
+        domain: kind of all images, where the manifest has no column for it.
 
     Raises:
         DataError: no such file, unknown format, damaged, wrong columns, or a row without image, domain or text.
     """
     columns, cells = cells_of(path, _KNOWN)
+    if domain and "domain" in columns:
+        raise DataError("the manifest has a column domain itself", where=path.name, next="Leave --domain out.")
+    if domain:
+        columns, cells = [*columns, "domain"], ((where, {**values, "domain": domain}) for where, values in cells)
     _check_columns(columns, path)
     rows = [_row(where, values, path, columns) for where, values in cells]
     if not rows:
@@ -171,6 +180,8 @@ def _check_columns(columns: list[str], path: Path) -> None:
     advice = " and ".join(f"'{near}' to '{name}'" for near, name in hints)
     what = f"the manifest has no column {' and no column '.join(missing)}; it has {', '.join(columns) or 'none'}"
     needed = "Needed are image, domain, and label or caption (group_id and split if known)."
+    if missing == ["domain"] and not advice:
+        needed = "Say it with --domain, for all images, or add the column."
     raise DataError(what, where=path.name, next=f"Rename {advice}. {needed}" if advice else needed)
 
 
@@ -189,7 +200,7 @@ def _remarks(columns: list[str]) -> list[str]:
     if "group_id" not in columns:
         near = _nearest("group_id", columns)
         hint = f"; is '{near}' the patient? Then rename it" if near else ""
-        remarks.append(f"no column group_id: every image is its own group, so intervals may be too narrow{hint}")
+        remarks.append(f"no column group_id: {UNGROUPED}{hint}")
     return remarks
 
 

@@ -16,11 +16,13 @@ from typing import TypeVar
 
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
+from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import Repair, run_repair
+from mmkd_core.integrate.student_data import run_pretrain, stage_one
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins.lifecycle import Choices, add
@@ -76,6 +78,7 @@ def run_integrate(
     journal.step("extract", lambda: _extracted(workspace, journal.progress))
     parent = releases.current(workspace)
     if parent is None:
+        journal.step("pretrain", lambda: _pretrained(workspace, journal.progress))
         journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
         first = journal.step("distil", lambda: _first(workspace, journal.progress))
         return Integration(names, first, steps=journal.told, seconds=journal.seconds)
@@ -135,6 +138,16 @@ def _trusted(workspace: Workspace, names: list[str], progress: Progress) -> tupl
         return "; ".join(f"{name} may teach {int(trust[name].mask.sum()):,} samples" for name in names)
 
     return None, parallel.by_leader(work)
+
+
+def _pretrained(workspace: Workspace, progress: Progress) -> tuple[None, str]:
+    """Stage 1 by the workspace's settings, unless there is one already, however it was made."""
+    try:
+        stage_one(workspace)
+    except ReleaseError:
+        _, facts = run_pretrain(workspace, workspace.config.pretrain, progress=progress)
+        return None, f"stage 1 on {facts['pairs']:,} images and captions"
+    return None, "stage 1 was there already"
 
 
 def _first(workspace: Workspace, progress: Progress) -> tuple[Release, str]:

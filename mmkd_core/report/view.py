@@ -115,6 +115,9 @@ class View:
     def lead(self) -> str:
         """One sentence under the headline: what changed on the mean, and against the best teacher."""
         after = number((self.after or {}).get("mean_auc"))
+        if after is None and not any(d.get("labels") for d in (self.summary["data"].get("domains") or {}).values()):
+            command = f"mmkd eval retrieval {self.after_id or 'stage-1'}"
+            return f"No image has a label, so there is no AUC; “{command}” measures how well captions are found."
         if after is None:
             return "The mean AUC of the student could not be measured."
         refused = self.integration is not None and not self.integration.get("promoted")

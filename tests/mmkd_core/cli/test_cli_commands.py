@@ -21,7 +21,10 @@ def settings(workspace):
 
 def test_init_writes_every_setting(mmkd):
     done = mmkd("init", "ws", "--name", "eye", "--seed", 5, "--trust", "gain")
-    assert done.stdout == "wrote: ws/mmkd.yaml\nwrote: ws/gate.yaml\nnext: mmkd data phantom -w ws\n"
+    assert done.stdout == (
+        "images of your own: mmkd data import PATH -w ws; synthetic ones: the next command\n"
+        "wrote: ws/mmkd.yaml\nwrote: ws/gate.yaml\nnext: mmkd data phantom -w ws\n"
+    )
     found = settings(Path("ws"))
     assert (found["name"], found["seed"], found["trust"]["seed"], found["trust"]["rule"]) == ("eye", 5, 5, "gain")
     assert found["pretrain"]["steps"] > 0

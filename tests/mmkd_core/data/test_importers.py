@@ -247,7 +247,8 @@ def test_what_cannot_be_imported(picture_folder: Path, tmp_path: Path) -> None:
         return str(caught.value)
 
     assert message(tmp_path / "gone").startswith("no such file or folder (")
-    assert message(picture_folder).startswith("the folder holds no manifest, no shard and no .npz file (")
+    (tmp_path / "empty").mkdir()
+    assert message(tmp_path / "empty").startswith("the folder holds no manifest, no image, no shard and no .npz file (")
     assert message(picture_folder / "0.png").startswith("cannot import a '.png' file (")
     write(picture_folder, rows(), "jsonl")
     (picture_folder / "b.npz").touch()
