@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmkd_core.data.files import replacing
 from mmkd_core.distill.normalise import PhiS
+from mmkd_core.errors import ReleaseError
 
 MAX_SCALE = 100.0
 
@@ -145,14 +147,28 @@ def save_heads(heads: dict[str, TeacherHead], folder: Path) -> None:
 
 
 def load_heads(folder: Path) -> dict[str, TeacherHead]:
-    """Read what ``save_heads`` wrote."""
+    """Read what ``save_heads`` wrote.
+
+    Raises:
+        ReleaseError: a file is missing or damaged, or was written by another version of mmkd.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state = load_file(folder / "heads.safetensors")
-    heads = {}
-    for name, facts in json.loads((folder / "heads.json").read_text()).items():
-        normalisers = {tower: PhiS.from_state(state, f"{name}/normaliser/{tower}") for tower in ("image", "text")}
-        head = TeacherHead(facts["student_dim"], normalisers, 1.0, mlp=facts["mlp"], fusion=facts["fusion"])
-        head.load_state_dict({key: state[f"{name}/{key}"] for key in head.state_dict()})
-        heads[name] = head
-    return heads
+    try:
+        state = load_file(folder / "heads.safetensors")
+        written = json.loads((folder / "heads.json").read_text())
+        return {name: _load_head(state, name, facts) for name, facts in written.items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        what = "the heads of this release are damaged, or of another version of mmkd"
+        mend = (
+            "`mmkd releases show ID` checks its files; if they are whole, make a release with this mmkd: `mmkd distill`"
+        )
+        raise ReleaseError(what, where=f"{folder}: {type(error).__name__} {error}".strip(), next=mend) from error
+
+
+def _load_head(state: dict[str, Tensor], name: str, facts: Mapping[str, Any]) -> TeacherHead:
+    normalisers = {tower: PhiS.from_state(state, f"{name}/normaliser/{tower}") for tower in ("image", "text")}
+    head = TeacherHead(facts["student_dim"], normalisers, 1.0, mlp=facts["mlp"], fusion=facts["fusion"])
+    head.load_state_dict({key: state[f"{name}/{key}"] for key in head.state_dict()})
+    return head

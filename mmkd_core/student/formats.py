@@ -57,11 +57,16 @@ def write_transformers(student: Student, folder: Path) -> None:
 def _transformers_config(student: Student) -> dict[str, Any]:
     vision, text = student.model_config["vision_cfg"], student.model_config["text_cfg"]
     missing = [key for key in ("patch_size", "width", "layers") if not isinstance(vision.get(key), int)]
-    if missing or "hf_model_name" in text:
+    advice = "Export open-clip or onnx, or train a student with `student: {preset: transformers}`"
+    if "hf_model_name" in text:
         what = (
-            "transformers has no model like this student: its CLIP wants a vision transformer and a causal text tower"
+            "transformers has no model like this student: VisionTextDualEncoder reads a BERT through its pooler and a "
+            "linear map, this student reads the first token through an MLP"
         )
-        raise ReleaseError(what, next="Train one with `student: {vision: vit-tiny}` or vit-b-16, or export open-clip")
+        raise ReleaseError(what, next=advice)
+    if missing:
+        what = "transformers has no model like this student: its CLIP wants a vision transformer, this one convolves"
+        raise ReleaseError(what, next=advice)
     if text["eos_id"] == LEGACY_EOS:
         what = "the end of a text has id 2 in this student's tokenizer, which transformers reads in another way"
         raise ReleaseError(what, next="Export open-clip, or train a student with this version of mmkd")

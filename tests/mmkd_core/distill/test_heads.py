@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.normalise import PhiS
+from mmkd_core.errors import ReleaseError
 
 S, D, N = 7, 5, 60
 
@@ -106,6 +108,35 @@ def test_heads_with_all_parts_are_saved_and_loaded(data, tmp_path):
     for one, other in zip(head.fusion(*four), again.fusion(*four), strict=True):
         assert torch.equal(one, other)
     torch.testing.assert_close(again.native(features, "image"), torch.nn.functional.normalize(features, dim=-1))
+
+
+def without_normaliser(folder):
+    state = load_file(folder / "heads.safetensors")
+    save_file({name: value for name, value in state.items() if "normaliser" not in name}, folder / "heads.safetensors")
+
+
+def of_other_facts(folder):
+    (folder / "heads.json").write_text('{"a": {"student_dim": 7}}')
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        without_normaliser,
+        of_other_facts,
+        lambda folder: (folder / "heads.safetensors").write_bytes(b"cut"),
+        lambda folder: (folder / "heads.json").write_text("{"),
+        lambda folder: (folder / "heads.json").unlink(),
+    ],
+)
+def test_heads_of_another_version_are_a_sentence(data, tmp_path, harm):
+    _, features = data
+    normalisers = {tower: PhiS.fit(features.numpy()) for tower in ("image", "text")}
+    save_heads({"a": TeacherHead(S, normalisers, 50.0)}, tmp_path)
+    load_heads(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ReleaseError, match=r"damaged, or of another version of mmkd \(.*\)\. `mmkd releases show ID`"):
+        load_heads(tmp_path)
 
 
 def test_no_heads_at_all_can_be_saved(tmp_path):

@@ -269,8 +269,14 @@ def test_every_difference_is_found(name, change, says, transformer):
 
 def test_what_transformers_has_no_model_for_is_refused(tmp_path):
     convolution = Student.build(StudentConfig(image_size=32, embed_dim=24), TEXTS, 3)
-    with pytest.raises(ReleaseError, match="transformers has no model like this student"):
+    with pytest.raises(ReleaseError, match="has no model like this student: its CLIP wants a vision transformer"):
         write_transformers(convolution, tmp_path)
+    text = TextConfig(tower="bert", layers=1, width=32, heads=2)
+    bert = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24, text=text), TEXTS, 3)
+    with pytest.raises(
+        ReleaseError, match=r"VisionTextDualEncoder reads a BERT through its pooler.*preset: transformers"
+    ):
+        write_transformers(bert, tmp_path)
     student = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24), TEXTS, 3)
     student.model_config["text_cfg"]["eos_id"] = 2
     with pytest.raises(ReleaseError, match="the end of a text has id 2"):
