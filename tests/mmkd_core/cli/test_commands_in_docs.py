@@ -59,7 +59,7 @@ def test_commands_on_pages_exist(page: Path) -> None:
 
 
 def test_the_test_sees_what_is_wrong() -> None:
-    text = "    mmkd reprot 0001\n\nRun `mmkd export onnx DIR --relase 1`.\n\n    cd x && mmkd teachers add a   # --nothing\n"
+    text = "    mmkd reprot 0001\n\nRun `mmkd export onnx DIR --relase 1`.\n\n    cd x && mmkd teachers add a # --no\n"
     assert [missing(words) for words in shown(text)] == ["no command 'reprot'", "", "no option --relase"]
 
 
