@@ -65,25 +65,54 @@ def phantom_sets(
     answer.finish({"sets": [found.task for found in sets]}, wrote=folders, next=f"mmkd eval set {folders[0]} current")
 
 
-@app.command("import-set", epilog="Example:  mmkd data import-set wds/pcam --domain pathology")
+@app.command("import-set", epilog="Example:  mmkd data import-set hf:owner/name --revision main --domain pathology")
 def import_set(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A webdataset folder as CLIP_benchmark writes it.")],
-    domain: Annotated[str, typer.Option(metavar="NAME", help="Imaging modality of its images.")],
-    name: Annotated[str | None, typer.Option(help="Of the set; the folder's if left out.")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(help="hf:OWNER/NAME, a folder with parquet files, a MedMNIST .npz, a CLIP_benchmark folder."),
+    ],
+    domain: Annotated[str | None, typer.Option(metavar="NAME", help="Modality; MedMNIST's own if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the set; the source's if left out.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="Of a data set of the hub; its commit is recorded.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME", help="Which configuration of a data set.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A=B,C=D", help="Its columns B, D for ours, as label=dx,group_id=patient.")
+    ] = None,
+    keep_once: Annotated[
+        bool, typer.Option("--keep-once", help="Of copies in two splits keep that of test, else of val.")
+    ] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sets.")] = Path("evals"),
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an evaluation set of a CLIP_benchmark folder; its shards stay where they are."""
-    from mmkd_core.data.clip_benchmark import import_clip_benchmark
+    """Make an evaluation set of a data set of the Hugging Face hub, a MedMNIST file or a CLIP_benchmark folder."""
+    from mmkd_core.cli.progress import watch
+    from mmkd_core.data.hf_datasets import Reading
+    from mmkd_core.integrate.importing_sets import import_set as run
     from mmkd_core.integrate.workspace import Workspace
 
     answer, workspace = Output(json, root), Workspace.open(root)
-    title = name or path.resolve().name.lower().replace("_", "-")
-    found = import_clip_benchmark(path, workspace.root / out / title, title, domain)
-    answer.table(("set", "rows", "tasks"), [(title, len(found), ", ".join(found.task.tasks))])
+    how = Reading(_pairs(columns), config, revision, keep_once=keep_once)
+    found = run(source, workspace.root / out, name, domain, how, watch())
+    rows = [(split, len(found.where(split))) for split in ("train", "val", "test")]
+    answer.table(("split", "rows"), rows)
+    answer.say(f"{found.task.name} has the tasks {', '.join(found.task.tasks)}")
+    if (found["group_id"] == found["image"]).all():
+        answer.say("note: no patients are named: every image is its own group, so intervals may be too narrow")
     answer.finish({"set": found.task}, wrote=[found.folder], next=f"mmkd eval set {found.folder} current")
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """``label=dx,group_id=patient`` as a mapping."""
+    from mmkd_core.errors import DataError
+
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if any(not (ours and theirs) for ours, _, theirs in pairs):
+        raise DataError(f"--columns must be pairs, not {text!r}", next="Write --columns image=img,label=diagnosis.")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 @app.command("import", epilog="Example:  mmkd data import images/manifest.csv")

@@ -114,6 +114,13 @@ def prompts(domain: str, label: str) -> tuple[str, ...]:
     return tuple(_fill(form, names[i % len(names)], label) for i, form in enumerate(_PROMPTS))
 
 
+def absent_prompts(domain: str, label: str) -> tuple[str, ...]:
+    """Return three sentences that say that the finding is not there."""
+    names = kinds(domain)
+    forms = ("{kind} without {label}", "{kind} with no {label}", "no {label} in {kind}")
+    return tuple(_fill(form, names[i % len(names)], label) for i, form in enumerate(forms))
+
+
 def clean_caption(domain: str, label: str, rng: np.random.Generator) -> str:
     """Return a caption that surely names the label, in one of many wordings."""
     return _fill(_pick(_NAMED, rng), _pick(kinds(domain), rng), label)

@@ -57,6 +57,7 @@ COLUMNS = (
     "event",
 )
 Column = NDArray[np.object_]
+_COPIES = "Leave the copies out of all splits but one."
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,17 +233,36 @@ def _check_splits(found: EvalSet, path: str) -> None:
                 raise DataError(what, where=path, next="Split by group, so that no patient is in two splits.")
 
 
-def check_pixels(image_id: Column, split: Column, where: str) -> None:
-    """Refuse an image that lies in two splits under two names.
+def without_copies(rows: Sequence[dict[str, Any]], ids: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows and image ids without the copies of an image in train that val or test has, and in val that test has.
+
+    The test split stays as it was published.
+    """
+    home: dict[str, int] = {}
+    for row, name in zip(rows, ids, strict=True):
+        home[name] = max(home.get(name, 0), SPLITS.index(row["split"]))
+    kept = [n for n, (row, name) in enumerate(zip(rows, ids, strict=True)) if SPLITS.index(row["split"]) == home[name]]
+    return [rows[n] for n in kept], [ids[n] for n in kept]
+
+
+def check_pixels(
+    image_id: Sequence[str] | Column, split: Sequence[str] | Column, where: str, mend: str = _COPIES
+) -> None:
+    """Refuse images that lie in two splits under two names.
 
     Raises:
-        DataError: names the hash.
+        DataError: how many, and the hash of the first.
     """
     seen: dict[str, str] = {}
+    twice: dict[str, str] = {}
     for name, part in zip(image_id, split, strict=True):
         if seen.setdefault(name, part) != part:
-            what = f"the same pixels ({name[:12]}) lie in {seen[name]} and in {part} under two names"
-            raise DataError(what, where=where, next="Leave the image out of one split.")
+            twice.setdefault(name, part)
+    if twice:
+        name, part = next(iter(twice.items()))
+        what = f"the same pixels ({name[:12]}) lie in {seen[name]} and in {part} under two names"
+        more = f"; so do {len(twice) - 1} other images" if len(twice) > 1 else ""
+        raise DataError(what + more, where=where, next=mend)
 
 
 def times(found: EvalSet) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -89,3 +89,28 @@ FLAGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "organcmnist": ("ct", _ORGANS),
     "organsmnist": ("ct", _ORGANS),
 }
+
+SEVERAL: dict[str, tuple[str, tuple[str, ...]]] = {  # an image is of any number of these, or of none
+    "chestmnist": (
+        "xray",
+        (
+            "atelectasis",
+            "cardiomegaly",
+            "effusion",
+            "infiltration",
+            "mass",
+            "nodule",
+            "pneumonia",
+            "pneumothorax",
+            "consolidation",
+            "edema",
+            "emphysema",
+            "fibrosis",
+            "pleural thickening",
+            "hernia",
+        ),
+    ),
+}
+
+NON_COMMERCIAL = ("dermamnist",)
+"""CC BY-NC 4.0; the others are CC BY 4.0."""

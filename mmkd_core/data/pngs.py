@@ -1,12 +1,17 @@
-"""Images that lie in no plain file (arrays, DICOM, slices of volumes) are kept as PNGs named by their content."""
+"""Images that lie in no plain file (arrays, DICOM, volumes, cells of a table) are kept under the hash of their pixels.
+
+They become PNGs, or stay the bytes that they came in.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 from PIL import Image
 
+from mmkd_core.data.decode import decode
 from mmkd_core.data.manifest import image_id
 
 
@@ -15,8 +20,28 @@ def keep_png(image: Image.Image, folder: Path) -> tuple[str, Path]:
     name = image_id(image)
     path = folder / name[:2] / f"{name}.png"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{name}.{os.getpid()}.tmp")
-        image.save(fresh, format="PNG")
-        os.replace(fresh, path)
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        _keep(buffer.getvalue(), path)
     return name, path
+
+
+def keep_encoded(data: bytes, folder: Path, where: str) -> tuple[str, Path]:
+    """The same of an encoded image, whose bytes are kept as they are.
+
+    Raises:
+        DataError: the bytes are no image of at most 8 bits per channel; ``where`` says which.
+    """
+    name = image_id(decode(data, where))
+    with Image.open(io.BytesIO(data)) as image:
+        path = folder / name[:2] / f"{name}.{(image.format or 'image').lower()}"
+    if not path.exists():
+        _keep(data, path)
+    return name, path
+
+
+def _keep(data: bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    fresh.write_bytes(data)
+    os.replace(fresh, path)

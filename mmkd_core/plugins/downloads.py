@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmkd_core.contract import WeightSource
-from mmkd_core.errors import PluginError
+from mmkd_core.errors import DataError, PluginError
 from mmkd_core.plugins.hashing import sha256_of
 from mmkd_core.plugins.scratch import scratch
 
@@ -27,6 +28,7 @@ HUB = ("hf", "hf-dataset")
 REMOTE = (*HUB, "url")
 """Kinds of source that must be fetched."""
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 DOWNLOAD_LIMIT_S = 60
 """How long a download may stand still."""
 
@@ -79,6 +81,34 @@ def place(source: WeightSource, folder: Path) -> None:
         with os.fdopen(handle, "wb") as out, (folder / name).open("rb") as data:
             shutil.copyfileobj(data, out, 1 << 20)
         os.replace(partial, file)
+
+
+def dataset(repo: str, revision: str) -> tuple[Path, str]:
+    """The parquet files and the card of a data set of the hub: their folder, and the commit that it is.
+
+    Args:
+        repo: ``owner/name``.
+        revision: a commit, or a branch or tag, which is resolved to the commit that it names now.
+
+    Raises:
+        DataError: there is no such data set or revision, it is gated, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        commit = revision if _COMMIT.fullmatch(revision) else HfApi().dataset_info(repo, revision=revision).sha
+        wanted = ["*.parquet", "README.md"]
+        folder = snapshot_download(repo, repo_type="dataset", revision=commit, allow_patterns=wanted)
+    except GatedRepoError as error:
+        mend = f"Accept the terms at https://huggingface.co/datasets/{repo}, then run `hf auth login`"
+        raise DataError("the data set is gated", where=f"{repo} at {revision}", next=mend) from error
+    except Exception as error:  # the hub client raises its own, httpx's and the system's errors
+        reason = str(error).strip().partition("\n")[0]
+        mend = "Check name, revision and connection (and HF_HUB_OFFLINE), or give a folder with the parquet files."
+        what = f"the data set cannot be fetched: {type(error).__name__}: {reason}"
+        raise DataError(what, where=f"{repo} at {revision}", next=mend) from error
+    return Path(folder), str(commit)
 
 
 def _on_hub(source: WeightSource, teacher: str) -> Path:

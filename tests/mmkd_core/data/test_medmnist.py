@@ -94,8 +94,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     good = arrays(2, colour=False)
     many = {**good, "train_labels": np.zeros((4, 14), dtype=np.uint8)}
     assert refused(tmp_path, many, "chestmnist.npz") == (
-        "the images have 14 labels each (chestmnist.npz). MedMNIST images with one label each can be imported "
-        "(not ChestMNIST, not the 3D sets)."
+        "the images have 14 labels each (chestmnist.npz). To evaluate on it run `mmkd data import-set FILE`; "
+        "training needs one label for each image."
     )
     volumes = {**good, "train_images": np.zeros((4, 28, 28, 28), dtype=np.uint8)}
     assert "train_images are uint8 of shape (4, 28, 28, 28), not uint8 of N x H x W" in refused(tmp_path, volumes)

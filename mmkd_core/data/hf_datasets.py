@@ -1,0 +1,271 @@
+"""Data sets as the Hugging Face hub has them become evaluation sets: parquet files by split, images in their cells.
+
+Splits come from the card (``configs`` in README.md) or from the names of the files; classes from the feature types that
+stand in the parquet files. Read with pyarrow, batch by batch; the package ``datasets`` is not needed.
+
+Does not: run loading scripts, or touch the network (``plugins.downloads.dataset`` does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmkd_core.data.captions import absent_prompts, prompts
+from mmkd_core.data.eval_sets import COLUMNS, EvalSet, check_pixels, without_copies, write
+from mmkd_core.data.eval_task import SCHEMA, TaskFile
+from mmkd_core.data.files import sha256_of
+from mmkd_core.data.manifest import SPLITS
+from mmkd_core.data.medmnist_eval import KEEP_ONCE
+from mmkd_core.data.pngs import keep_encoded
+from mmkd_core.errors import DataError
+from mmkd_core.progress import Progress, Silent
+
+_SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|testing)(?=[-_./]|$)")
+_CALLED = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+_HOW = "The folder of a data set holds parquet files such as data/train-00000-of-00001.parquet."
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set is read.
+
+    Attributes:
+        columns: our column names to its; a name that is the same in both may be left out.
+        config: which of several configurations.
+        revision: commit or hash to record; of a folder of the hub's cache the commit is known, else files are hashed.
+        origin: what to call the source; the folder's name if left out.
+        keep_once: of an image that lies in two splits keep the copy of the test split (else of val), not of the other.
+    """
+
+    columns: Mapping[str, str]
+    config: str | None = None
+    revision: str | None = None
+    origin: str | None = None
+    keep_once: bool = False
+
+
+def import_hf(
+    source: Path, out: Path, name: str, domain: str, how: Reading, progress: Progress | None = None
+) -> EvalSet:
+    """Write the images of a data set, ``task.yaml`` and a manifest to ``out``.
+
+    Raises:
+        DataError: not such a folder, columns that fit no task, an image that cannot be decoded or lies in two splits.
+    """
+    card = _card(source)
+    files = _files(source, card, how.config)
+    first = next(iter(files.values()))[0]
+    features = _features(first)
+    names = _columns(first, features, how.columns)
+    rows, ids = list[dict[str, Any]](), list[str]()
+    with (progress or Silent()).task("read rows", sum(_rows_of(files)), "rows") as advance:
+        for split, parts in files.items():
+            for file in parts:
+                for number, cells in enumerate(_cells(file, names)):
+                    where = f"{file.relative_to(source).as_posix()}, row {number + 1}"
+                    image, path = keep_encoded(_bytes(cells["image"], source, where), out / "images", where)
+                    rows.append(_row(cells, features, names, split) | {"image": path.relative_to(out).as_posix()})
+                    ids.append(image)
+                    advance(1)
+    if how.keep_once:
+        rows, ids = without_copies(rows, ids)
+    check_pixels(ids, [row["split"] for row in rows], source.name, KEEP_ONCE)
+    task = {"name": name, "domain": domain} | _facts(rows, features, names, domain)
+    task |= {"source": how.origin or source.resolve().name, "revision": how.revision or _revision(source, files)}
+    licence = card.get("license", "")
+    task["license"] = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+    return write(out, TaskFile.model_validate({"schema": SCHEMA, "manifest": "manifest.parquet"} | task), rows)
+
+
+def _card(source: Path) -> dict[str, Any]:
+    """The YAML block on top of README.md; empty if there is none."""
+    path = source / "README.md"
+    if not path.is_file():
+        return {}
+    block = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        found = yaml.safe_load(block[1]) if block else None
+    except yaml.YAMLError as error:
+        raise DataError(f"the card cannot be read: {' '.join(str(error).split())}", where=str(path)) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _files(source: Path, card: dict[str, Any], config: str | None) -> dict[str, list[Path]]:
+    """Parquet files by split: as the card has them, or by their names; all are ``test`` where no name tells."""
+    there = sorted(path for path in source.rglob("*.parquet") if path.is_file())
+    if not there:
+        raise DataError("no parquet files", where=str(source), next=_HOW)
+    configs = {str(entry.get("config_name", "default")): entry for entry in card.get("configs") or []}
+    if config is None and len(configs) > 1 and "default" not in configs:
+        known = ", ".join(configs)
+        raise DataError(f"the data set has several configurations: {known}", next="Choose one with --config.")
+    chosen = configs.get(config or ("default" if "default" in configs else next(iter(configs), "")))
+    found: dict[str, list[Path]] = defaultdict(list)
+    if chosen and isinstance(chosen.get("data_files"), list):
+        for entry in chosen["data_files"]:
+            patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
+            for path in there:
+                if any(fnmatch(path.relative_to(source).as_posix(), pattern) for pattern in patterns):
+                    found[_CALLED.get(entry["split"], entry["split"])].append(path)
+    else:
+        for path in there:
+            relative = path.relative_to(source).as_posix()
+            if config is None or config in relative.split("/"):
+                told = _SPLIT.search(relative.removesuffix(".parquet").lower())
+                found[_CALLED.get(told[1], told[1]) if told else "test"].append(path)
+    if not found:
+        what = f"no parquet file belongs to the configuration {config}" if config else "the card names no file here"
+        raise DataError(what, where=str(source), next=f"It has {', '.join(configs) or 'no configurations'}.")
+    if odd := sorted(set(found) - set(SPLITS)):
+        what = f"the split {odd[0]!r} is none of train, val and test"
+        raise DataError(what, where=str(source), next="Rename its files, or the split in the card.")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _features(file: Path) -> dict[str, Any]:
+    """Type of each column, as the hub's libraries write it into the file, or as Arrow has it."""
+    with _open(file) as table:
+        schema = table.schema_arrow
+    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return {field.name: told.get(field.name) or {"_type": str(field.type)} for field in schema}
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            yield table
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"the file cannot be read: {error}", where=file.name, next="Download it again.") from error
+
+
+def _columns(file: Path, features: dict[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """Its column for each of ours that it has."""
+    allowed = [column for column in COLUMNS if column != "sample_id"]
+    for ours, theirs in given.items():
+        if ours not in allowed or theirs not in features:
+            what = f"{ours}={theirs}: no column {theirs!r}" if ours in allowed else f"{ours} is no column of a set"
+            mend = f"The data set has {', '.join(features)}; a set has {', '.join(allowed)}."
+            raise DataError(what, where=file.name, next=mend)
+    found = [
+        column for column in allowed if column in features and column not in ("time", "event")
+    ]  # words of all uses
+    names = {column: column for column in found} | dict(given)
+    pictures = [name for name, feature in features.items() if _type(feature) == "Image"]
+    if "image" not in names and len(pictures) == 1:
+        names["image"] = pictures[0]
+    if "image" not in names:
+        what = f"which column has the images? There are {', '.join(features)}"
+        raise DataError(what, where=file.name, next="Say it with --columns image=NAME.")
+    return names
+
+
+def _type(feature: Any) -> str:
+    return str(feature.get("_type", "")) if isinstance(feature, dict) else "List"
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Names of a ``ClassLabel``, also inside a list."""
+    if isinstance(feature, list):
+        return _class_names(feature[0]) if feature else None
+    if not isinstance(feature, dict):
+        return None
+    return feature["names"] if _type(feature) == "ClassLabel" else _class_names(feature.get("feature"))
+
+
+def _rows_of(files: Mapping[str, list[Path]]) -> Iterator[int]:
+    for parts in files.values():
+        for file in parts:
+            with _open(file) as table:
+                yield table.metadata.num_rows
+
+
+def _cells(file: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Rows under our names."""
+    with _open(file) as table:
+        if missing := sorted(set(names.values()) - set(table.schema_arrow.names)):
+            raise DataError(f"the file has no column {missing[0]!r}, as others have", where=file.name)
+        for batch in table.iter_batches(_BATCH, columns=sorted(set(names.values()))):
+            for row in batch.to_pylist():
+                yield {ours: row[theirs] for ours, theirs in names.items()}
+
+
+def _bytes(cell: Any, source: Path, where: str) -> bytes:
+    """An image's bytes: in the cell, or in a file of the folder that the cell names."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(data, bytes):
+        return data
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    file = (source / str(path)).resolve()
+    if path is None or not file.is_relative_to(source.resolve()) or not file.is_file():
+        raise DataError("the cell holds no image", where=where, next="Its column must hold encoded images.")
+    return file.read_bytes()
+
+
+def _row(cells: dict[str, Any], features: dict[str, Any], names: Mapping[str, str], split: str) -> dict[str, Any]:
+    row = {"split": split} | {column: cells[column] for column in cells if column != "image"}
+    row["split"] = _CALLED.get(str(row["split"]), row["split"])
+    if isinstance(row.get("caption"), list):
+        row["caption"] = next(iter(row["caption"]), None)
+    for column in ("label", "labels"):
+        if column not in cells:
+            continue
+        given = row.pop(column)
+        known = _class_names(features[names[column]])
+        if isinstance(given, list):
+            row["labels"] = [_named(value, known) for value in given]
+        else:
+            row["label"] = _named(given, known)
+    return row
+
+
+def _named(value: Any, names: list[str] | None) -> str | None:
+    """A class by its name; -1 is how the hub's libraries write that a label is not known."""
+    if names is None or value is None:
+        return None if value is None else str(value)
+    return names[value] if value >= 0 else None
+
+
+def _facts(
+    rows: list[dict[str, Any]], features: dict[str, Any], names: Mapping[str, str], domain: str
+) -> dict[str, Any]:
+    """Tasks that the columns allow, and the classes with their sentences."""
+    has = {column for row in rows for column in row if row[column] is not None}
+    several = "labels" in has
+    column = names.get("labels", "") if several else names.get("label", names.get("labels", ""))
+    seen = {label for row in rows for label in (row["labels"] if several else [row.get("label")]) if label is not None}
+    classes = (_class_names(features.get(column)) or sorted(seen)) if seen else []
+    trained = {"train", "test"} <= {row["split"] for row in rows}
+    tasks = ["zero-shot"] * bool(classes) + ["linear-probe"] * (bool(classes) and trained)
+    tasks += ["retrieval"] * ("caption" in has) + ["vqa"] * ({"question", "answer"} <= has and trained)
+    tasks += ["survival"] * ({"time", "event"} <= has)
+    if not tasks:
+        what = f"no task can be made of the columns {', '.join(features)}"
+        raise DataError(what, next="Say which is which, for example --columns image=img,label=diagnosis.")
+    facts: dict[str, Any] = {"tasks": tasks, "classes": classes, "multilabel": several}
+    facts["prompts"] = {label: prompts(domain, label) for label in classes}
+    return facts | {"absent": {label: absent_prompts(domain, label) for label in classes} if several else {}}
+
+
+def _revision(source: Path, files: Mapping[str, list[Path]]) -> str:
+    """The commit of a folder of the hub's cache, or the hash of the files' hashes."""
+    folder = source.resolve()
+    if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name):
+        return folder.name
+    hashes = sorted(f"{p.relative_to(source).as_posix()} {sha256_of(p)}" for parts in files.values() for p in parts)
+    return "sha256:" + hashlib.sha256("\n".join(hashes).encode()).hexdigest()
