@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,14 @@ def _one_thread() -> Iterator[None]:
     """lbfgs asks for thousands of short products. On a machine that others use too, BLAS threads that wait for each
     other make them ten times as slow; where there are free cores they win little.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, "blas"):
+    with _pools().limit(limits=1, user_api="blas"):
         yield
+
+
+@cache
+def _pools() -> Any:
+    """The thread pools of this process; looking for them takes longer than a small fit."""
+    import sklearn.linear_model  # noqa: F401  # brings the ones that are meant
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
