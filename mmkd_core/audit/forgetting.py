@@ -109,7 +109,8 @@ def forgetting(candidate: Evidence, parent: Evidence, gate: Gate | None = None) 
         gate: margins, confidence, resamples and seed.
 
     Raises:
-        AuditError: samples, labels, groups, classes or protocols differ, or no domain has an AUC.
+        AuditError: samples, labels, groups, classes or protocols differ, or nothing that decides can be measured:
+            no domain has an AUC, and neither retrieval nor fidelity is known.
     """
     gate = gate or Gate()
     found = measured(candidate, parent, gate)
@@ -132,22 +133,22 @@ def measured(candidate: Evidence, parent: Evidence, gate: Gate) -> Compared:
     """Measure two models on the same samples and the same resamples; ``forgetting`` says what is passed over.
 
     Raises:
-        AuditError: samples, labels, groups, classes or protocols differ, or no domain has an AUC.
+        AuditError: samples, labels, groups, classes or protocols differ, or nothing that decides can be measured.
     """
     pairs = paired_domains(candidate.predictions, parent.predictions)
     undefined = {domain: status(old) for domain, (_, old) in pairs.items() if old.auc() is None}
-    if len(undefined) == len(pairs):
-        raise AuditError("no domain has samples of two classes, so there is no AUC to compare", next=SAME)
+    defined = {domain: pair for domain, pair in pairs.items() if domain not in undefined}
     both = [key for key in parent.outcomes if key in candidate.outcomes]
+    if not defined and not any(gate.rule(*key[:2]).gates for key in both):
+        what = "no domain has samples of two classes, so there is no AUC to compare, and nothing else that decides"
+        raise AuditError(what, next=SAME)
     shared = {key: paired_outcomes(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
     draws = Draws(pairs, [old for _, old in shared.values()], gate)
-    rows = [
-        *_zero_shot({domain: pair for domain, pair in pairs.items() if domain not in undefined}, pairs, draws, gate),
-        *(_outcome_change(key, *pair, draws, gate) for key, pair in shared.items()),
-        *_calibration(pairs, draws, gate),
-        *_flip_rates(pairs, gate),
-    ]
-    return Compared(rows, pairs, undefined)
+    rows = [_outcome_change(key, *pair, draws, gate) for key, pair in shared.items()]
+    if not defined:  # captions alone: what is found by them decides
+        return Compared(rows, {}, {**undefined, "zero-shot": "no domain has samples of two classes"})
+    rows = [*_zero_shot(defined, pairs, draws, gate), *rows, *_calibration(pairs, draws, gate)]
+    return Compared([*rows, *_flip_rates(pairs, gate)], pairs, undefined)
 
 
 class Draws:

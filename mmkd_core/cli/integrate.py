@@ -92,6 +92,8 @@ def repair(
 def _say_worst(out: Output, audit: "ForgettingAudit") -> None:
     from mmkd_core.integrate.interpolating import worst
 
+    if not audit.family("zero-shot", "auc"):  # no labels
+        return
     domain, change = worst(audit)
     out.say(f"lowest change: {domain}, {points(change, sign=True)} points of AUC")
 

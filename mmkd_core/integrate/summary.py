@@ -229,7 +229,7 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
     learnt = sorted({domain for name in new if name in specs for domain in specs[name].domains})
     keys = ("delta", "lower", "upper", "n", "groups", "verdict", "needed")
     rows = {row["part"]: row for row in audit["comparisons"] if (row["family"], row["metric"]) == ("zero-shot", "auc")}
-    mean = rows.pop(MEAN)
+    mean = rows.pop(MEAN, None)  # none where no image has a label
     first = next(found for found in known if not found.parent)
     return {
         "teacher": ", ".join(new),
@@ -237,8 +237,8 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         "candidate": candidate.id,
         "gain": {domain: rows[domain]["delta"] for domain in learnt if domain in rows},
         "forgetting": {d: {key: entry[key] for key in keys} for d, entry in rows.items()},
-        "mean": {key: mean[key] for key in ("delta", "lower", "upper")},
-        "margin": mean["margin"],
+        "mean": {key: mean[key] for key in ("delta", "lower", "upper")} if mean else None,
+        "margin": audit["gate"]["families"]["zero-shot"]["auc"]["margin"] if mean is None else mean["margin"],
         "gate": audit["gate"]["hash"],
         "page": audit_file(workspace, candidate, parent).with_suffix(".html").relative_to(workspace.root).as_posix(),
         "verdict": audit["verdict"],

@@ -92,7 +92,9 @@ class AuditView:
 
     @cached_property
     def forest(self) -> dict[str, Markup]:
-        """The change of AUC by domain, wide and narrow."""
+        """The change of AUC by domain, wide and narrow; empty where no image has a label."""
+        if not self._auc:
+            return {}
         rows = [_forest_row(row) for row in self._auc if row["part"] != MEAN]
         mean = _forest_row(self.mean) if self.mean else None
         margin = self._auc[0]["margin"]

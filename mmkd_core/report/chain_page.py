@@ -73,7 +73,8 @@ class ChainView:
         self.verdict = str(facts["verdict"])
         self.before_name, self.after_name = "when learnt", self.releases[-1]
         tables = [TableView(table, self.releases) for table in facts["tables"]]
-        self.auc = next(t for t in tables if (t.facts["family"], t.facts["metric"]) == ("zero-shot", "auc"))
+        is_auc = (t for t in tables if (t.facts["family"], t.facts["metric"]) == ("zero-shot", "auc"))
+        self.auc = next(is_auc, tables[0])  # without labels there is no AUC
         self.others = [table for table in tables if table is not self.auc]
 
     @cached_property

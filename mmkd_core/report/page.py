@@ -58,6 +58,8 @@ def render(summary: Mapping[str, Any], curves: Curves) -> str:
 
 
 def _figures(view: View) -> dict[str, str]:
+    if not view.measured:
+        return {}
     drawn = {"heat": figures.heat_map(view.heat_teachers, view.heat_students, view.domains, uid="heat")}
     for name, width in (("wide", 880), ("narrow", 430)):
         if view.dots:

@@ -40,6 +40,12 @@ class View:
         return list(found)
 
     @cached_property
+    def measured(self) -> bool:
+        """Whether any model has an AUC: not where no image has a label."""
+        models = [*self.teachers.values(), *self.releases.values(), self.stage_1 or {}]
+        return any(number(value) is not None for facts in models for value in (facts.get("auc") or {}).values())
+
+    @cached_property
     def after_id(self) -> str | None:
         """The release that the page is about: the one asked for, the candidate, the current one, or the last."""
         candidate = self.summary.get("about") or (self.integration or {}).get("candidate")

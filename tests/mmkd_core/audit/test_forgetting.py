@@ -281,6 +281,29 @@ class TestFamilies:
         found = audit(candidate, parent, Gate(families=rules))
         assert (found.verdict, found.open) == (Verdict.INCONCLUSIVE, [])
 
+    def test_without_labels_retrieval_decides(self):
+        recall = Key("retrieval", "R@10", "image to text")
+        old = np.arange(400) % 10 != 0
+        new = {"same": old, "worse": old & (np.arange(400) % 3 != 0)}
+        unlabelled = Predictions({}, PROTOCOL)
+        lone = Predictions({"ct": build("ct", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])}, PROTOCOL)
+        for predictions in (unlabelled, lone):
+            found = {
+                name: forgetting(
+                    Evidence(predictions, {recall: self.outcomes(values)}),
+                    Evidence(predictions, {recall: self.outcomes(old)}),
+                )
+                for name, values in new.items()
+            }
+            assert {name: one.verdict for name, one in found.items()} == {"same": Verdict.PASS, "worse": Verdict.FAIL}
+            assert [row.key for row in found["worse"].comparisons] == [recall]
+            assert found["same"].undefined["zero-shot"] == "no domain has samples of two classes"
+            assert found["same"].flips == {}
+            assert ForgettingAudit.from_json(json.loads(json.dumps(found["same"].to_json()))) == found["same"]
+        reported = Key("retrieval", "R@1", "image to text")
+        with pytest.raises(AuditError, match="and nothing else that decides"):
+            forgetting(*[Evidence(unlabelled, {reported: self.outcomes(old)})] * 2)
+
     def test_flips_gate_where_the_gate_says_so(self):
         truth, groups = np.arange(400) % 2, [str(i) for i in range(400)]
         score = np.where(truth, 1.0, -1.0)

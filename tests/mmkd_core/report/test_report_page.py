@@ -251,6 +251,22 @@ def test_a_page_about_a_release_says_so_whatever_is_in_use(summary: dict[str, An
     assert "0002" not in text
 
 
+def test_without_labels_there_is_no_figure_of_auc_and_a_sentence_instead(summary: dict[str, Any], curves: Any) -> None:
+    for facts in [*summary["teachers"].values(), *summary["releases"].values(), summary["stage_1"]]:
+        facts |= {"auc": {}, "interval": {}, "mean_auc": None, "mean_interval": None}
+    for domain in summary["data"]["domains"].values():
+        domain["labels"] = []
+    summary["integration"] |= {"forgetting": {}, "gain": {}, "mean": None}
+    html = render(summary, curves)
+    text = _text(html)
+    assert "No image has a label, so there is no AUC; “mmkd eval retrieval 0002” measures" in text
+    assert "Who knows what" not in text
+    assert "The student before and after" not in text
+    assert "How it trained" in text
+    ids = {node.get("id") for node in ET.fromstring(html).iter() if node.get("id")}
+    assert {link.get("href", "")[1:] for link in ET.fromstring(html).iter("a")} <= ids
+
+
 def test_trust_rules_are_told_in_words(summary: dict[str, Any]) -> None:
     assert "The 90 % rule: a teacher that is right on at least 90 %" in _text(render(summary, {}))
     summary["trust"] |= {"rule": "gain", "threshold": None}
