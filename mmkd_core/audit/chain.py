@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.audit.comparison import MEAN, Comparison, Measured, Verdict, judge
+from mmkd_core.audit.comparison import MEAN, Comparison, Unjudged, Verdict, judge
 from mmkd_core.audit.evidence import Evidence, Key
 from mmkd_core.audit.families import LESS_IS_BETTER, Figure, figures_of, flips_of
 from mmkd_core.audit.forgetting import Draws, measured
@@ -159,9 +159,9 @@ def _kept_to(model: Evidence, first: Evidence) -> Evidence:
 
 def _since(
     names: Sequence[str], known: Sequence[Evidence], first: Mapping[Key, int], gate: Gate
-) -> tuple[list[Measured], dict[str, str]]:
+) -> tuple[list[Unjudged], dict[str, str]]:
     """The newest release against the one that learnt each part, and what has no AUC."""
-    found: dict[Key, Measured] = {}
+    found: dict[Key, Unjudged] = {}
     undefined: dict[str, str] = {}
     for place in sorted(set(first.values()) - {len(names) - 1}):
         compared = measured(known[-1], known[place], gate)

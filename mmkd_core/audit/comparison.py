@@ -88,7 +88,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Unjudged:
     """A comparison before it is judged."""
 
     key: Key
@@ -98,7 +98,7 @@ class Measured:
     status: str = "ok"
 
 
-def judge(measured: Sequence[Measured], gate: Gate) -> list[Comparison]:
+def judge(measured: Sequence[Unjudged], gate: Gate) -> list[Comparison]:
     """Verdicts of all comparisons. Holm's correction is over those that gate, and over the others among themselves."""
     found = [_open(part, gate) for part in measured]
     judged: dict[int, Comparison] = {}
@@ -109,7 +109,7 @@ def judge(measured: Sequence[Measured], gate: Gate) -> list[Comparison]:
     return [judged[i] for i in range(len(found))]
 
 
-def _open(part: Measured, gate: Gate) -> Comparison:
+def _open(part: Unjudged, gate: Gate) -> Comparison:
     rule, change = gate.rule(part.key.family, part.key.metric), part.change
     return Comparison(
         *part.key,

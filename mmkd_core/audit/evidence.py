@@ -21,7 +21,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
+class SampleValues:
     """One figure per sample; the metric is its weighted mean, and more is better.
 
     Yes or no (``values`` of bool: found, agreed, right) is compared by a score test, anything else by resampling.
@@ -42,9 +42,9 @@ class Outcomes:
         """The metric."""
         return float(np.average(self.values, weights=self.weight))
 
-    def take(self, index: NDArray[Any]) -> Outcomes:
+    def take(self, index: NDArray[Any]) -> SampleValues:
         """The samples at ``index``."""
-        return Outcomes(
+        return SampleValues(
             self.sample_id[index], self.group_id[index], self.domain[index], self.values[index], self.weight[index]
         )
 
@@ -55,5 +55,5 @@ class Evidence:
 
     predictions: Predictions
     """Zero-shot, on the audited split: AUC, accuracy, calibration and flips come from them."""
-    outcomes: Mapping[Key, Outcomes] = field(default_factory=dict)
+    outcomes: Mapping[Key, SampleValues] = field(default_factory=dict)
     """Retrieval and fidelity, where they could be measured."""

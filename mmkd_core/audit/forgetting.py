@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.audit.comparison import MEAN, Comparison, Measured, Verdict, judge
-from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.comparison import MEAN, Comparison, Unjudged, Verdict, judge
+from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.gate import Gate
-from mmkd_core.audit.pairing import SAME, AuditError, paired_domains, paired_outcomes
+from mmkd_core.audit.pairing import SAME, AuditError, paired_domains, paired_values
 from mmkd_core.evaluate.calibration import brier_scores, ece, resampled_ece
 from mmkd_core.evaluate.predictions import DomainPredictions
 from mmkd_core.evaluate.summary import mean_draws, status
@@ -122,7 +122,7 @@ def forgetting(candidate: Evidence, parent: Evidence, gate: Gate | None = None) 
 class Compared:
     """Everything that was measured of two models, before it is judged."""
 
-    rows: list[Measured]
+    rows: list[Unjudged]
     pairs: dict[str, Pair]
     """By domain (candidate, parent), rows by sample id."""
     undefined: dict[str, str]
@@ -142,9 +142,9 @@ def measured(candidate: Evidence, parent: Evidence, gate: Gate) -> Compared:
     if not defined and not any(gate.rule(*key[:2]).gates for key in both):
         what = "no domain has samples of two classes, so there is no AUC to compare, and nothing else that decides"
         raise AuditError(what, next=SAME)
-    shared = {key: paired_outcomes(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
+    shared = {key: paired_values(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
     draws = Draws(pairs, [old for _, old in shared.values()], gate)
-    rows = [_outcome_change(key, *pair, draws, gate) for key, pair in shared.items()]
+    rows = [_value_change(key, *pair, draws, gate) for key, pair in shared.items()]
     if not defined:  # captions alone: what is found by them decides
         return Compared(rows, {}, {**undefined, "zero-shot": "no domain has samples of two classes"})
     rows = [*_zero_shot(defined, pairs, draws, gate), *rows, *_calibration(pairs, draws, gate)]
@@ -158,7 +158,7 @@ class Draws:
     groups are resampled together instead, so that a patient is drawn equally often in each of them.
     """
 
-    def __init__(self, pairs: Mapping[str, Pair], outcomes: list[Outcomes], gate: Gate) -> None:
+    def __init__(self, pairs: Mapping[str, Pair], outcomes: list[SampleValues], gate: Gate) -> None:
         facts: dict[str, tuple[str, str]] = {}
         for domain, (_, old) in pairs.items():
             facts |= {str(s): (str(g), domain) for s, g in zip(old.sample_id, old.group_id, strict=True)}
@@ -175,7 +175,7 @@ class Draws:
         return self._whole.take([self._row[str(sample)] for sample in sample_id])
 
 
-def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Measured]:
+def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Unjudged]:
     differences, values = [], []
     for domain, (new, old) in defined.items():
         bootstrap = draws.of(old.sample_id)
@@ -192,7 +192,7 @@ def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Dr
     yield _shares(Key("zero-shot", "accuracy", MEAN), new_hits, old_hits, groups, gate, weight)
 
 
-def _outcome_change(key: Key, new: Outcomes, old: Outcomes, draws: Draws, gate: Gate) -> Measured:
+def _value_change(key: Key, new: SampleValues, old: SampleValues, draws: Draws, gate: Gate) -> Unjudged:
     """The change of a mean of outcomes: the score test for yes or no, else from resamples."""
     if old.values.dtype == bool:
         return _shares(key, new.values, old.values, old.group_id, gate, old.weight)
@@ -201,7 +201,7 @@ def _outcome_change(key: Key, new: Outcomes, old: Outcomes, draws: Draws, gate: 
     return _resampled(key, old.mean(), new.mean(), difference, bootstrap, gate)
 
 
-def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Measured]:
+def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Unjudged]:
     """Less is better: the change is the parent's figure minus the candidate's."""
     for metric in ("ece", "brier"):
         values, differences = [], []
@@ -222,14 +222,14 @@ def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterato
         yield _mean("calibration", metric, values, differences, olds, draws, gate, less_is_better=True)
 
 
-def _flip_rates(pairs: Mapping[str, Pair], gate: Gate) -> Iterator[Measured]:
+def _flip_rates(pairs: Mapping[str, Pair], gate: Gate) -> Iterator[Unjudged]:
     """Share of negative flips against a cap: its change is from none to that share."""
     for domain, (new, old) in pairs.items():
         kept = ~(_hits(old) & ~_hits(new))
         key = Key("flips", "negative", domain)
         margin = gate.rule(*key[:2]).of(domain)
         change = paired_shares(kept, np.ones(len(kept), bool), old.group_id, margin, gate.confidence)
-        yield Measured(key, None, -change.estimate, change)
+        yield Unjudged(key, None, -change.estimate, change)
 
 
 def _resampled(
@@ -241,11 +241,11 @@ def _resampled(
     gate: Gate,
     note: str = "ok",
     less_is_better: bool = False,
-) -> Measured:
+) -> Unjudged:
     margin = gate.rule(key.family, key.metric).of(key.part)
     estimate = before - after if less_is_better else after - before
     change = resampled(estimate, difference, bootstrap.samples, bootstrap.groups, margin, gate.confidence)
-    return Measured(key, before, after, change, note)
+    return Unjudged(key, before, after, change, note)
 
 
 def _mean(
@@ -257,7 +257,7 @@ def _mean(
     draws: Draws,
     gate: Gate,
     less_is_better: bool = False,
-) -> Measured:
+) -> Unjudged:
     """Over domains, each counting the same."""
     before, after = (float(part) for part in np.mean(values, axis=0))
     whole = draws.of(np.concatenate([part.sample_id for part in parts]))
@@ -274,11 +274,11 @@ def _shares(
     groups: NDArray[np.object_],
     gate: Gate,
     weight: Floats | None = None,
-) -> Measured:
+) -> Unjudged:
     margin = gate.rule(key.family, key.metric).of(key.part)
     change: Change = paired_shares(new, old, groups, margin, gate.confidence, weight)
     before, after = (float(np.average(part, weights=weight)) for part in (old, new))
-    return Measured(key, before, after, change)
+    return Unjudged(key, before, after, change)
 
 
 def _flips(new: DomainPredictions, old: DomainPredictions) -> Flips:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.audit.evidence import Outcomes
+from mmkd_core.audit.evidence import SampleValues
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 
@@ -34,7 +34,7 @@ def paired_domains(
     return {domain: _paired(domain, candidate, parent) for domain in parent.domains}
 
 
-def paired_outcomes(name: str, candidate: Outcomes, parent: Outcomes) -> tuple[Outcomes, Outcomes]:
+def paired_values(name: str, candidate: SampleValues, parent: SampleValues) -> tuple[SampleValues, SampleValues]:
     """Both with rows by sample id.
 
     Raises:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from mmkd_core.audit.comparison import Verdict
-from mmkd_core.audit.evidence import Evidence, Outcomes
+from mmkd_core.audit.evidence import Evidence, SampleValues
 from mmkd_core.audit.forgetting import forgetting
 from mmkd_core.audit.gate import Gate
-from mmkd_core.audit.pairing import paired_domains, paired_outcomes
+from mmkd_core.audit.pairing import paired_domains, paired_values
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.statistics import wilson_lower
@@ -102,14 +102,14 @@ def deal(candidate: Evidence, parent: Evidence, rng: np.random.Generator) -> tup
     """Two copies: of each group one gets the candidate's answers and the other the parent's, by a coin."""
     pairs = paired_domains(candidate.predictions, parent.predictions)
     both = [key for key in parent.outcomes if key in candidate.outcomes]
-    outcomes = {key: paired_outcomes(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
+    outcomes = {key: paired_values(" ".join(key), candidate.outcomes[key], parent.outcomes[key]) for key in both}
     groups = {str(g) for _, old in pairs.values() for g in old.group_id}
     groups |= {str(g) for _, old in outcomes.values() for g in old.group_id}
     heads = {group: bool(coin) for group, coin in zip(sorted(groups), rng.integers(0, 2, len(groups)), strict=True)}
     copies = []
     for swap in (False, True):
         parts = {domain: _mixed(new, old, heads, swap) for domain, (new, old) in pairs.items()}
-        mixed = {key: _mixed_outcomes(new, old, heads, swap) for key, (new, old) in outcomes.items()}
+        mixed = {key: _mixed_values(new, old, heads, swap) for key, (new, old) in outcomes.items()}
         copies.append(Evidence(Predictions(parts, parent.predictions.protocol), mixed))
     return copies[0], copies[1]
 
@@ -119,7 +119,7 @@ def _mixed(new: DomainPredictions, old: DomainPredictions, heads: dict[str, bool
     return replace(old, scores=np.where(mine[:, None], new.scores, old.scores))
 
 
-def _mixed_outcomes(new: Outcomes, old: Outcomes, heads: dict[str, bool], swap: bool) -> Outcomes:
+def _mixed_values(new: SampleValues, old: SampleValues, heads: dict[str, bool], swap: bool) -> SampleValues:
     mine = np.array([heads[str(group)] != swap for group in old.group_id], dtype=bool)
     return replace(old, values=np.where(mine, new.values, old.values))
 

@@ -6,23 +6,18 @@ figures. So each published figure can be computed again from the file, and two m
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import DataError
+from mmkd_core.evaluate.parquet import Kind
 
-VERSION = 1
-_KEY = b"mmkd.outcomes"
-_AGAIN = "Evaluate again with `mmkd eval`."
+_FILE = Kind("outcomes", 1, ("sample_id", "group_id"), "Evaluate again with `mmkd eval set`.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +59,7 @@ class Outcomes:
     def save(self, path: Path) -> None:
         """Write one parquet file; ``load`` gives back the same bits in the same order."""
         table = pa.table({name: _stored(column) for name, column in self.columns.items()})
-        facts = {"version": VERSION, "protocol": self.protocol, "facts": self.facts}
-        with replacing(Path(path)) as file:
-            pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(facts)}), file, compression="zstd")
+        _FILE.save(path, table, {"protocol": self.protocol, "facts": self.facts})
 
     @classmethod
     def load(cls, path: Path) -> Outcomes:
@@ -75,19 +68,7 @@ class Outcomes:
         Raises:
             DataError: no such file, not outcomes, damaged, or of another version.
         """
-        if not Path(path).is_file():
-            raise DataError("no outcomes", where=str(path), next=_AGAIN)
-        try:
-            table = pq.read_table(pa.BufferReader(Path(path).read_bytes()))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"the outcomes cannot be read: {error}", where=str(path), next=_AGAIN) from error
-        raw = (table.schema.metadata or {}).get(_KEY)
-        if raw is None:
-            raise DataError("the table holds no outcomes", where=str(path), next=_AGAIN)
-        found: Mapping[str, Any] = json.loads(raw)
-        if found.get("version") != VERSION:
-            what = f"the outcomes are of version {found.get('version')}, this mmkd reads {VERSION}"
-            raise DataError(what, where=str(path), next=_AGAIN)
+        table, found = _FILE.load(path)
         columns = {name: _read(table.column(name)) for name in table.column_names}
         return cls(found["protocol"], columns, found["facts"])
 

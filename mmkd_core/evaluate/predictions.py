@@ -6,24 +6,20 @@ that made them stand in the metadata of the file. Never pixels.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import DataError
+from mmkd_core.evaluate.parquet import Kind
 from mmkd_core.statistics import macro_auc
 
-VERSION = 1
-_KEY = b"mmkd.predictions"
 _COLUMNS = ("sample_id", "group_id", "domain", "label", "scores")
-_AGAIN = "Evaluate again with `mmkd eval zero-shot`."
+_FILE = Kind("predictions", 1, _COLUMNS, "Evaluate again with `mmkd eval zero-shot`.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +117,7 @@ class Predictions:
             "scores": _lists([part.scores for _, part in parts]),
         }
         classes = {domain: list(part.classes) for domain, part in parts}
-        facts = {"version": VERSION, "protocol": self.protocol, "classes": classes}
-        table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
-        with replacing(Path(path)) as file:
-            pq.write_table(table, file, compression="zstd")
+        _FILE.save(path, pa.table(columns), {"protocol": self.protocol, "classes": classes})
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -133,25 +126,11 @@ class Predictions:
         Raises:
             DataError: no such file, not predictions, damaged, or of another version.
         """
-        if not Path(path).is_file():
-            raise DataError("no predictions", where=str(path), next=_AGAIN)
-        try:
-            # Read whole and closed before parsing: a memory map would keep a file open that may be replaced.
-            table = pq.read_table(pa.BufferReader(Path(path).read_bytes()))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"the predictions cannot be read: {error}", where=str(path), next=_AGAIN) from error
-        raw = (table.schema.metadata or {}).get(_KEY)
-        if raw is None or (missing := [name for name in _COLUMNS if name not in table.column_names]):
-            what = "the table holds no predictions" if raw is None else f"the predictions lack {', '.join(missing)}"
-            raise DataError(what, where=str(path), next=_AGAIN)
-        facts = json.loads(raw)
-        if facts.get("version") != VERSION:
-            what = f"the predictions are of version {facts.get('version')}, this mmkd reads {VERSION}"
-            raise DataError(what, where=str(path), next=_AGAIN)
+        table, facts = _FILE.load(path)
         try:
             return cls(_domains(table, facts["classes"]), facts["protocol"])
         except DataError as error:
-            raise DataError(f"the predictions are damaged: {error.what}", where=str(path), next=_AGAIN) from error
+            raise DataError(f"the predictions are damaged: {error.what}", where=str(path), next=_FILE.again) from error
 
 
 def _domains(table: pa.Table, classes: dict[str, list[str]]) -> dict[str, DomainPredictions]:

@@ -14,7 +14,7 @@ import torch
 
 from feature_store import FeatureStore
 from feature_store.errors import StoreError
-from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.data.manifest import Corpus
@@ -141,13 +141,13 @@ def evidence_before(
         if d in like.domains
     }
     predictions = Predictions(kept, said.protocol)
-    outcomes: dict[Key, Outcomes] = {}
+    outcomes: dict[Key, SampleValues] = {}
     for teacher in teachers.values():
         outcomes |= dict(_agreement(teacher, predictions, corpus))
     return Evidence(predictions, outcomes)
 
 
-def _retrieval(embedded: Embeddings, part: Corpus) -> Iterator[tuple[Key, Outcomes]]:
+def _retrieval(embedded: Embeddings, part: Corpus) -> Iterator[tuple[Key, SampleValues]]:
     """Each sample asks with its image and with its caption; one that k samples share counts 1 / k in each."""
     found = retrieval(embedded.images, embedded.texts, part.image_id, part.text_id)
     ways = (("image to text", found.image_to_text, part.image_id), ("text to image", found.text_to_image, part.text_id))
@@ -155,7 +155,7 @@ def _retrieval(embedded: Embeddings, part: Corpus) -> Iterator[tuple[Key, Outcom
         ranks, weight = _by_sample(direction, ids)
         for k in KS:
             columns = (part.sample_id, part.group_id, part.domain)
-            yield Key("retrieval", f"R@{k}", way), Outcomes(*columns, ranks <= k, weight)
+            yield Key("retrieval", f"R@{k}", way), SampleValues(*columns, ranks <= k, weight)
 
 
 def _by_sample(direction: Direction, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +170,7 @@ def _fidelity(
     place: Mapping[str, int],
     head: TeacherHead | None,
     corpus: Corpus,
-) -> Iterator[tuple[Key, Outcomes]]:
+) -> Iterator[tuple[Key, SampleValues]]:
     names = corpus.sample_id[teacher.rows].astype(str)
     known = np.array([name in place for name in names], dtype=bool)
     rows, names = teacher.rows[known], names[known]
@@ -185,7 +185,7 @@ def _fidelity(
     yield from _agreement(teacher, predictions, corpus)
 
 
-def _agreement(teacher: Reference, predictions: Predictions, corpus: Corpus) -> Iterator[tuple[Key, Outcomes]]:
+def _agreement(teacher: Reference, predictions: Predictions, corpus: Corpus) -> Iterator[tuple[Key, SampleValues]]:
     """Whether both choose the same class, where both were asked and the teacher is trusted."""
     agrees: dict[str, bool] = {}
     for domain, part in predictions.domains.items():
@@ -197,6 +197,6 @@ def _agreement(teacher: Reference, predictions: Predictions, corpus: Corpus) -> 
         yield Key("fidelity", "agreement", teacher.name), _outcomes(corpus, rows, values)
 
 
-def _outcomes(corpus: Corpus, rows: Rows, values: np.ndarray) -> Outcomes:
+def _outcomes(corpus: Corpus, rows: Rows, values: np.ndarray) -> SampleValues:
     columns = (corpus.sample_id[rows], corpus.group_id[rows], corpus.domain[rows])
-    return Outcomes(*columns, values, np.ones(len(rows)))
+    return SampleValues(*columns, values, np.ones(len(rows)))

@@ -8,7 +8,7 @@ import pytest
 
 from mmkd_core.audit.chain import Learnt, chain
 from mmkd_core.audit.comparison import Verdict
-from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.gate import Gate, Rule
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
@@ -43,7 +43,7 @@ def releases(**rows):
 
 def outcomes(values, domain="ct"):
     names = column([f"{domain}-{i}" for i in range(len(values))])
-    return Outcomes(names, names, column([domain] * len(values)), np.asarray(values), np.ones(len(values)))
+    return SampleValues(names, names, column([domain] * len(values)), np.asarray(values), np.ones(len(values)))
 
 
 def auc(found):

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from sklearn.metrics import accuracy_score, brier_score_loss
 
 from mmkd_core.audit.comparison import Verdict
-from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
 from mmkd_core.audit.gate import Gate, Rule
 from mmkd_core.audit.pairing import AuditError
@@ -222,7 +222,7 @@ class TestFamilies:
         n = len(values)
         names = [f"ct-{i}" for i in range(n)]
         own = np.ones(n) if weight is None else np.asarray(weight, float)
-        return Outcomes(column(names), column(groups or names), column(["ct"] * n), np.asarray(values), own)
+        return SampleValues(column(names), column(groups or names), column(["ct"] * n), np.asarray(values), own)
 
     def test_accuracy_and_calibration(self):
         parent, candidate = pair(np.random.default_rng(8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.gate import Gate, Rule
 from mmkd_core.audit.self_test import deal, self_test
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
@@ -29,7 +29,7 @@ def evidence(auc, patients=60, images=3, seed=0):
     names, label = column([f"s{i}" for i in range(len(truth))]), column([("no", "yes")[t] for t in truth])
     part = DomainPredictions.build(names, groups, label, np.stack([-score, score], axis=1), ("no", "yes"))
     found = np.random.default_rng(seed).random(len(truth)) < auc
-    outcomes = Outcomes(names, groups, column(["ct"] * len(truth)), found, np.ones(len(truth)))
+    outcomes = SampleValues(names, groups, column(["ct"] * len(truth)), found, np.ones(len(truth)))
     return Evidence(Predictions({"ct": part}, "p"), {ACCURACY: outcomes})
 
 

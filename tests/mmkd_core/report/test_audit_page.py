@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkd_core.audit.evidence import Evidence, Key, Outcomes
+from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.forgetting import forgetting
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.report.audit_page import SHOWN, AuditView, render_audit, write_audit
@@ -107,7 +107,7 @@ def test_a_changed_gate_is_seen():
 
 def test_without_labels_there_is_no_figure_of_auc():
     """What decides is retrieval alone."""
-    old = Outcomes(*[np.array([f"s{i}" for i in range(200)], dtype=object)] * 3, np.arange(200) % 5 != 0, np.ones(200))
+    old = SampleValues(*[np.array([f"s{i}" for i in range(200)], dtype=object)] * 3, np.arange(200) % 5 != 0, np.ones(200))
     evidence = Evidence(Predictions({}, "p"), {Key("retrieval", "R@10", "image to text"): old})
     more = {key: value for key, value in facts().items() if key in ("candidate", "parent", "gate_changed", "drift")}
     page = render_audit({**forgetting(evidence, evidence).to_json(), **more, "cards": []}, {})
