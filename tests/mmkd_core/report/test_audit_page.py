@@ -107,7 +107,8 @@ def test_a_changed_gate_is_seen():
 
 def test_without_labels_there_is_no_figure_of_auc():
     """What decides is retrieval alone."""
-    old = SampleValues(*[np.array([f"s{i}" for i in range(200)], dtype=object)] * 3, np.arange(200) % 5 != 0, np.ones(200))
+    names = np.array([f"s{i}" for i in range(200)], dtype=object)
+    old = SampleValues(names, names, names, np.arange(200) % 5 != 0, np.ones(200))
     evidence = Evidence(Predictions({}, "p"), {Key("retrieval", "R@10", "image to text"): old})
     more = {key: value for key, value in facts().items() if key in ("candidate", "parent", "gate_changed", "drift")}
     page = render_audit({**forgetting(evidence, evidence).to_json(), **more, "cards": []}, {})
