@@ -1,9 +1,11 @@
 """``mmkd extract`` killed again and again: what was committed stays, the next run goes on, the end is the same.
 
-Each turn starts the command in a process of its own and sends SIGKILL at a random moment: one in eight while it starts,
-the others a few milliseconds after a random number of features was stored, none at all included. The features of the
-two teachers of this page depend on what else is in their batch, so the end is the same bit for bit only if every run
-asks for the same batches.
+Each turn runs the command in a process of its own and sends SIGKILL at a random moment: one in eight while it starts,
+the others a few milliseconds after a random number of features was stored, none at all included. Those others are
+forked from a server that has imported what the command imports, which takes most of the time of a command that is
+killed so early; the end, and the turns that are killed at their start, are the command as users start it. The features
+of the two teachers of this page depend on what else is in their batch, so the end is the same bit for bit only if every
+run asks for the same batches.
 
 ``tests/e2e/test_killed_extract.py`` runs the same loop with fewer kills.
 """
@@ -11,6 +13,8 @@ asks for the same batches.
 from __future__ import annotations
 
 import hashlib
+import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -113,6 +117,59 @@ class Kills:
     finished: int
 
 
+class Forked:
+    """A command in a process that multiprocessing's server forks; what a ``Popen`` can do, as far as it is needed here.
+
+    Args:
+        site: folder of the plugin.
+        environ: added to the environment.
+    """
+
+    def __init__(self, arguments: list[str], site: Path, environ: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mmkd_core.integrate.extracting", "mmkd_core.cli.train", "torch"])
+        self._said = site.with_name("said")
+        self._process = context.Process(target=_command, args=(arguments, str(site), environ, str(self._said)))
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As of ``poll``."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Its exit code; minus the number of the signal that ended it."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if self._process.exitcode is None:
+            os.kill(self.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait for its end; all that it said is in the second text."""
+        self._process.join()
+        return "", self._said.read_text() if self._said.exists() else ""
+
+
+Running = subprocess.Popen[str] | Forked
+
+
+def _command(arguments: list[str], site: str, environ: dict[str, str], said: str) -> None:
+    """``mmkd`` with these arguments, in this process."""
+    os.environ.update(environ)
+    sys.path.insert(0, site)
+    sys.argv = ["mmkd", *arguments]
+    with open(said, "w") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+    from mmkd_core.cli import main
+
+    main()
+
+
 @dataclass(frozen=True)
 class Place:
     """A workspace with two teachers in use and nothing extracted, and how to run commands in it."""
@@ -145,15 +202,17 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(paths),
-                "MMKD_FAULTS_REST": REST,
-                "MMKD_FAULTS_MARK": str(self.mark),
-                "OMP_NUM_THREADS": "1",
-                **environ,
-            },
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environ, **environ},
         )
+
+    def fork(self, *arguments: str) -> Forked:
+        """The same from a process that has imported everything."""
+        return Forked([*arguments, "-w", str(self.root)], self.site, self.environ)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Beside what there is."""
+        return {"MMKD_FAULTS_REST": REST, "MMKD_FAULTS_MARK": str(self.mark), "OMP_NUM_THREADS": "1"}
 
     def run(self, *arguments: str) -> str:
         """A command that must succeed; returns what it says."""
@@ -167,7 +226,7 @@ class Place:
         """File with the id of the process that loads a teacher."""
         return self.root / "loading"
 
-    def begun(self, process: subprocess.Popen[str]) -> bool:
+    def begun(self, process: Running) -> bool:
         """Wait until the process loads a teacher, which is where its work begins; False if it ended before."""
         while process.poll() is None:
             if self.mark.exists() and self.mark.read_text() == str(process.pid):
@@ -196,7 +255,7 @@ class Place:
         """How many features a reader sees now."""
         return sum(map(len, self.rows().values()))
 
-    def wait_for(self, count: int, process: subprocess.Popen[str]) -> None:
+    def wait_for(self, count: int, process: Running) -> None:
         """Until that many features are stored, or the process has ended."""
         while process.poll() is None and self.count() < count:
             time.sleep(0.005)
@@ -218,11 +277,12 @@ def kill_extract(folder: Path, kills: int, seed: int = 0) -> Kills:
     expected, told = calm.features()
     total = sum(map(len, expected.values()))
     hit = midway = finished = 0
+    process: Running
     while hit < kills:
-        process = place.start("extract")
         if moment.random() < 1 / 8:
+            process = place.start("extract")
             time.sleep(moment.random() * seconds)
-        elif place.begun(process):
+        elif place.begun(process := place.fork("extract")):
             place.wait_for(moment.randrange(place.count(), total), process)
             time.sleep(moment.random() * 2 * float(REST))
         before = place.rows()  # what another process sees is committed
@@ -284,7 +344,11 @@ def _corpus(folder: Path) -> Corpus:
 def extract_kills() -> list[Figure]:
     """How many kills of the installed command lost nothing. One that loses something stops with an error."""
     with tempfile.TemporaryDirectory() as name:
-        done = kill_extract(Path(name), KILLS)
+        # From a process whose main module is none: each fork would import it, and with it all benchmarks.
+        code = f"import faults, json, pathlib; done = faults.kill_extract(pathlib.Path({name!r}), {KILLS})"
+        command = [sys.executable, "-c", f"{code}; print(json.dumps(vars(done)))"]
+        told = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True)
+        done = Kills(**json.loads(told.stdout))
     against = (
         f"SIGKILLs of mmkd extract after which all that was committed was there and right ({done.midway} midway, "
         f"{done.finished} runs came to their end), and the end equal to an undisturbed run's, bit for bit"
