@@ -33,6 +33,16 @@ class TextConfig(BaseModel):
     width: int = 64
     heads: int = 2
     layers: int = 1
+    head: Literal["mlp", "linear"] = Field(
+        default="mlp",
+        description="of a BERT: an MLP on the first token as MMKD-CLIP's, or as transformers: pooler, linear map",
+    )
+
+    @model_validator(mode="after")
+    def _of_a_bert(self) -> TextConfig:
+        if self.head == "linear" and self.tower != "bert":
+            raise ValueError("head: linear is of a BERT; CLIP's own tower always ends in a linear map")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {

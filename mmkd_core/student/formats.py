@@ -1,7 +1,8 @@
 """Folders that other libraries load: transformers' ``AutoModel``, and ONNX.
 
 Not every student fits into transformers: its CLIP has a vision transformer and a causal text transformer, and takes the
-end of a text for granted in one case (id 2). What does not fit is refused with a sentence, never approximated.
+end of a text for granted in one case (id 2); its VisionTextDualEncoder has a vision transformer and a BERT that is read
+through its pooler and a linear map. What does not fit is refused with a sentence, never approximated.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from mmkd_core.errors import ReleaseError
 from mmkd_core.student import tokenizer as tok
 from mmkd_core.student.model import Student
+from mmkd_core.student.towers import is_bert
 
 LEGACY_EOS = 2
 """Transformers' CLIP reads the output at the highest id, and not at the end of the text, if the end has this id."""
@@ -24,7 +26,9 @@ State = dict[str, Tensor]
 
 
 def write_transformers(student: Student, folder: Path) -> None:
-    """Write ``config.json``, ``model.safetensors``, tokenizer and image processor of a transformers ``CLIPModel``.
+    """Write ``config.json``, ``model.safetensors``, tokenizer and image processor of a transformers model.
+
+    A ``CLIPModel``, or with a BERT a ``VisionTextDualEncoderModel``.
 
     Raises:
         ReleaseError: the student's architecture is none that transformers has.
@@ -56,25 +60,13 @@ def write_transformers(student: Student, folder: Path) -> None:
 
 def _transformers_config(student: Student) -> dict[str, Any]:
     vision, text = student.model_config["vision_cfg"], student.model_config["text_cfg"]
-    missing = [key for key in ("patch_size", "width", "layers") if not isinstance(vision.get(key), int)]
-    advice = "Export open-clip or onnx, or train a student with `student: {preset: transformers}`"
-    if "hf_model_name" in text:
-        what = (
-            "transformers has no model like this student: VisionTextDualEncoder reads a BERT through its pooler and a "
-            "linear map, this student reads the first token through an MLP"
-        )
-        raise ReleaseError(what, next=advice)
-    if missing:
-        what = "transformers has no model like this student: its CLIP wants a vision transformer, this one convolves"
-        raise ReleaseError(what, next=advice)
-    if text["eos_id"] == LEGACY_EOS:
-        what = "the end of a text has id 2 in this student's tokenizer, which transformers reads in another way"
-        raise ReleaseError(what, next="Export open-clip, or train a student with this version of mmkd")
+    bert = "hf_model_name" in text
+    _refuse_what_does_not_fit(vision, text)
     activation = "quick_gelu" if student.model_config.get("quick_gelu") else "gelu"
     common = {"hidden_act": activation, "layer_norm_eps": 1e-5, "projection_dim": student.embed_dim}
     return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
+        "architectures": ["VisionTextDualEncoderModel" if bert else "CLIPModel"],
+        "model_type": "vision-text-dual-encoder" if bert else "clip",
         "projection_dim": student.embed_dim,
         "logit_scale_init_value": float(student.model.logit_scale.detach()),
         "torch_dtype": "float32",
@@ -88,19 +80,36 @@ def _transformers_config(student: Student) -> dict[str, Any]:
             "image_size": student.pixels,
             "patch_size": vision["patch_size"],
         },
-        "text_config": {
-            **common,
-            "model_type": "clip_text_model",
-            "hidden_size": text["width"],
-            "intermediate_size": 4 * text["width"],
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "max_position_embeddings": text["context_length"],
-            "vocab_size": text["vocab_size"],
-            "eos_token_id": text["eos_id"],
-            "bos_token_id": None,
-            "pad_token_id": text["pad_id"],
-        },
+        "text_config": student.model.text.config.to_dict() if bert else {**common, **_clip_text(text)},
+    }
+
+
+def _refuse_what_does_not_fit(vision: dict[str, Any], text: dict[str, Any]) -> None:
+    what, advice = "", "Export open-clip or onnx, or train a student with `student: {preset: transformers}`"
+    if text.get("hf_proj_type", "linear") != "linear" or text.get("hf_pooler_type", "cls_pooler") != "cls_pooler":
+        what = "VisionTextDualEncoder reads a BERT through its pooler and a linear map, this student through an MLP"
+        advice = "Export open-clip or onnx, or train a student with `text: {head: linear}`"
+    elif not all(isinstance(vision.get(key), int) for key in ("patch_size", "width", "layers")):
+        what = "its models want a vision transformer, this one convolves"
+    if what:
+        raise ReleaseError(f"transformers has no model like this student: {what}", next=advice)
+    if text.get("eos_id") == LEGACY_EOS:
+        what = "the end of a text has id 2 in this student's tokenizer, which transformers reads in another way"
+        raise ReleaseError(what, next="Export open-clip, or train a student with this version of mmkd")
+
+
+def _clip_text(text: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model_type": "clip_text_model",
+        "hidden_size": text["width"],
+        "intermediate_size": 4 * text["width"],
+        "num_hidden_layers": text["layers"],
+        "num_attention_heads": text["heads"],
+        "max_position_embeddings": text["context_length"],
+        "vocab_size": text["vocab_size"],
+        "eos_token_id": text["eos_id"],
+        "bos_token_id": None,
+        "pad_token_id": text["pad_id"],
     }
 
 
@@ -113,18 +122,24 @@ def _transformers_state(student: Student) -> State:
         "vision_model.embeddings.patch_embedding.weight": old["visual.conv1.weight"],
         "vision_model.embeddings.position_embedding.weight": old["visual.positional_embedding"],
         "visual_projection.weight": old["visual.proj"].T,
-        "text_model.embeddings.token_embedding.weight": old["text.token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": old["text.positional_embedding"],
-        "text_projection.weight": old["text.text_projection"].T,
     }
-    norms = {
-        "visual.ln_pre": "vision_model.pre_layrnorm",  # so it is spelt there
-        "visual.ln_post": "vision_model.post_layernorm",
-        "text.ln_final": "text_model.final_layer_norm",
-    }
+    norms = {"visual.ln_pre": "vision_model.pre_layrnorm", "visual.ln_post": "vision_model.post_layernorm"}  # sic
+    towers = {"visual": "vision_model"}
+    if is_bert(student.model.text):
+        body = "text.transformer."
+        new |= {f"text_model.{name.removeprefix(body)}": old[name] for name in old if name.startswith(body)}
+        new["text_projection.weight"] = old["text.proj.weight"]
+    else:
+        new |= {
+            "text_model.embeddings.token_embedding.weight": old["text.token_embedding.weight"],
+            "text_model.embeddings.position_embedding.weight": old["text.positional_embedding"],
+            "text_projection.weight": old["text.text_projection"].T,
+        }
+        norms["text.ln_final"] = "text_model.final_layer_norm"
+        towers["text"] = "text_model"
     for ours, theirs in norms.items():
         new |= {f"{theirs}.{kind}": old[f"{ours}.{kind}"] for kind in ("weight", "bias")}
-    for tower, model in (("visual", "vision_model"), ("text", "text_model")):
+    for tower, model in towers.items():
         blocks = len({name.split(".")[3] for name in old if name.startswith(f"{tower}.transformer.resblocks.")})
         for number in range(blocks):
             new |= _block(old, f"{tower}.transformer.resblocks.{number}", f"{model}.encoder.layers.{number}")

@@ -34,7 +34,7 @@ FILES = (
 """What a folder is searched for, in this order."""
 TOWERS = {"image": "visual.", "text": "text."}
 UNUSED = ("pooler.", "cls.")
-"""Parts of a BERT that a text tower does without: what it was trained with."""
+"""Parts of a BERT that a text tower does without: what it was trained with. Some read it through its pooler."""
 SHOWN = 5
 
 
@@ -114,8 +114,8 @@ def load_start(student: Student, start: StartConfig, root: Path) -> None:
         file = weights_file(root / given)
         state = _fitted(student, _renamed(student, _read(file), tower), tower, file)
         wanted = {name: value for name, value in student.model.state_dict().items() if name.startswith(prefix)}
-        # A BERT comes without the projection into the common space, which is learnt.
-        missing = {name for name in set(wanted) - set(state) if not _is_projection(student, name)}
+        # A BERT comes without the projection into the common space, which is learnt, and some without their pooler.
+        missing = {name for name in set(wanted) - set(state) if not _is_learnt(student, name)}
         part = {name: value for name, value in state.items() if name.startswith(prefix)}
         other = {name for name in set(part) & set(wanted) if part[name].shape != wanted[name].shape}
         _complain(file, tower, missing=missing, unexpected=set(part) - set(wanted), of_another_shape=other)
@@ -148,7 +148,12 @@ def _renamed(student: Student, state: dict[str, Tensor], tower: str) -> dict[str
 
     if tower == "text" and is_bert(student.model.text) and not any(name.startswith("text.") for name in state):
         plain = {name.removeprefix("bert."): value for name, value in state.items()}
-        state = {f"text.transformer.{name}": value for name, value in plain.items() if not name.startswith(UNUSED)}
+        ours = student.model.state_dict()
+        state = {
+            f"text.transformer.{name}": value
+            for name, value in plain.items()
+            if not name.startswith(UNUSED) or f"text.transformer.{name}" in ours
+        }
     else:
         state = convert_to_custom_text_state_dict(convert_state_dict(student.model, state))
     return {name: value for name, value in state.items() if not re.search(r"\.embeddings\.position_ids$", name)}
@@ -172,8 +177,8 @@ def _fitted(student: Student, state: dict[str, Tensor], tower: str, file: Path) 
     return state
 
 
-def _is_projection(student: Student, name: str) -> bool:
-    return is_bert(student.model.text) and name.startswith("text.proj.")
+def _is_learnt(student: Student, name: str) -> bool:
+    return is_bert(student.model.text) and name.startswith(("text.proj.", "text.transformer.pooler."))
 
 
 def _complain(file: Path, tower: str, **problems: Iterable[str]) -> None:

@@ -17,15 +17,19 @@ BERT_POSITIONS = 512
 
 
 def text_config(config: TextConfig, vocabulary: Vocabulary) -> dict[str, Any]:
-    """``text_cfg`` of a student. A BERT is read at its first token, through an MLP of two layers as MMKD-CLIP's."""
+    """``text_cfg`` of a student. A BERT is read at its first token, through an MLP of two layers as MMKD-CLIP's.
+
+    Or (``head: linear``) through the pooler that it was published with and a linear map, as transformers'
+    ``VisionTextDualEncoder`` does it.
+    """
     common = {"context_length": config.context_length, "vocab_size": len(vocabulary), "hf_tokenizer_name": "local"}
     if config.tower == "bert":
         return {
             **common,
             "hf_model_name": ".",  # its config.json lies beside: plain open_clip finds it when it runs in the folder
             "hf_model_pretrained": False,
-            "hf_proj_type": "mlp",
-            "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "hf_proj_type": config.head,
+            "hf_pooler_type": "cls_pooler" if config.head == "linear" else "cls_last_hidden_state_pooler",
         }
     return {
         **common,

@@ -215,11 +215,14 @@ def test_a_fresh_process_loads_the_folder_and_says_the_same(form, transformer, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["open-clip", "onnx"])
-def test_a_student_with_a_bert_leaves_too(form, tmp_path):
+@pytest.mark.parametrize(
+    ("form", "head"), [("open-clip", "mlp"), ("onnx", "mlp"), ("transformers", "linear"), ("open-clip", "linear")]
+)
+def test_a_student_with_a_bert_leaves_too(form, head, tmp_path):
     """open_clip asks for the configuration of a BERT by name; the name is the folder's own."""
-    text = TextConfig(tower="bert", layers=1, width=32, heads=2)
-    student = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24, text=text), TEXTS, 3)
+    text = TextConfig(tower="bert", layers=1, width=32, heads=2, head=head)
+    shape = {"vision": "vit-tiny", "image_size": 32, "embed_dim": 24, "resize": "shortest"}
+    student = Student.build(StudentConfig(text=text, **shape), TEXTS, 3)
     assert export_folder(student, tmp_path / "out", form).cosine > CLOSE
     facts = json.loads((tmp_path / "out" / "mmkd.json").read_text())
     assert (facts["schema"], facts["form"]) == ("mmkd.export/v1", form)
@@ -269,13 +272,11 @@ def test_every_difference_is_found(name, change, says, transformer):
 
 def test_what_transformers_has_no_model_for_is_refused(tmp_path):
     convolution = Student.build(StudentConfig(image_size=32, embed_dim=24), TEXTS, 3)
-    with pytest.raises(ReleaseError, match="has no model like this student: its CLIP wants a vision transformer"):
+    with pytest.raises(ReleaseError, match="has no model like this student: its models want a vision transformer"):
         write_transformers(convolution, tmp_path)
     text = TextConfig(tower="bert", layers=1, width=32, heads=2)
     bert = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24, text=text), TEXTS, 3)
-    with pytest.raises(
-        ReleaseError, match=r"VisionTextDualEncoder reads a BERT through its pooler.*preset: transformers"
-    ):
+    with pytest.raises(ReleaseError, match=r"VisionTextDualEncoder reads a BERT through its pooler.*head: linear"):
         write_transformers(bert, tmp_path)
     student = Student.build(StudentConfig(vision="vit-tiny", image_size=32, embed_dim=24), TEXTS, 3)
     student.model_config["text_cfg"]["eos_id"] = 2

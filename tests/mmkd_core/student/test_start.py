@@ -104,6 +104,31 @@ def test_a_bert_alone_gives_all_but_the_projection(tmp_path):
     assert same(student, before, "visual.")
 
 
+def test_a_bert_that_is_read_through_its_pooler_takes_it_where_there_is_one(tmp_path):
+    from transformers import BertForMaskedLM, BertModel
+
+    text = {**TEXT, "tower": "bert", "head": "linear"}
+    config = StudentConfig(vision="vit-tiny", image_size=32, embed_dim=16, text=text)
+    student, before = (Student.build(config, CAPTIONS, 0) for _ in range(2))
+    shape = student.model.text.config
+    for number, kind in enumerate((BertForMaskedLM, BertModel)):  # the first comes without a pooler
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        bert = kind(shape)
+        torch.save(bert.state_dict(), folder / "pytorch_model.bin")
+        load_start(student, StartConfig(text=str(folder)), tmp_path)
+        body = getattr(bert, "bert", bert).state_dict()
+        pooled = {name for name in student.model.text.transformer.state_dict() if name.startswith("pooler.")}
+        assert pooled == {"pooler.dense.weight", "pooler.dense.bias"}
+        for name, value in student.model.text.transformer.state_dict().items():
+            if name in pooled and kind is BertForMaskedLM:
+                assert torch.equal(value, before.model.text.transformer.state_dict()[name])
+            else:
+                assert torch.equal(value, body[name]), name
+    with pytest.raises(ValidationError, match="head: linear is of a BERT"):
+        StudentConfig(text={"head": "linear"})
+
+
 def test_shapes_that_differ_are_a_sentence(other, tmp_path):
     other.save(tmp_path)
     start = StartConfig.model_validate(str(tmp_path))
