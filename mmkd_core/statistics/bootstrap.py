@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmkd_core.statistics.auc import Order, checked_scores, defined_classes, macro_auc
+from mmkd_core.statistics.auc import Order, checked_scores, defined_classes, macro_auc, rows
 from mmkd_core.statistics.intervals import Floats, Interval, percentile_interval
 
 CHUNK_BYTES = 2**20
@@ -81,7 +81,7 @@ class GroupBootstrap:
         block = max(1, CHUNK_BYTES // (4 * self.samples))
         for start in range(0, self.resamples, block):
             part = slice(start, min(start + block, self.resamples))
-            yield part, self._draws[self._group, part].astype(np.float32)
+            yield part, rows(self._draws[:, part].astype(np.float32), self._group)
 
     def totals(self, values: ArrayLike) -> Floats:
         """Sums over the samples of every resample, (B, k), of ``values`` (n, k) in float64.
