@@ -11,11 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import test_audit_page
+import test_trust_page
 from chromium import Chromium, executable
 
+from mmkd_core.audit.chain import chain
+from mmkd_core.audit.evidence import Evidence
+from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
+from mmkd_core.report.audit_page import render_audit
+from mmkd_core.report.chain_page import render_chain
 from mmkd_core.report.page import render
 from mmkd_core.report.study_page import render_study
+from mmkd_core.report.trust_page import render_trust
 from mmkd_core.study.findings import Run
 
 NARROW, WIDE = 380, 1280
@@ -62,6 +71,27 @@ def study() -> str:
     return render_study(facts, runs)
 
 
+def audit() -> str:
+    facts = test_audit_page.facts()
+    return render_audit(facts, dict.fromkeys((card["sample_id"] for card in facts["cards"]), test_audit_page.picture()))
+
+
+def releases() -> str:
+    truth = np.arange(60) % 2
+    names, labels = (np.array(values, dtype=object) for values in ([f"s{i}" for i in range(60)], ["no", "yes"] * 30))
+    evidence = {}
+    for name, lost in (("0001", 0), ("0002", 6), ("0003", 3)):
+        score = np.where(truth, 1.0, -1.0) * np.where(np.arange(60) < lost, -1, 1)
+        scores = np.stack([-score, score], axis=1)
+        part = DomainPredictions.build(names, names, labels, scores, ("no", "yes"))
+        evidence[name] = Evidence(Predictions({"ct": part, "ultrasound": part}, "p"))
+    return render_chain(chain(evidence).to_json())
+
+
+def trust() -> str:
+    return render_trust(test_trust_page.facts(sweep=test_trust_page.SWEEP, students=test_trust_page.STUDENTS))
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     program = executable()
@@ -71,9 +101,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield opened
 
 
-@pytest.fixture(params=["release", "study"])
+@pytest.fixture(params=["release", "study", "audit", "chain", "trust"])
 def page(request: pytest.FixtureRequest, summary: dict[str, Any], curves: Any, tmp_path: Path) -> Path:
-    made: dict[str, Callable[[], str]] = {"release": lambda: render(summary, curves), "study": study}
+    made: dict[str, Callable[[], str]] = {"study": study, "audit": audit, "chain": releases, "trust": trust}
+    made["release"] = lambda: render(summary, curves)
     out = tmp_path / f"{request.param}.html"
     out.write_text(made[request.param](), encoding="utf-8")
     return out
@@ -104,13 +135,15 @@ def test_tab_reaches_everything_and_enter_opens(browser: Chromium, page: Path) -
         browser.press("Tab", 9)
         stops.append(browser.run(FOCUSED))
     assert stops[0]["name"] == "Skip to the results"
-    assert len({stop["name"] + stop["tag"] for stop in stops}) > 8
+    assert len({stop["name"] + stop["tag"] for stop in stops}) == reachable, "each once"
     assert all(stop["tag"] != "BODY" for stop in stops)
     assert all(stop["outlined"] and stop["seen"] for stop in stops)
+    folded = browser.run("document.querySelectorAll('details').length")
     assert browser.run("document.querySelectorAll('details[open]').length") == 0
-    browser.run("document.querySelector('summary').focus()")
-    browser.press("Enter", 13)
-    assert browser.run("document.querySelectorAll('details[open]').length") == 1
+    if folded:
+        browser.run("document.querySelector('summary').focus()")
+        browser.press("Enter", 13)
+        assert browser.run("document.querySelectorAll('details[open]').length") == 1
 
 
 def test_is_printed_in_light_with_its_details_open(browser: Chromium, page: Path) -> None:
@@ -122,5 +155,4 @@ def test_is_printed_in_light_with_its_details_open(browser: Chromium, page: Path
     )
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     tables = "[...document.querySelectorAll('details table')]"
-    assert browser.run(f"{tables}.length") >= 1
     assert browser.run(f"{tables}.every(table => table.getBoundingClientRect().height > 40)")
