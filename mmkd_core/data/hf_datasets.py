@@ -33,7 +33,10 @@ from mmkd_core.progress import Progress, Silent
 
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|testing)(?=[-_./]|$)")
 _CALLED = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
-_HOW = "The folder of a data set holds parquet files such as data/train-00000-of-00001.parquet."
+_HOW = (
+    "It must hold files such as data/train-00000-of-00001.parquet. Of most data sets the hub keeps such a version: "
+    "--revision refs/convert/parquet."
+)
 _BATCH = 64
 
 
@@ -108,13 +111,15 @@ def _files(source: Path, card: dict[str, Any], config: str | None) -> dict[str, 
     if not there:
         raise DataError("no parquet files", where=str(source), next=_HOW)
     configs = {str(entry.get("config_name", "default")): entry for entry in card.get("configs") or []}
-    if config is None and len(configs) > 1 and "default" not in configs:
-        known = ", ".join(configs)
-        raise DataError(f"the data set has several configurations: {known}", next="Choose one with --config.")
-    chosen = configs.get(config or ("default" if "default" in configs else next(iter(configs), "")))
+    known = list(configs) or _folders(there, source)
+    if config is None and len(known) > 1 and "default" not in known:
+        what = f"the data set has several configurations: {', '.join(known)}"
+        raise DataError(what, where=str(source), next="Choose one with --config.")
+    chosen = config or ("default" if "default" in known else known[0] if known else "")
     found: dict[str, list[Path]] = defaultdict(list)
-    if chosen and isinstance(chosen.get("data_files"), list):
-        for entry in chosen["data_files"]:
+    listed = configs.get(chosen, {}).get("data_files")
+    if isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed):
+        for entry in listed:
             patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
             for path in there:
                 if any(fnmatch(path.relative_to(source).as_posix(), pattern) for pattern in patterns):
@@ -122,12 +127,12 @@ def _files(source: Path, card: dict[str, Any], config: str | None) -> dict[str, 
     else:
         for path in there:
             relative = path.relative_to(source).as_posix()
-            if config is None or config in relative.split("/"):
+            if (config is None and len(known) < 2) or chosen in relative.split("/"):
                 told = _SPLIT.search(relative.removesuffix(".parquet").lower())
                 found[_CALLED.get(told[1], told[1]) if told else "test"].append(path)
     if not found:
         what = f"no parquet file belongs to the configuration {config}" if config else "the card names no file here"
-        raise DataError(what, where=str(source), next=f"It has {', '.join(configs) or 'no configurations'}.")
+        raise DataError(what, where=str(source), next=f"It has {', '.join(known) or 'no configurations'}.")
     if odd := sorted(set(found) - set(SPLITS)):
         what = f"the split {odd[0]!r} is none of train, val and test"
         raise DataError(what, where=str(source), next="Rename its files, or the split in the card.")
@@ -140,6 +145,12 @@ def _features(file: Path) -> dict[str, Any]:
         schema = table.schema_arrow
     told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     return {field.name: told.get(field.name) or {"_type": str(field.type)} for field in schema}
+
+
+def _folders(files: list[Path], source: Path) -> list[str]:
+    """Names of the folders that the files lie in, splits aside: configurations, where there is more than one."""
+    parts = (path.relative_to(source).parts[:-1] for path in files)
+    return sorted({names[0] for names in parts if names and not _SPLIT.fullmatch(names[0].lower())})
 
 
 @contextmanager

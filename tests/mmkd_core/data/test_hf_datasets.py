@@ -100,6 +100,26 @@ def test_configurations_of_the_card_are_chosen_by_name(tmp_path: Path) -> None:
         imported(root, tmp_path, Reading({}, config="c"))
 
 
+def test_the_parquet_version_that_the_hub_makes_has_a_folder_for_each_configuration(tmp_path: Path) -> None:
+    root, how = tmp_path / "many", {"group_id": "patient"}
+    for number, name in enumerate(("small", "large")):
+        shard(root / name / "train" / "0000.parquet", rows(20 * number, 2))
+        shard(root / name / "test" / "0000.parquet", rows(20 * number + 10, 3))
+    with pytest.raises(DataError, match="several configurations: large, small"):
+        imported(root, tmp_path)
+    found = imported(root, tmp_path, Reading(how, config="large"))
+    assert [len(found.where(split)) for split in ("train", "test")] == [2, 3]
+    assert Image.open(found.path(int(found.where("test")[0]))).getpixel((0, 0)) == 30
+    with pytest.raises(DataError, match=r"belongs to the configuration huge.*It has large, small"):
+        imported(root, tmp_path, Reading(how, config="huge"))
+
+
+def test_splits_may_be_folders(tmp_path: Path) -> None:
+    shard(tmp_path / "d" / "train" / "0.parquet", rows(0, 2))
+    shard(tmp_path / "d" / "test" / "0.parquet", rows(10, 2))
+    assert len(imported(tmp_path / "d", tmp_path).where("test")) == 2
+
+
 def test_lists_of_classes_are_several_labels(tmp_path: Path) -> None:
     given = [{"image": picture(i), "labels": found} for i, found in enumerate(([0, 1], [], [1]))]
     features = {"image": {"_type": "Image"}, "labels": {"feature": CLASS, "_type": "List"}}
