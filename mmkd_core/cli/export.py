@@ -11,6 +11,8 @@ from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
     from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim
+    from mmkd_core.data.manifest import Corpus
+    from mmkd_core.integrate.releases import Release as Found
     from mmkd_core.student.model import Student
 
 app = typer.Typer(help="Write a student for other programs, or as a teacher for others.", no_args_is_help=True)
@@ -34,6 +36,8 @@ class _Source:
     """Of each teacher, and of the weights that it started from."""
     predictions: Path | None = None
     """Of a release: on the test split."""
+    origin: tuple[str, ...] = ()
+    """Data, release and hashes, a line each, for the model card."""
 
 
 def _form(form: str, line: str, example: str, says: str) -> None:
@@ -106,7 +110,7 @@ def _export(
     summary = source.data or "An image-text student of mmkd"
     library = {"open-clip": "open_clip", "onnx": "onnxruntime"}.get(form, form)
     results = _results(source.predictions)
-    card = model_card(f"Student {source.name}", summary, terms, taught, load, results, library)
+    card = model_card(f"Student {source.name}", summary, terms, taught, load, results, library, source.origin)
     kept = plain({"student": source.name, "load": load, "license": terms, "licenses": taught})
     parity = export_folder(Student.load(source.folder), folder, form, card, kept)
     out.say(f"licence: {terms.weights}")
@@ -187,8 +191,9 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     if student is not None:
         # where run_pretrain notes what it trained on
         facts = read_json(student.parent / f".{student.name}.run" / "done.json") or {}
-        began = releases.starts(facts.get("start", {}))
-        return _Source(student, student.name, facts.get("data", ""), tuple(facts.get("domains", ())), licenses=began)
+        began, said = releases.starts(facts.get("start", {})), facts.get("data", "")
+        made = (f"Trained on {said}, in {facts['steps']:,} steps.",) if said else ()
+        return _Source(student, student.name, said, tuple(facts.get("domains", ())), licenses=began, origin=made)
     workspace = Workspace.open(root)
     found = releases.release(workspace, release) if release else releases.current(workspace)
     if found is None:
@@ -196,8 +201,24 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     releases.verify(found)
     data = f"release {found.id} of {workspace.config.name}, distilled from {', '.join(found.teachers)}"
     licences = {**found.facts["licenses"], **releases.starts(found.facts.get("start", {}))}
-    domains = tuple(workspace.corpus().domains)
-    return _Source(found.student, found.id, data, domains, found.facts["license"], licences, found.predictions)
+    corpus = workspace.corpus()
+    terms, said, origin = found.facts["license"], found.predictions, _origin(found, corpus)
+    return _Source(found.student, found.id, data, tuple(corpus.domains), terms, licences, said, origin)
+
+
+def _origin(found: "Found", corpus: "Corpus") -> tuple[str, ...]:
+    """What a release was made of and from, for the model card."""
+    train = corpus.where(split="train")
+    counts = ", ".join(f"{domain} {len(corpus.where('train', [domain])):,}" for domain in corpus.domains)
+    groups, weights = len(set(corpus.group_id[train])), found.facts["files"]["student/open_clip_model.safetensors"]
+    return (
+        f"Trained on {len(train):,} images and captions of {groups:,} groups (patients, slides, articles): {counts}.",
+        f"Fingerprint of the data: `{corpus.fingerprint}`.",
+        f"Release {found.id}, recipe {found.facts['recipe']}, {found.facts['steps']:,} steps"
+        + (f", from release {found.parent}" if found.parent else "")
+        + f"; sha256 of its weights: `{weights}`.",
+        "Hashes of all files here: `SHA256SUMS`; how far they are from the release: `mmkd.json`.",
+    )
 
 
 def _check(name: str, domains: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ def model_card(
     use: str = "",
     results: Sequence[tuple[str, str, int]] = (),
     library: str = "open_clip",
+    origin: Sequence[str] = (),
 ) -> str:
     """Markdown with the head that model hubs read.
 
@@ -33,10 +34,11 @@ def model_card(
         use: the command or the line of code that loads it.
         results: per domain the AUC with its interval, in words, and the number of patients.
         library: what loads it.
+        origin: a line for each of data, release and hashes.
     """
     head = ["---", f"license: {_on_hub(license)}", f"library_name: {library}"]
     head += ["pipeline_tag: zero-shot-image-classification", "tags: [medical, clip, distillation]", "---"]
-    lines = [*head, "", f"# {title}", "", f"{summary.rstrip('.')}.", ""]
+    lines = [*head, "", f"# {title}", "", f"{summary[:1].upper()}{summary[1:].rstrip('.')}.", ""]
     if use:
         lines += [f"    {use}", ""]
     lines += ["## Licence", "", f"The weights are under {license.weights}. {_meaning(license)}"]
@@ -44,6 +46,8 @@ def model_card(
         lines += ["", "It comes from the weights below, and the most restrictive of their licences binds it.", ""]
         lines += ["| what it learnt from | licence of its weights |", "|---|---|"]
         lines += [f"| {name} | {terms.weights}{_short(terms)} |" for name, terms in sorted(taught.items())]
+    if origin:
+        lines += ["", "## Where it comes from", "", *(f"- {line}" for line in origin)]
     if results:
         words = "Zero-shot AUC (macro, one-vs-rest) on held-out images, in points, with 95 % intervals over patients."
         lines += ["", "## Results", "", words]

@@ -84,3 +84,9 @@ def test_what_the_first_student_started_from_binds_it_and_its_descendants():
     assert _licence(both).startswith("LicenseRef-unknown (from start of the text tower (bert); no commercial use")
     same = {tower: {**start["image"]} for tower in ("image", "text")}
     assert list(starts(same)) == ["start of the image and the text tower (metaclip.pt)"]
+
+
+def test_a_card_says_where_it_comes_from():
+    card = model_card("S", "Trained here.", FREE, {}, origin=["Trained on 12 images.", "Fingerprint: `ab`."])
+    assert "## Where it comes from\n\n- Trained on 12 images.\n- Fingerprint: `ab`.\n" in card
+    assert "Where it comes from" not in model_card("S", "Trained here.", FREE, {})
