@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mmkd_core.data.eval_sets import EvalSet, check_pixels, times, write
+from mmkd_core.data.eval_sets import EvalSet, check_pixels, labels_of, times, without_copies, write
 from mmkd_core.data.eval_task import TaskFile
 from mmkd_core.data.phantom import PhantomConfig, generate, samples
 from mmkd_core.data.phantom.tasks import HAZARD, SLOPE, phantom_sets, severity, survival
@@ -106,6 +108,34 @@ def test_the_same_pixels_under_two_names_in_two_splits_are_refused() -> None:
     check_pixels(column, np.array(["test", "train", "test"], object), "set")
     with pytest.raises(DataError, match="the same pixels"):
         check_pixels(column, np.array(["test", "train", "train"], object), "set")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["train", "val", "test"])), max_size=30))
+def test_without_copies_leaves_the_test_split_alone_and_loses_no_image(given_rows: list[tuple[str, str]]) -> None:
+    ids = [name for name, _ in given_rows]
+    rows = [{"image": f"{number}.png", "split": split} for number, (_, split) in enumerate(given_rows)]
+    kept, names = without_copies(rows, ids)
+    check_pixels(names, [row["split"] for row in kept], "set")
+    assert set(names) == set(ids)
+    for split in ("train", "val", "test"):
+        before, after = ([row for row in part if row["split"] == split] for part in (rows, kept))
+        assert [row for row in before if row in after] == after
+        assert split != "test" or before == after
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [('["nodule", "mass"]', "the label 'mass' is none of the classes"), ("nodule", "labels must be a JSON list")],
+)
+def test_labels_of_several_classes_are_checked(tmp_path: Path, labels: str, says: str) -> None:
+    facts = {"multilabel": True, "tasks": ["zero-shot"], "absent": {"clear": ["not clear"], "nodule": ["no nodule"]}}
+    row = {"image": "a.png", "labels": '["clear", "nodule"]'}
+    assert labels_of(made(tmp_path, [row], **facts), 0) == ["clear", "nodule"]
+    with pytest.raises(DataError, match=says):
+        made(tmp_path, [row, row | {"image": "b.png", "labels": labels}], **facts)
+    assert not (tmp_path / "task.yaml").exists(), "what is refused is not left as a set"
+    with pytest.raises(DataError, match="no sentence says that 'nodule' is not there"):
+        made(tmp_path, [row], **facts | {"absent": {"clear": ["not clear"]}})
 
 
 def test_phantom_carries_the_truth_of_every_task(tmp_path: Path) -> None:
