@@ -59,5 +59,5 @@ def _domain_of(folders: Sequence[str], whole: Path) -> str:
     known = [name.lower() for name in (whole.resolve().name, *folders) if name.lower() in DOMAINS]
     if known:
         return known[-1]
-    advice = f"Say it with --domain, for all images, or call their folders so: {', '.join(DOMAINS)}."
+    advice = f"`mmkd data import PATH --domain xray` says it for all; or call their folders so: {', '.join(DOMAINS)}."
     raise DataError("it is not known what kind of images these are", where=str(whole.joinpath(*folders)), next=advice)

@@ -181,7 +181,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
     what = f"the manifest has no column {' and no column '.join(missing)}; it has {', '.join(columns) or 'none'}"
     needed = "Needed are image, domain, and label or caption (group_id and split if known)."
     if missing == ["domain"] and not advice:
-        needed = "Say it with --domain, for all images, or add the column."
+        needed = "`mmkd data import PATH --domain xray` says it for all images; or add the column."
     raise DataError(what, where=path.name, next=f"Rename {advice}. {needed}" if advice else needed)
 
 

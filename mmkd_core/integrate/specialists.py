@@ -36,13 +36,18 @@ def groups(corpus: Corpus) -> list[tuple[str, ...]]:
     with the narrowest interval. The others are neighbours in the alphabet.
 
     Raises:
-        DataError: fewer than two domains, so that nobody could be added later.
+        DataError: fewer than two domains, so that nobody could be added later, or a domain without labels.
     """
     domains = corpus.domains
+    if bare := [domain for domain in domains if not corpus.classes(domain)]:
+        raise DataError(
+            f"teachers of your own would learn labels, and {', '.join(bare)} has none",
+            next="Captions are enough for a published teacher: `mmkd init`, `mmkd data import`, `mmkd integrate NAME`",
+        )
     if len(domains) < 2:
         raise DataError(
             f"the data has {len(domains)} domain, two are needed to add a teacher later",
-            next="Give data of several domains, or use the single commands: `mmkd --help`",
+            next="Give data of several domains, or take a published teacher: `mmkd integrate NAME`",
         )
     newcomer = max(domains, key=lambda domain: (len(corpus.where(split="train", domains=[domain])), domain))
     rest = [domain for domain in domains if domain != newcomer]
