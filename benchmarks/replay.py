@@ -40,7 +40,7 @@ from mmkd_core.student.training import optimizer_for
 N, DIM, DOMAINS = 4000, 256, 8
 HISTORIES = (1, 10, 50)
 CONFIG = IncrementalConfig(steps=60, batch_size=128)
-ROUNDS = 5
+ROUNDS = 9
 
 
 def corpus() -> Corpus:

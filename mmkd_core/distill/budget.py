@@ -69,7 +69,8 @@ class Watch:
         self.tokens = {domain: student.tokenize(texts[:TEXTS]) for domain, texts in bank.texts.items()}
         self.watched = [
             _Watched(key, rows, key[1], _posterior(sources[key[0]], rows, key[1]))
-            for key, rows in sorted(watched.items())
+            # By domain: what a check looks at together has few texts to embed.
+            for key, rows in sorted(watched.items(), key=lambda entry: entry[0][::-1])
             if len(rows) and key[0] in sources and key[1] in bank.texts
         ]
         longest = max((len(entry.rows) for entry in self.watched), default=1)

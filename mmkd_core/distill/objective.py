@@ -79,16 +79,17 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Relation:
-    """Targets of the relation for the b images of a share.
+    """Targets of the relation for P pairs of a source and an image of a share that it teaches.
 
     Attributes:
         domain: (b,) number of each image's domain; 0 where it has no bank.
-        posterior: (T, b, K) of each source over the drawn texts of that domain.
-        weight: (T, b) factor of each pair of source and image; over all shares they sum to 1, or to more where
-            something is urgent.
+        image: (P,) the place of each pair's image in the share.
+        posterior: (P, K) of the source over the drawn texts of that image's domain.
+        weight: (P,) factor of the pair; over all shares they sum to 1, or to more where something is urgent.
     """
 
     domain: Tensor
+    image: Tensor
     posterior: Tensor
     weight: Tensor
 
@@ -123,6 +124,8 @@ class Objective:
         self.bank_tokens = {domain: student.tokenize(texts) for domain, texts in bank.texts.items()}
         self.reader, self.shares, self.parts = Reader(sources), shares or {}, config.parts
         weights = self.parts.weights
+        asked = sources if weights.relation and bank.texts else ()
+        self.bank_features = {source.name: torch.cat([source.bank[d] for d in bank.texts]) for source in asked}
         self.single = Method(weights.model_copy(update=dict.fromkeys(PAIRED, 0.0)), self.parts.fd)
         self.paired = Method(weights.model_copy(update={"fd": 0.0, "icl": 0.0}))
 
@@ -151,16 +154,27 @@ class Objective:
         the others.
         """
         domain, mine = self.samples.domain[torch.from_numpy(rows)], share.of(len(rows))
-        where = domain[mine].clamp_min(0)
-        posterior = []
-        for source, images in zip(reading.sources, reading.images, strict=True):
-            texts = torch.cat([source.bank[name][index] for name, index in draw.items()])
-            logits = source.logit_scale * images[mine] @ texts.T
-            posterior.append(_of_domain(logits, where, len(draw)).softmax(-1))
         counts = torch.from_numpy(reading.trusted) & (domain >= 0)
-        weight = torch.tensor([source.factor for source in reading.sources]).unsqueeze(1) * counts
-        urgency = torch.stack([source.weights(rows[mine]) for source in reading.sources])
-        return Relation(where, torch.stack(posterior), weight[:, mine] * urgency / weight.sum().clamp_min(1.0))
+        factors = torch.tensor([source.factor for source in reading.sources])
+        whole = (factors * counts.sum(1)).sum().clamp_min(1.0)
+        where, chosen = domain[mine].clamp_min(0), self._drawn(draw)
+        image, posterior, weight = [], [], []
+        for source, factor, features, asked in zip(
+            reading.sources, factors, reading.images, counts[:, mine], strict=True
+        ):
+            own = asked.nonzero().squeeze(1)
+            logits = source.logit_scale * features[mine][own] @ self.bank_features[source.name][chosen].T
+            image.append(own)
+            posterior.append(_of_domain(logits, where[own], len(draw)).softmax(-1))
+            weight.append(factor * source.weights(rows[mine][own.numpy()]) / whole)
+        return Relation(where, torch.cat(image), torch.cat(posterior), torch.cat(weight))
+
+    def _drawn(self, draw: Mapping[str, Rows]) -> Tensor:
+        """Places of the drawn texts among those of all domains."""
+        starts = np.cumsum([0, *(len(texts) for texts in self.bank.texts.values())])
+        return torch.from_numpy(
+            np.concatenate([start + row for start, row in zip(starts, draw.values(), strict=False)])
+        )
 
     def embed(self, batch: StepBatch, piece: Share) -> Embedded:
         """Unit-norm embeddings of images (b, D) and of texts (t, D)."""
@@ -193,10 +207,12 @@ class Objective:
     @staticmethod
     def _relation(targets: Relation, share: Share, image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
         """KL(source || student) over the bank of each image's domain, in the mean over pairs of image and source."""
-        where, posterior, weight = (x.to(image.device) for x in (targets.domain, targets.posterior, targets.weight))
+        domain, of, posterior, weight = (
+            x.to(image.device) for x in (targets.domain, targets.image, targets.posterior, targets.weight)
+        )
         logits = scale * image[share.of(len(image))] @ texts.T
-        own = _of_domain(logits.float(), where, len(texts) // posterior.shape[-1])
-        return (weight * loss.relation(own, posterior)).sum()
+        own = _of_domain(logits.float(), domain, len(texts) // posterior.shape[-1])
+        return (weight * loss.relation(own[of], posterior)).sum()
 
     def _balanced(self, batch: StepBatch, image: Tensor, text: Tensor) -> list[Lesson]:
         """The share's lessons, their FD weighed sample by sample as the recipe says."""
@@ -233,4 +249,5 @@ class Objective:
 
 def _of_domain(logits: Tensor, domain: Tensor, domains: int) -> Tensor:
     """From logits (b, domains x K) over the texts of all domains, those (b, K) of each row's own."""
-    return logits.view(len(logits), domains, -1)[torch.arange(len(logits), device=logits.device), domain]
+    each = logits.view(len(logits), domains, logits.shape[1] // domains)
+    return each[torch.arange(len(logits), device=logits.device), domain]
