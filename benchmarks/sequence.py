@@ -1,6 +1,6 @@
 """What a student remembers when teachers arrive one after another.
 
-``sequence-phantom``  five teachers, three seeds, about twelve minutes a seed on one core
+``sequence-phantom``  five teachers, three seeds, about three quarters of an hour a seed on one core
 ``sequence-real``     the same on the real images in MMKD_SHARED_DATA (the folder that holds ``biomed/manifest.csv``)
 
 Each gives three figures. ``sequence-quality``: mean AUC at the end over that of one distillation of all five teachers
@@ -10,7 +10,11 @@ optimiser work (steps x batch) of one integration over the joint distillation's.
 
 The teachers' domains overlap, so that a newcomer can spoil what an earlier one taught; the specialists are installed
 where this runs: use an environment that can be thrown away. MMKD_RESULTS names a folder that keeps the workspaces.
-MMKD_SEEDS names other seeds than 0,1,2.
+MMKD_SEEDS names other seeds than 0,1,2. A run that was stopped goes on in that folder.
+
+The joint distillation is long, until more steps hardly give more: a student trained from nothing learns a new domain
+from so many samples, and a tenth of a short distillation has too few of them. The first release has one teacher, and as
+many steps as the quickstart's.
 """
 
 from __future__ import annotations
@@ -62,8 +66,8 @@ REAL_TEACHERS: dict[str, Domains] = {
     "cells": ("microscopy", "pathology"),
     "head": ("mri", "dermatology"),
 }
-PHANTOM_STEPS = {"distill": 1000, "specialist": 350}
-REAL_STEPS = {"distill": 1200, "specialist": 700}
+PHANTOM_STEPS = {"first": 1000, "joint": 5000, "specialist": 350}
+REAL_STEPS = {"first": 1200, "joint": 3000, "specialist": 700}
 PLAIN = {"replay_rows": 0, "parent": 0.0, "keep": 0.0, "budget": BudgetConfig(rows=0), "average": "none"}
 """Fine-tuning on what the new teacher teaches, and nothing else."""
 MADE_HERE = ("releases", "trust", "audits", "distil-*", "integrate-*")
@@ -71,35 +75,36 @@ MADE_HERE = ("releases", "trust", "audits", "distil-*", "integrate-*")
 
 @dataclass(frozen=True)
 class Setting:
-    """One corpus and its teachers."""
+    """One corpus, its teachers, and the length of the joint distillation in steps."""
 
     name: str
     teachers: Mapping[str, Domains]
     make: Callable[[Path, int], Workspace]
+    joint: int
 
 
 def phantom_workspace(root: Path, seed: int) -> Workspace:
     """Phantom with more validation and test images than quickstart's, so that half a point can be seen."""
     config, images = profile(smoke=False, real=False, seed=seed)
     assert images is not None
-    workspace = Workspace.create(root, shortened(config, **PHANTOM_STEPS))
-    generate(root / config.data, images.model_copy(update={"val": 200, "test": 400}), workers=1, progress=Silent())
+    workspace = Workspace.create(root, sized(config, **PHANTOM_STEPS))
+    generate(root / config.data, images.model_copy(update={"val": 400, "test": 800}), workers=1, progress=Silent())
     return workspace
 
 
 def real_workspace(root: Path, seed: int) -> Workspace:
     """The real images; every sample of a teacher's domains is admitted, which is where most can be spoilt."""
     config, _ = profile(smoke=False, real=True, seed=seed, trust="none", name=f"biomed-{seed}")
-    workspace = Workspace.create(root, shortened(config, **REAL_STEPS))
+    workspace = Workspace.create(root, sized(config, **REAL_STEPS))
     source = Path(os.environ["MMKD_SHARED_DATA"], "biomed", "manifest.csv")
     imported(source, root / config.data, seed, Silent())
     return workspace
 
 
-def shortened(config: Config, distill: int, specialist: int) -> Config:
-    """A distillation of so many steps, integrations of a tenth of its work, specialists of so many steps."""
+def sized(config: Config, first: int, joint: int, specialist: int) -> Config:
+    """Steps of the first release and of specialists; integrations have a tenth of the joint distillation's work."""
     batches = config.distill.batch_size / config.incremental.batch_size
-    steps = {"distill": distill, "specialist": specialist, "incremental": round(WORK * distill * batches)}
+    steps = {"distill": first, "specialist": specialist, "incremental": round(WORK * joint * batches)}
     parts = {name: getattr(config, name).model_copy(update={"steps": count}) for name, count in steps.items()}
     return config.model_copy(update=parts)
 
@@ -119,15 +124,15 @@ def prepared(setting: Setting, root: Path, seed: int) -> Workspace:
     return workspace
 
 
-def way(base: Path, root: Path, changes: Mapping[str, Any] | None = None) -> Workspace:
-    """A copy of the prepared workspace with other settings of ``incremental``."""
+def way(base: Path, root: Path, stage: str = "incremental", changes: Mapping[str, Any] | None = None) -> Workspace:
+    """A copy of the prepared workspace with other settings of a stage."""
     if not root.exists():
         shutil.copytree(base, root, ignore=shutil.ignore_patterns(*MADE_HERE))
         (root / "releases").mkdir(exist_ok=True)
     workspace = Workspace.open(root)
     config = workspace.config
-    incremental = config.incremental.model_copy(update=dict(changes or {}))
-    (root / "mmkd.yaml").write_text(config.model_copy(update={"incremental": incremental}).dump())
+    changed = getattr(config, stage).model_copy(update=dict(changes or {}))
+    (root / "mmkd.yaml").write_text(config.model_copy(update={stage: changed}).dump())
     return Workspace.open(root)
 
 
@@ -185,15 +190,15 @@ def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
     with kept(f"sequence-{setting.name}-seed{seed}") as root:
         base = prepared(setting, root / "base", seed)
         order, taught = read_json(base.state / "order.json"), list(setting.teachers.values())
-        ours, plain = way(base.root, root / "ours"), way(base.root, root / "plain", PLAIN)
-        joint = way(base.root, root / "joint")
+        ours, plain = way(base.root, root / "ours"), way(base.root, root / "plain", changes=PLAIN)
+        joint = way(base.root, root / "joint", "distill", {"steps": setting.joint})
         teach_in_order(ours, order)
         if not (root / "plain" / "releases" / "0001").exists():  # the first release is the same one
             shutil.copytree(ours.releases / "0001", plain.releases / "0001")
             releases.promote(plain, "0001")
         teach_in_order(plain, order)
         run_distill(joint)
-        together, whole, part = measured(joint, "test")[-1], ours.config.distill, ours.config.incremental
+        together, whole, part = measured(joint, "test")[-1], joint.config.distill, ours.config.incremental
         falls = {name: forgotten(measured(w, "test"), taught) for name, w in (("ours", ours), ("plain", plain))}
         made = [found.facts["seconds"] for found in releases.all_releases(ours)]
         facts = {
@@ -210,11 +215,11 @@ def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
 
 
 def phantom_of(seed: int) -> dict[str, float]:
-    return sequence_of(Setting("phantom", PHANTOM_TEACHERS, phantom_workspace), seed)
+    return sequence_of(Setting("phantom", PHANTOM_TEACHERS, phantom_workspace, PHANTOM_STEPS["joint"]), seed)
 
 
 def real_of(seed: int) -> dict[str, float]:
-    return sequence_of(Setting("real", REAL_TEACHERS, real_workspace), seed)
+    return sequence_of(Setting("real", REAL_TEACHERS, real_workspace, REAL_STEPS["joint"]), seed)
 
 
 def seeds() -> tuple[int, ...]:

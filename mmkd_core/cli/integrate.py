@@ -94,8 +94,8 @@ def _say_worst(out: Output, audit: "ForgettingAudit") -> None:
 
     if not audit.family("zero-shot", "auc"):  # no labels
         return
-    domain, change = worst(audit)
-    out.say(f"lowest change: {domain}, {points(change, sign=True)} points of AUC")
+    row = worst(audit)
+    out.say(f"lowest change: {row.part}, {points(row.delta, sign=True)} points of AUC")
 
 
 def _say_repair(out: Output, done: "Repair") -> None:

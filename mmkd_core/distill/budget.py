@@ -1,7 +1,7 @@
 """The forgetting budget: how far the loss on what was learnt before may rise, and what happens when it rises further.
 
-For every earlier teacher and domain (and for what nobody taught, where the parent is the teacher) the relation loss on
-watched rows may rise to ``(1 + rise)`` times the parent's, and a little more. As a constrained problem,
+For every earlier teacher and domain the relation loss on watched rows may rise to ``(1 + rise)`` times the parent's,
+and a little more. What nobody taught has no bound: there the parent guesses, and is replayed. As a constrained problem,
 
     minimise the losses of the new teacher and of replay,  subject to  L_s <= bound_s  for every stratum s,
 
@@ -16,8 +16,7 @@ random crops: a rise is no noise of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,7 @@ from mmkd_core.distill.config import BudgetConfig
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.replay import Stratum
 from mmkd_core.distill.sources import Rows, Source
-from mmkd_core.student.model import Student
+from mmkd_core.student.model import Student, evaluating
 
 TEXTS = 16
 """Texts of the bank that a domain is watched with, at most."""
@@ -51,7 +50,7 @@ class Watch:
     """The relation loss of the student, stratum by stratum, on rows that are not trained on.
 
     Args:
-        sources: the earlier teachers and, under ``UNTAUGHT``, the parent.
+        sources: the earlier teachers, by name.
         watched: by stratum the rows; strata without a source or a bank are left out.
         most: rows that one check embeds, at most; more strata than fit take turns.
     """
@@ -115,30 +114,18 @@ def _posterior(source: Source, rows: Rows, domain: str) -> Tensor:
     return (source.logit_scale * source.images(rows) @ source.bank[domain][:TEXTS].T).softmax(-1)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode inside; every part of it is put back as it was."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
 class Budget(nn.Module):
     """Bounds, levels and multipliers; buffers, so that checkpoints hold them.
 
     Attributes:
-        bound, level, multiplier, far: (S,) by stratum: the most its loss may be; what it was when last looked at; the
-            weight that replay has on top; for how many checks in a row it was far above the bound.
+        bound, level, multiplier, since: (S,) by stratum: the most its loss may be; what it was when last looked at; the
+            weight that replay has on top; the step since which it is far above the bound, 0 if it is not.
     """
 
     bound: Tensor
     level: Tensor
     multiplier: Tensor
-    far: Tensor
+    since: Tensor
 
     def __init__(self, strata: Sequence[Stratum], parent: Tensor, config: BudgetConfig) -> None:
         super().__init__()
@@ -147,18 +134,19 @@ class Budget(nn.Module):
         self.register_buffer("bound", parent * (1 + config.rise) + config.slack)
         self.register_buffer("level", parent.clone())
         self.register_buffer("multiplier", torch.zeros_like(parent))
-        self.register_buffer("far", torch.zeros(len(parent), dtype=torch.int64))
+        self.register_buffer("since", torch.zeros(len(parent), dtype=torch.int64))
         self._place = {stratum: place for place, stratum in enumerate(self.strata)}
 
-    def update(self, places: Sequence[int], losses: Tensor) -> list[Stratum]:
-        """Take in the losses of some strata; return those whose bound was kept before and is broken now."""
+    def update(self, places: Sequence[int], losses: Tensor, step: int) -> list[Stratum]:
+        """Take in the losses of some strata after a step; return those whose bound was kept and is broken now."""
         where = torch.tensor(places, dtype=torch.int64)
         losses, bound = losses.to(self.bound), self.bound[where]
         broken = (losses > bound) & (self.level[where] <= bound)
         self.level[where] = losses
         ascent = self.multiplier[where] + self.config.rate * (losses / bound - 1)
         self.multiplier[where] = ascent.clamp(0.0, self.config.most)
-        self.far[where] = torch.where(losses > self.config.far * bound, self.far[where] + 1, 0)
+        since = self.since[where]
+        self.since[where] = torch.where(losses > self.config.far * bound, torch.where(since > 0, since, step), 0)
         return [self.strata[place] for place, now in zip(places, broken.tolist(), strict=True) if now]
 
     def weight(self, stratum: Stratum) -> float:
@@ -174,10 +162,13 @@ class Budget(nn.Module):
         place = int(ratio.argmax())
         return self.strata[place], float(ratio[place])
 
-    def lost(self) -> Stratum | None:
-        """A stratum that has stayed far above its bound for too long."""
-        place = int(self.far.argmax()) if self.strata else 0
-        return self.strata[place] if self.strata and int(self.far[place]) >= self.config.patience else None
+    def lost(self, step: int, steps: int) -> Stratum | None:
+        """A stratum that has stayed far above its bound for too large a share of all ``steps``."""
+        waited = {
+            stratum: step - since for stratum, since in zip(self.strata, self.since.tolist(), strict=True) if since
+        }
+        stratum = max(waited, key=lambda key: waited[key], default=None)
+        return stratum if stratum and waited[stratum] >= self.config.patience * steps else None
 
     def facts(self) -> dict[str, dict[str, float]]:
         """By ``teacher/domain``: bound, loss when last looked at, and multiplier."""
@@ -189,5 +180,5 @@ class Budget(nn.Module):
 
 
 def named(stratum: Stratum) -> str:
-    """``teacher/domain``; what nobody taught stands under ``captions/domain``."""
-    return f"{stratum[0] or 'captions'}/{stratum[1]}"
+    """``teacher/domain``."""
+    return "/".join(stratum)

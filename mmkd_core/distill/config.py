@@ -154,7 +154,9 @@ class BudgetConfig(BaseModel):
     rows: int = Field(default=8, ge=0, description="rows per teacher and domain that are watched; 0 is no budget")
     rows_per_check: int = Field(default=64, ge=1, description="rows that a check looks at; strata take turns")
     far: float = Field(default=3.0, gt=1, description="times the bound that is far above it")
-    patience: int = Field(default=5, ge=1, description="checks far above the bound after which training stops")
+    patience: float = Field(
+        default=0.25, gt=0, le=1, description="share of the run's steps far above the bound after which it stops"
+    )
 
 
 class IncrementalConfig(DistillConfig):
@@ -170,7 +172,7 @@ class IncrementalConfig(DistillConfig):
     average: Literal["none", "tail", "ema"] = Field(
         default="tail", description="weights of the result: the last, their mean over the last quarter, or exponential"
     )
-    replay: float = Field(default=0.5, ge=0, lt=1, description="share of each batch that is replayed")
+    replay: float = Field(default=0.25, ge=0, lt=1, description="share of each batch that is replayed")
     replay_rows: int = Field(default=2400, ge=0, description="length of the replay list")
     coreset: float = Field(default=0.2, ge=0, le=1, description="share of the replay list that is chosen by features")
     coreset_method: Literal["herding", "k-centre"] = Field(
@@ -178,6 +180,9 @@ class IncrementalConfig(DistillConfig):
     )
     at_once: int = Field(default=2, ge=1, description="earlier teachers that a step asks, in turn")
     budget: BudgetConfig = BudgetConfig()
+    norms: Literal["learn", "keep"] = Field(
+        default="learn", description="running statistics of batch norms; keep the parent's where a batch is split"
+    )
     heads_first: float = Field(
         default=0.02, ge=0, le=1, description="share of the steps in which only heads learn, at the beginning"
     )
@@ -186,9 +191,9 @@ class IncrementalConfig(DistillConfig):
         description="share of the parent's weights in the result; or the least that the validation split allows",
     )
     loss: float = Field(
-        default=0.004, ge=0, lt=1, description="AUC that the search lets a domain lose on the validation split"
+        default=0.004, ge=0, lt=1, description="AUC that the search lets a domain lose, beyond one standard error"
     )
-    parent: float = Field(default=2.0, ge=0, description="factor of the parent's relation beside the teachers'")
+    parent: float = Field(default=1.0, ge=0, description="factor of the parent's relation beside the teachers'")
 
     @field_validator("keep")
     @classmethod

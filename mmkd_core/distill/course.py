@@ -17,7 +17,6 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.budget import Budget, Watch, named
 from mmkd_core.distill.config import BudgetConfig
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.replay import UNTAUGHT, Mask
 from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clamp_logit_scale
@@ -48,9 +47,11 @@ class Course(nn.Module):
         self.student, self.watch, self.config = student, watch, config or BudgetConfig()
         # Plain attributes: what is trained is in the checkpoint already.
         self._averaged = [averaged]
+        self._told: set[str] = set()
         strata = watch.strata if watch else []
         parent = watch.losses(range(len(strata))) if watch else torch.zeros(0)
         self.budget = Budget(strata, parent, self.config)
+        self.steps = steps
         self.average = RunningAverage(averaged, average, steps) if average != "none" else None
 
     def __call__(self, done: int) -> Remark | None:
@@ -60,31 +61,33 @@ class Course(nn.Module):
             self.average.update(self._averaged[0])
         if self.watch is None or not self.budget.strata:
             return None
-        return self._remark(self._check(done) if done % self.config.every == 0 else [])
+        return self._remark(done, self._check(done) if done % self.config.every == 0 else [])
 
     def _check(self, done: int) -> list[str]:
         assert self.watch
         places = self.watch.turn(done // self.config.every - 1)
-        broken = self.budget.update(places, self.watch.losses(places))
+        broken = self.budget.update(places, self.watch.losses(places), done)
         facts = self.budget.facts()
+        news = [name for name in map(named, broken) if name not in self._told]
+        self._told.update(news)
         return [
             f"{name} is being forgotten: its loss is {facts[name]['loss']:.3f}, of at most {facts[name]['bound']:.3f}; "
-            "its replay weighs more from here on"
-            for name in map(named, broken)
+            "its replay weighs more until it is not"
+            for name in news
         ]
 
-    def _remark(self, warnings: list[str]) -> Remark:
+    def _remark(self, done: int, warnings: list[str]) -> Remark:
         worst = self.budget.worst()
         assert worst
         stratum, ratio = worst
         heaviest = float(self.budget.multiplier.max())
         facts = {"forgetting": round(ratio, 4), "multiplier": round(heaviest, 4)}
         note = f"{named(stratum)} at {ratio:.2f} of its bound" if ratio > 1 else ""
-        lost = self.budget.lost()
+        lost = self.budget.lost(done, self.steps)
         stop = ""
         if lost:
-            many = self.config.patience
-            stop = f"stopped early, because {named(lost)} was far above its bound {many} checks in a row"
+            share = f"{100 * self.config.patience:.0f} % of the steps"
+            stop = f"stopped early, because {named(lost)} stayed far above its bound for {share}"
         return Remark(facts, note, tuple(warnings), stop)
 
     def finish(self) -> None:
@@ -93,31 +96,15 @@ class Course(nn.Module):
             self.average.put_into(self._averaged[0])
 
 
-def urgent(
-    sources: Sequence[Source], budget: Budget, untaught: Mask, samples: Samples, bank: Bank, parent: str
-) -> list[Source]:
-    """The sources, with the rows of each stratum weighing what the budget says.
+def urgent(sources: Sequence[Source], budget: Budget, samples: Samples, bank: Bank) -> list[Source]:
+    """The sources, with the rows of each stratum weighing what the budget says."""
 
-    Args:
-        untaught: (N,) samples that nobody taught; there the parent (of that name) stands for the captions.
-    """
-    free = torch.from_numpy(untaught)
-
-    def weigh(teacher: str, only: Tensor | None) -> Callable[[Rows], Tensor]:
+    def weigh(teacher: str) -> Callable[[Rows], Tensor]:
         def urgency(index: Rows) -> Tensor:
-            rows = torch.from_numpy(index)
             by_domain = torch.tensor([*(budget.weight((teacher, domain)) for domain in bank.domains), 1.0])
-            weights = by_domain[samples.domain[rows]]  # domain -1, without a bank, is the last place
-            return weights if only is None else torch.where(only[rows], weights, 1.0)
+            return by_domain[samples.domain[torch.from_numpy(index)]]  # domain -1, without a bank, is the last place
 
         return urgency
 
     watched = {teacher for teacher, _ in budget.strata}
-    return [
-        replace(source, urgency=weigh(UNTAUGHT, free))
-        if source.name == parent
-        else replace(source, urgency=weigh(source.name, None))
-        if source.name in watched
-        else source
-        for source in sources
-    ]
+    return [replace(source, urgency=weigh(source.name)) if source.name in watched else source for source in sources]

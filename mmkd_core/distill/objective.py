@@ -22,7 +22,7 @@ from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.sources import Reader, Reading, Rows, Source
 from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, fd_of_samples, taught
-from mmkd_core.student.model import Student, to_device
+from mmkd_core.student.model import Student, evaluating, to_device
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share
 from mmkd_core.student.views import Views
@@ -178,9 +178,14 @@ class Objective:
 
     def embed(self, batch: StepBatch, piece: Share) -> Embedded:
         """Unit-norm embeddings of images (b, D) and of texts (t, D)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not batch.frozen):
-            text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
-            return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
+        if batch.frozen:  # batch norms are left alone too
+            with torch.no_grad(), evaluating(self.student.model):
+                return self._embed(batch, piece)
+        return self._embed(batch, piece)
+
+    def _embed(self, batch: StepBatch, piece: Share) -> Embedded:
+        text = self.student.texts(batch.tokens[piece.of(len(batch.tokens))])
+        return batch.views.embed(self.student, piece), F.normalize(text, dim=-1)
 
     def losses(self, batch: StepBatch, embedded: Embedded) -> Losses:
         """Weighted losses of the share."""

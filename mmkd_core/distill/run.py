@@ -22,8 +22,8 @@ from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.normalise import PhiS
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.paper import PaperObjective
-from mmkd_core.distill.replay import UNTAUGHT, Stratum
-from mmkd_core.distill.sources import Mask, Rows, Source
+from mmkd_core.distill.replay import Stratum
+from mmkd_core.distill.sources import Rows, Source
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.model import Student
@@ -55,21 +55,17 @@ class Earlier:
 
     Attributes:
         heads: of earlier teachers, from the parent release.
-        watched: rows by stratum on which forgetting is watched.
-        untaught: (N,) samples that nobody taught.
-        parent: name of the source that stands for the parent.
+        watched: rows by teacher and domain on which forgetting is watched.
     """
 
     heads: dict[str, TeacherHead]
     watched: Mapping[Stratum, Rows]
-    untaught: Mask
-    parent: str
 
     def watch(
         self, student: Student, sources: Sequence[Source], samples: Samples, bank: Bank, config: BudgetConfig
     ) -> Watch:
         """Made while ``student`` is still the parent."""
-        named = {UNTAUGHT if source.name == self.parent else source.name: source for source in sources}
+        named = {source.name: source for source in sources}
         return Watch(student, samples, bank, named, self.watched, config.rows_per_check)
 
 
@@ -92,13 +88,13 @@ def distill(
     """Teach ``student`` in place.
 
     Args:
-        earlier: what was learnt before and is not to be lost. Sources without a head get one by ridge regression. Batch
-            norms keep their running statistics, because an incremental run sees another mix of domains.
+        earlier: what was learnt before and is not to be lost. Sources without a head get one by ridge regression.
         identity: hash of everything that determines the result; see ``training.fit``.
         trackers: see ``training.fit``.
     """
     student.model.to(parallel.device())  # heads are fitted from embeddings of many images
-    frozen_norms = earlier is not None or config.train != "full"  # frozen layers keep their statistics too
+    kept = isinstance(config, IncrementalConfig) and config.norms == "keep"
+    frozen_norms = kept or config.train != "full"  # frozen layers keep their statistics too
     train = partial(
         fit,
         config=config,
@@ -132,12 +128,12 @@ def distill(
             frozen = round(config.heads_first * config.steps)
             watch = earlier.watch(student, active, samples, bank, config.budget)
             course = Course(student, averaged, config.average, config.steps, watch, config.budget)
-            active = urgent(active, course.budget, earlier.untaught, samples, bank, earlier.parent)
+            active = urgent(active, course.budget, samples, bank)
         balance = _shares(active, used, parts)
         objective = Objective(student, used, active, samples, bank, batches, config, seed, frozen, balance)
         log = train(nn.ModuleList([trained, course]), objective, after_step=course)
         course.finish()
-    if course.average is not None and earlier is None:
+    if course.average is not None and not frozen_norms:
         rows = (batches(step) for step in range(min(config.steps, NORM_BATCHES)))
         measure_norms(student, (student.prepare(samples.pixels[index]) for index in rows))
     return Distilled(heads, log, fidelity, course.budget.facts())

@@ -179,7 +179,7 @@ class Distillation:
                 batches,
                 self.config,
                 run,
-                earlier=self._earlier(replay, new),
+                earlier=self._earlier(replay),
                 seed=self.workspace.config.seed,
                 identity=key,
                 label=label,
@@ -209,18 +209,15 @@ class Distillation:
         }
         self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)
 
-    def _earlier(self, replay: Replay | None, new: Sequence[str]) -> Earlier | None:
+    def _earlier(self, replay: Replay | None) -> Earlier | None:
         if self.parent is None or replay is None:
             return None
-        masks = {name: self.trust[name].mask for name in (*self.earlier, *new)}
-        untaught = with_untaught(self.corpus, masks, {})[UNTAUGHT]
-        gone = self._given_up(new)
         watched = {
             (teacher, domain): rows
             for (teacher, domain), rows in replay.watched.items()
-            if (not gone[rows].any() if teacher == UNTAUGHT else self._teaches(teacher, domain))
+            if teacher != UNTAUGHT and self._teaches(teacher, domain)
         }
-        return Earlier(load_heads(self.parent.folder), watched, untaught & ~gone, self.parent_spec.name)
+        return Earlier(load_heads(self.parent.folder), watched)
 
     def _toward(self, student: Student, parent: Weights) -> Step | None:
         """Put the student where the configuration wants it between the parent and what it was taught."""

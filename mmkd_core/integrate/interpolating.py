@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
-from mmkd_core.audit.comparison import MEAN, Verdict
+from mmkd_core.audit.comparison import MEAN, Comparison, Verdict
 from mmkd_core.audit.evidence import Evidence
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
 from mmkd_core.audit.gate import Gate
@@ -32,7 +33,7 @@ class Step:
     """The step that was chosen: 0 is the parent, 1 the candidate.
 
     Attributes:
-        tried: by step the lowest change of AUC over domains on the validation split, the domain, and the verdict.
+        tried: by step, on the validation split, the domain with the lowest change of AUC, the change and the verdict.
     """
 
     size: float
@@ -57,8 +58,8 @@ def largest_step(
 
     Args:
         gate: of the audit. A step that it fails is refused.
-        loss: a step is refused too if a domain loses more than this (a fraction of AUC): a validation split is small,
-            and the gate alone leaves much open on it.
+        loss: a step is refused too if a domain loses more than this (a fraction of AUC) and one standard error: a
+            validation split is small, the gate alone leaves much open on it, and of many domains one always loses.
         domains: where ``loss`` counts: what was taught. Elsewhere the parent guesses, and a guess may change. All of
             them if none is given.
     """
@@ -72,17 +73,26 @@ def largest_step(
             except AuditError:
                 mix(student, parent, candidate, HALF)
                 return Step(HALF, {})
-            domain, change = worst(found, domains)
-            tried[f"{step:g}"] = {"domain": domain, "delta": round(change, 5), "verdict": found.verdict.value}
-            advance(1, f"{step:g}: {domain} {100 * change:+.1f}")
-            if found.verdict is not Verdict.FAIL and change >= -loss:
+            row = worst(found, domains)
+            tried[f"{step:g}"] = {"domain": row.part, "delta": round(row.delta, 5), "verdict": found.verdict.value}
+            advance(1, f"{step:g}: {row.part} {100 * row.delta:+.1f}")
+            kept = all(_surely(change, gate) >= -loss for change in _changes(found, domains))
+            if kept and found.verdict is not Verdict.FAIL:
                 return Step(step, tried)
     mix(student, parent, candidate, 0.0)
     return Step(0.0, tried)
 
 
-def worst(audit: ForgettingAudit, domains: Collection[str] = ()) -> tuple[str, float]:
-    """The domain with the lowest change of AUC, and the change; among ``domains`` if one of them was measured."""
-    changes = {part: row.delta for part, row in audit.family("zero-shot", "auc").items() if part != MEAN}
-    chosen = {part: delta for part, delta in changes.items() if part in domains} or changes
-    return min(chosen.items(), key=lambda pair: pair[1])
+def worst(audit: ForgettingAudit, domains: Collection[str] = ()) -> Comparison:
+    """The domain with the lowest change of AUC; among ``domains`` if one of them was measured."""
+    return min(_changes(audit, domains), key=lambda row: row.delta)
+
+
+def _changes(audit: ForgettingAudit, domains: Collection[str]) -> list[Comparison]:
+    rows = {part: row for part, row in audit.family("zero-shot", "auc").items() if part != MEAN}
+    return [row for part, row in rows.items() if part in domains] or list(rows.values())
+
+
+def _surely(row: Comparison, gate: Gate) -> float:
+    """The change, with one standard error in its favour; bounds are one-sided at the gate's alpha."""
+    return row.delta + (row.upper - row.lower) / (2 * NormalDist().inv_cdf(1 - gate.alpha))

@@ -18,7 +18,7 @@ SMOKE: Settings = {"pretrain": _TINY, "distill": _TINY, "incremental": _TINY, "s
 PHANTOM: Settings = {
     "pretrain": {"steps": 120, "crop": 0.9},
     "distill": {"steps": 1000, "lr": 8e-3, "crop": 0.9},
-    "incremental": {"steps": 400, "lr": 3e-3, "crop": 0.9},
+    "incremental": {"steps": 400, "lr": 4e-3, "crop": 0.9},
     "specialist": {"steps": 700},
 }
 REAL: Settings = {

@@ -201,7 +201,8 @@ def _place_norms(modules: nn.Module, frozen: bool, config: TrainConfig) -> None:
     elif norms and (parallel.world() > 1 or config.accumulate > 1):
         raise TrainingError(
             "this student has batch norms, which see only a part of a batch when it is split over processes or pieces",
-            next="Train it in one process with `accumulate: 1`, or take a vision tower without them, as vit-tiny",
+            next="Train it in one process with `accumulate: 1`, or take a vision tower without them, as vit-tiny; "
+            "an integration can keep the parent's statistics: `norms: keep` under incremental",
         )
 
 

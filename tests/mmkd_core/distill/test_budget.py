@@ -9,70 +9,71 @@ from torch.nn import functional as F
 
 from mmkd_core.distill.budget import Budget, Watch, named
 from mmkd_core.distill.config import BudgetConfig
-from mmkd_core.distill.replay import UNTAUGHT
 
-STRATA = [("a", "ct"), ("a", "xray"), (UNTAUGHT, "ct")]
-CONFIG = BudgetConfig(rise=0.1, slack=0.01, rate=2.0, most=3.0, far=2.0, patience=2)
+STRATA = [("a", "ct"), ("a", "xray"), ("b", "ct")]
+CONFIG = BudgetConfig(rise=0.1, slack=0.01, rate=2.0, most=3.0, far=2.0, patience=0.2)
 PARENT = torch.tensor([1.0, 0.5, 0.0])
 
 
 def test_bounds_and_multipliers_by_hand():
     budget = Budget(STRATA, PARENT, CONFIG)
     assert budget.bound.tolist() == pytest.approx([1.11, 0.56, 0.01])
-    assert budget.update([0, 1], torch.tensor([1.11 * 1.25, 0.5])) == [("a", "ct")]
+    assert budget.update([0, 1], torch.tensor([1.11 * 1.25, 0.5]), 1) == [("a", "ct")]
     assert budget.weight(("a", "ct")) == pytest.approx(1 + 2 * 0.25)
     assert budget.weight(("a", "xray")) == 1
     assert budget.weight(("nobody", "ct")) == 1
-    assert budget.update([0], torch.tensor([1.11 * 1.25])) == [], "said once"
+    assert budget.update([0], torch.tensor([1.11 * 1.25]), 1) == [], "said once"
     assert budget.weight(("a", "ct")) == pytest.approx(2.0)
-    budget.update([0], torch.tensor([1.11 * 0.75]))
+    budget.update([0], torch.tensor([1.11 * 0.75]), 1)
     assert budget.weight(("a", "ct")) == pytest.approx(1.5)
     assert budget.worst() == (("a", "xray"), pytest.approx(0.5 / 0.56))
-    assert budget.facts()["captions/ct"] == {"bound": 0.01, "loss": 0.0, "multiplier": 0.0}
+    assert budget.facts()["b/ct"] == {"bound": 0.01, "loss": 0.0, "multiplier": 0.0}
 
 
 def test_training_stops_where_a_bound_stays_broken_by_far():
     budget = Budget(STRATA, PARENT, CONFIG)
-    budget.update([1], torch.tensor([2.0]))
-    assert budget.lost() is None
-    budget.update([1], torch.tensor([0.9]))  # broken, not by far
-    budget.update([1], torch.tensor([2.0]))
-    assert budget.lost() is None
-    budget.update([0], torch.tensor([1.0]))  # another one's turn
-    budget.update([1], torch.tensor([2.0]))
-    assert budget.lost() == ("a", "xray")
+    budget.update([1], torch.tensor([2.0]), 10)
+    assert budget.lost(10, 100) is None
+    budget.update([1], torch.tensor([0.9]), 20)  # broken, not by far
+    budget.update([1], torch.tensor([2.0]), 30)
+    assert budget.lost(30, 100) is None
+    budget.update([0], torch.tensor([1.0]), 40)  # another one's turn
+    budget.update([1], torch.tensor([2.0]), 50)
+    assert budget.lost(49, 100) is None
+    assert budget.lost(50, 100) == ("a", "xray"), "far above its bound since step 30, a fifth of the run"
+    assert budget.lost(50, 101) is None
 
 
 @given(checks=st.lists(st.tuples(st.integers(0, 2), st.floats(0, 20)), max_size=30), cut=st.integers(0, 30))
 def test_a_checkpoint_holds_a_budget_and_multipliers_stay_in_bounds(checks, cut):
     whole, broken, resumed = (Budget(STRATA, PARENT, CONFIG) for _ in range(3))
     for place, value in checks:
-        whole.update([place], torch.tensor([value]))
+        whole.update([place], torch.tensor([value]), 1)
     for place, value in checks[:cut]:
-        broken.update([place], torch.tensor([value]))
+        broken.update([place], torch.tensor([value]), 1)
     resumed.load_state_dict(broken.state_dict())
     for place, value in checks[cut:]:
-        resumed.update([place], torch.tensor([value]))
+        resumed.update([place], torch.tensor([value]), 1)
     assert resumed.facts() == whole.facts()
-    assert resumed.lost() == whole.lost()
+    assert resumed.lost(1, 1) == whole.lost(1, 1)
     assert all(0 <= float(m) <= CONFIG.most for m in whole.multiplier)
     assert not list(whole.parameters())
 
 
 def test_no_strata_no_budget():
     budget = Budget([], torch.zeros(0), CONFIG)
-    assert budget.update([], torch.zeros(0)) == []
+    assert budget.update([], torch.zeros(0), 1) == []
     assert budget.worst() is None
-    assert budget.lost() is None
+    assert budget.lost(1, 1) is None
 
 
 @pytest.fixture
 def watch(built, samples, bank, source):
-    sources = {"a": source("a", range(12)), UNTAUGHT: source("student-0001", range(12), dim=4)}
+    sources = {"a": source("a", range(12)), "b": source("b", range(12), dim=4)}
     watched = {
         ("a", "ct"): np.array([0, 2]),
         ("a", "xray"): np.array([1, 3]),
-        (UNTAUGHT, "ct"): np.array([4, 6]),
+        ("b", "ct"): np.array([4, 6]),
         ("gone", "ct"): np.array([8]),
         ("a", "nowhere"): np.array([8]),
     }
@@ -81,9 +82,9 @@ def watch(built, samples, bank, source):
 
 def test_the_watch_measures_the_relation_loss(watch, built, samples, bank):
     found, sources = watch
-    assert found.strata == [(UNTAUGHT, "ct"), ("a", "ct"), ("a", "xray")]
-    losses = found.losses([2, 0])
-    for value, (teacher, domain), rows in ((losses[0], ("a", "xray"), [1, 3]), (losses[1], (UNTAUGHT, "ct"), [4, 6])):
+    assert found.strata == [("a", "ct"), ("a", "xray"), ("b", "ct")]
+    losses = found.losses([1, 2])
+    for value, (teacher, domain), rows in ((losses[0], ("a", "xray"), [1, 3]), (losses[1], ("b", "ct"), [4, 6])):
         image = torch.from_numpy(built.embed_images(samples.pixels[rows]))
         text = torch.from_numpy(built.embed_texts(bank.texts[domain]))
         source = sources[teacher]
@@ -106,4 +107,3 @@ def test_strata_take_turns_and_the_model_is_left_as_it_was(watch, built):
 
 def test_names():
     assert named(("a", "ct")) == "a/ct"
-    assert named((UNTAUGHT, "ct")) == "captions/ct"

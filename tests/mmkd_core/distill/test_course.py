@@ -12,29 +12,27 @@ from torch import nn
 from mmkd_core.distill.budget import Budget
 from mmkd_core.distill.config import BudgetConfig
 from mmkd_core.distill.course import Course, urgent
-from mmkd_core.distill.replay import UNTAUGHT
 
-STRATA = [("a", "ct"), (UNTAUGHT, "xray")]
-CONFIG = BudgetConfig(rise=0.1, slack=1e-9, rate=1.0, most=3.0, far=2.0, patience=2, every=5)
+STRATA = [("a", "ct"), ("b", "xray")]
+CONFIG = BudgetConfig(rise=0.1, slack=1e-9, rate=1.0, most=3.0, far=2.0, patience=0.05, every=5)
 
 
 def test_only_what_is_watched_weighs_more_and_only_where_its_bound_is_broken(samples, bank, source):
     budget = Budget(STRATA, torch.tensor([1.0, 1.0]), CONFIG)
-    untaught = np.array([i in (1, 3) for i in range(12)])
-    given = [source("a", range(12)), source("new", range(12)), source("student-0001", range(12), dim=4)]
-    a, new, parent = urgent(given, budget, untaught, samples, bank, "student-0001")
+    given = [source("a", range(12)), source("new", range(12)), source("b", range(12), dim=4)]
+    a, new, b = urgent(given, budget, samples, bank)
     assert new is given[1], "the newcomer is no replay"
     index = np.arange(6)  # ct and xray in turn
-    assert a.urgency(index).tolist() == parent.urgency(index).tolist() == [1.0] * 6
-    budget.update([0, 1], torch.tensor([1.1 * 1.5, 1.1 * 3.0]))
+    assert a.urgency(index).tolist() == b.urgency(index).tolist() == [1.0] * 6
+    budget.update([0, 1], torch.tensor([1.1 * 1.5, 1.1 * 3.0]), 5)
     assert a.urgency(index).tolist() == pytest.approx([1.5, 1, 1.5, 1, 1.5, 1])
-    assert parent.urgency(index).tolist() == pytest.approx([1, 3, 1, 3, 1, 1]), "row 5 was taught by somebody"
+    assert b.urgency(index).tolist() == pytest.approx([1, 3, 1, 3, 1, 3])
 
 
 def test_a_teacher_of_which_nothing_is_watched_is_left_as_it_is(samples, bank, source):
     budget = Budget([("a", "ct")], torch.tensor([1.0]), CONFIG)
     given = [source("a", range(12)), source("b", range(12))]
-    _, b = urgent(given, budget, np.zeros(12, bool), samples, bank, "student-0001")
+    _, b = urgent(given, budget, samples, bank)
     assert b is given[1]
 
 
@@ -59,17 +57,19 @@ def course(*levels):
 
 
 def test_a_broken_bound_is_said_once_and_one_that_stays_broken_by_far_ends_the_run():
-    watched = course([1.0, 1.5], [1.0, 2.5], [1.0, 2.5])
+    watched = course([1.0, 1.5], [1.0, 1.0], [1.0, 2.5], [1.0, 2.5])
     remark = watched(4)
     assert (remark.warnings, remark.note, remark.stop) == ((), "", "")
     remark = watched(5)
     (line,) = remark.warnings
-    assert line.startswith("captions/xray is being forgotten: its loss is 1.500, of at most 1.100")
-    assert remark.note == "captions/xray at 1.36 of its bound"
+    assert line.startswith("b/xray is being forgotten: its loss is 1.500, of at most 1.100")
+    assert remark.note == "b/xray at 1.36 of its bound"
     assert remark.facts == {"forgetting": pytest.approx(1.3636), "multiplier": pytest.approx(0.3636)}
     assert watched(6).warnings == ()
-    assert watched(10).stop == ""
-    assert watched(15).stop == "stopped early, because captions/xray was far above its bound 2 checks in a row"
+    assert watched(10).warnings == ()
+    remark = watched(15)
+    assert (remark.warnings, remark.stop) == ((), ""), "what was said once is not said again"
+    assert watched(20).stop == "stopped early, because b/xray stayed far above its bound for 5 % of the steps"
 
 
 def test_without_a_watch_there_is_nothing_to_say():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import torch
 
 from feature_store import FeatureStore
 from mmkd_core.distill import align
+from mmkd_core.distill.budget import Watch
 from mmkd_core.distill.config import BankConfig, BudgetConfig, DistillConfig, IncrementalConfig
-from mmkd_core.distill.replay import UNTAUGHT
 from mmkd_core.distill.run import Earlier, distill, warm_head
 from mmkd_core.distill.sources import Source
 from mmkd_core.progress import Silent
@@ -25,7 +26,7 @@ BATCHES = partial(epoch_batch, np.arange(12), 6, 0)
 
 def known(heads):
     """Earlier heads, and nothing to watch."""
-    return Earlier(heads, {}, np.zeros(12, bool), "")
+    return Earlier(heads, {})
 
 
 class KilledError(Exception):
@@ -108,18 +109,14 @@ def test_who_may_not_have_a_head_has_none(built, source, teach):
     assert set(taught.heads) == {"a"}
 
 
-def test_freeze_norms(built, source, teach):
+@pytest.mark.parametrize("norms", ["learn", "keep"])
+def test_batch_norms_of_an_integration(built, source, teach, norms):
     student = copy_of(built)
-    teach(
-        student,
-        [source("a", ALL)],
-        "run",
-        CONFIG.model_copy(update={"steps": 2}),
-        earlier=known({}),
-    )
-    norms = [m for m in student.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms
-    assert all(int(m.num_batches_tracked) == 0 for m in norms)
+    config = IncrementalConfig(**CONFIG.model_dump() | {"steps": 2}, norms=norms)
+    teach(student, [source("a", ALL)], "run", config, earlier=known({}))
+    seen = [int(m.num_batches_tracked) for m in student.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert seen
+    assert all(seen) is (norms == "learn")
 
 
 def test_warm_head_fits_trusted_samples_only(built, source, samples):
@@ -194,19 +191,18 @@ def test_features_from_a_real_store(built, source, teach, tmp_path, monkeypatch,
 INCREMENTAL = IncrementalConfig(
     **CONFIG.model_dump() | {"steps": 8, "average": "tail"},
     heads_first=0.25,
-    budget=BudgetConfig(rise=0.0, slack=1e-6, every=2, rows=4, rows_per_check=8, rate=50.0, patience=100),
+    norms="keep",
+    budget=BudgetConfig(rise=0.0, slack=1e-6, every=2, rows=4, rows_per_check=8, rate=50.0, patience=1.0),
 )
 
 
 def earlier_of(built, source, samples):
-    """An old teacher with a head, a parent, a new teacher, and what is watched."""
-    old, parent = source("old", ALL[:8]), source("student-0001", ALL, dim=4, heads=False)
-    untaught = np.zeros(12, bool)
-    untaught[10:] = True
+    """An old teacher with a head, another one without, a new teacher, and what is watched."""
+    old, other = source("old", ALL[:8]), source("other", ALL, dim=4, heads=False)
     heads = {"old": warm_head(built, old, samples)[0]}
-    watched = {("old", "ct"): np.array([0, 2]), ("old", "xray"): np.array([1, 3]), (UNTAUGHT, "ct"): np.array([10])}
-    sources = [source("new", ALL[6:10], dim=5), old, parent]
-    return sources, lambda: Earlier(deepcopy(heads), watched, untaught, "student-0001")
+    watched = {("old", "ct"): np.array([0, 2]), ("old", "xray"): np.array([1, 3]), ("other", "ct"): np.array([10])}
+    sources = [source("new", ALL[6:10], dim=5), old, other]
+    return sources, lambda: Earlier(deepcopy(heads), watched)
 
 
 def test_a_killed_integration_ends_as_one_that_was_not(built, source, samples, teach, monkeypatch):
@@ -246,10 +242,13 @@ def test_at_first_only_heads_learn(built, source, samples, teach):
     assert not torch.equal(student.model.logit_scale, built.model.logit_scale)
 
 
-def test_training_stops_when_something_is_being_lost(built, source, samples, teach):
+def test_training_stops_when_something_is_being_lost(built, source, samples, teach, monkeypatch):
+    """What was learnt before is lost a little more at every look."""
     sources, earlier = earlier_of(built, source, samples)
-    budget = INCREMENTAL.budget.model_copy(update={"far": 1.001, "patience": 2})
-    config = INCREMENTAL.model_copy(update={"budget": budget, "steps": 40, "lr": 0.05})
+    looks = count(1)
+    monkeypatch.setattr(Watch, "losses", lambda watch, places: torch.full((len(places),), float(next(looks))))
+    budget = INCREMENTAL.budget.model_copy(update={"far": 1.001, "patience": 0.1})
+    config = INCREMENTAL.model_copy(update={"budget": budget, "steps": 40})
     said = []
 
     class Heard(Silent):

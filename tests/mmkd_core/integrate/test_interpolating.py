@@ -82,7 +82,7 @@ def test_the_boldest_step_that_loses_nothing_is_taken(monkeypatch, student, corp
 
 def test_a_loss_that_the_audit_leaves_open_is_refused_too(monkeypatch, student, corpus):
     parent, candidate = ends(student)
-    scripted(monkeypatch, student, parent, lambda step: 0.01 if step > 0.3 else 0.0)
+    scripted(monkeypatch, student, parent, lambda step: 0.02 if step > 0.3 else 0.0)
     found = run(student, parent, candidate, corpus)
     assert found.size == 0.2
     assert found.tried["1"]["verdict"] != "FAIL"

@@ -64,7 +64,7 @@ def test_pieces_have_the_gradient_of_the_whole_batch(objective, pieces, dtype, c
     dtype = getattr(torch, dtype)
     losses, whole = gradients(objective, dtype=dtype)
     again, parts = gradients(objective, dtype=dtype, pieces=pieces)
-    assert again["clip"].item() == pytest.approx(losses["clip"].item(), rel=max(1e-6, close / 50))
+    assert again["clip"].item() == pytest.approx(losses["clip"].item(), rel=max(1e-6, close / 10))
     for name, gradient in whole.items():
         assert gradient.norm() > 0, name
         assert (parts[name] - gradient).norm() <= close * gradient.norm(), name
