@@ -82,8 +82,8 @@ def watch(built, samples, bank, source):
 
 def test_the_watch_measures_the_relation_loss(watch, built, samples, bank):
     found, sources = watch
-    assert found.strata == [("a", "ct"), ("a", "xray"), ("b", "ct")]
-    losses = found.losses([1, 2])
+    assert found.strata == [("a", "ct"), ("b", "ct"), ("a", "xray")], "by domain"
+    losses = found.losses([2, 1])
     for value, (teacher, domain), rows in ((losses[0], ("a", "xray"), [1, 3]), (losses[1], ("b", "ct"), [4, 6])):
         image = torch.from_numpy(built.embed_images(samples.pixels[rows]))
         text = torch.from_numpy(built.embed_texts(bank.texts[domain]))
