@@ -144,7 +144,10 @@ def teach_in_order(
     Args:
         upto: how many of the teachers; all if left out.
     """
-    lock = read_lock(workspace.lock_file)
+    whole = workspace.state / "whole.lock"  # a run that was stopped left a part of it in use
+    if not whole.exists():
+        shutil.copyfile(workspace.lock_file, whole)
+    lock = read_lock(whole)
     for count in range(1, (upto or len(order)) + 1):
         later = order[count:]
         partial = lock
