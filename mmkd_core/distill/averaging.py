@@ -67,7 +67,7 @@ def mix(student: Student, parent: Weights, candidate: Weights, step: float) -> N
     """Put ``parent + step * (candidate - parent)`` into ``student``; 0 and 1 give the two themselves, bit for bit.
 
     Statistics of batch norms are mixed as well. Between a model and its child that is as good as measuring them anew
-    (decision 31).
+    (decision 32).
 
     Args:
         parent, candidate: state dicts of the student's model.
