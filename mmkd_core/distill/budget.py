@@ -11,7 +11,8 @@ Vandenberghe, Convex Optimization, 5.2; Fioretto et al. 2020, arXiv 2001.09394, 
 only where it is needed.
 
 The watched rows are the same ones at every check and are compared with the parent on the same rows and texts, without
-random crops: a rise is no noise of the batch.
+random crops: a rise is no noise of the batch. While the learning rate is high a bound is often broken and kept again
+later; a stratum is lost only where the student is no better than one that finds all texts equally likely.
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ class Watch:
         """What is watched, in the order of ``turn``."""
         return [entry.stratum for entry in self.watched]
 
+    @property
+    def ignorant(self) -> Tensor:
+        """(S,) mean KL(teacher || uniform) of each stratum."""
+        losses = [loss.relation(torch.zeros_like(entry.posterior), entry.posterior).mean() for entry in self.watched]
+        return torch.stack(losses) if losses else torch.zeros(0)
+
     def turn(self, number: int) -> list[int]:
         """Places of the strata that check ``number`` looks at; all come round."""
         count = len(self.watched)
@@ -117,21 +124,27 @@ def _posterior(source: Source, rows: Rows, domain: str) -> Tensor:
 class Budget(nn.Module):
     """Bounds, levels and multipliers; buffers, so that checkpoints hold them.
 
+    Args:
+        parent, ignorant: (S,) loss of the parent, and of a student to which all texts are equally likely.
+
     Attributes:
-        bound, level, multiplier, since: (S,) by stratum: the most its loss may be; what it was when last looked at; the
-            weight that replay has on top; the step since which it is far above the bound, 0 if it is not.
+        bound, lost_at, level, multiplier, since: (S,) by stratum: the most its loss may be; from where on it is lost;
+            what it was when last looked at; the weight that replay has on top; the step since which it is lost, 0 if
+            it is not.
     """
 
     bound: Tensor
+    lost_at: Tensor
     level: Tensor
     multiplier: Tensor
     since: Tensor
 
-    def __init__(self, strata: Sequence[Stratum], parent: Tensor, config: BudgetConfig) -> None:
+    def __init__(self, strata: Sequence[Stratum], parent: Tensor, ignorant: Tensor, config: BudgetConfig) -> None:
         super().__init__()
         self.strata, self.config = list(strata), config
         parent = parent.double()
         self.register_buffer("bound", parent * (1 + config.rise) + config.slack)
+        self.register_buffer("lost_at", torch.maximum(self.bound, ignorant.double()))
         self.register_buffer("level", parent.clone())
         self.register_buffer("multiplier", torch.zeros_like(parent))
         self.register_buffer("since", torch.zeros(len(parent), dtype=torch.int64))
@@ -146,7 +159,7 @@ class Budget(nn.Module):
         ascent = self.multiplier[where] + self.config.rate * (losses / bound - 1)
         self.multiplier[where] = ascent.clamp(0.0, self.config.most)
         since = self.since[where]
-        self.since[where] = torch.where(losses > self.config.far * bound, torch.where(since > 0, since, step), 0)
+        self.since[where] = torch.where(losses > self.lost_at[where], torch.where(since > 0, since, step), 0)
         return [self.strata[place] for place, now in zip(places, broken.tolist(), strict=True) if now]
 
     def weight(self, stratum: Stratum) -> float:
@@ -163,7 +176,7 @@ class Budget(nn.Module):
         return self.strata[place], float(ratio[place])
 
     def lost(self, step: int, steps: int) -> Stratum | None:
-        """A stratum that has stayed far above its bound for too large a share of all ``steps``."""
+        """A stratum that has been lost for too large a share of all ``steps``."""
         waited = {
             stratum: step - since for stratum, since in zip(self.strata, self.since.tolist(), strict=True) if since
         }

@@ -153,9 +153,8 @@ class BudgetConfig(BaseModel):
     every: int = Field(default=10, ge=1, description="steps between two checks")
     rows: int = Field(default=8, ge=0, description="rows per teacher and domain that are watched; 0 is no budget")
     rows_per_check: int = Field(default=64, ge=1, description="rows that a check looks at; strata take turns")
-    far: float = Field(default=3.0, gt=1, description="times the bound that is far above it")
     patience: float = Field(
-        default=0.25, gt=0, le=1, description="share of the run's steps far above the bound after which it stops"
+        default=0.25, gt=0, le=1, description="share of the run's steps with a domain lost after which it stops"
     )
 
 

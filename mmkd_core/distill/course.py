@@ -50,7 +50,7 @@ class Course(nn.Module):
         self._told: set[str] = set()
         strata = watch.strata if watch else []
         parent = watch.losses(range(len(strata))) if watch else torch.zeros(0)
-        self.budget = Budget(strata, parent, self.config)
+        self.budget = Budget(strata, parent, watch.ignorant if watch else torch.zeros(0), self.config)
         self.steps = steps
         self.average = RunningAverage(averaged, average, steps) if average != "none" else None
 
@@ -87,7 +87,7 @@ class Course(nn.Module):
         stop = ""
         if lost:
             share = f"{100 * self.config.patience:.0f} % of the steps"
-            stop = f"stopped early, because {named(lost)} stayed far above its bound for {share}"
+            stop = f"stopped early, because the student knew nothing of {named(lost)} any more for {share}"
         return Remark(facts, note, tuple(warnings), stop)
 
     def finish(self) -> None:

@@ -11,12 +11,13 @@ from mmkd_core.distill.budget import Budget, Watch, named
 from mmkd_core.distill.config import BudgetConfig
 
 STRATA = [("a", "ct"), ("a", "xray"), ("b", "ct")]
-CONFIG = BudgetConfig(rise=0.1, slack=0.01, rate=2.0, most=3.0, far=2.0, patience=0.2)
+CONFIG = BudgetConfig(rise=0.1, slack=0.01, rate=2.0, most=3.0, patience=0.2)
 PARENT = torch.tensor([1.0, 0.5, 0.0])
+IGNORANT = torch.tensor([2.0, 1.5, 2.0])
 
 
 def test_bounds_and_multipliers_by_hand():
-    budget = Budget(STRATA, PARENT, CONFIG)
+    budget = Budget(STRATA, PARENT, IGNORANT, CONFIG)
     assert budget.bound.tolist() == pytest.approx([1.11, 0.56, 0.01])
     assert budget.update([0, 1], torch.tensor([1.11 * 1.25, 0.5]), 1) == [("a", "ct")]
     assert budget.weight(("a", "ct")) == pytest.approx(1 + 2 * 0.25)
@@ -30,23 +31,23 @@ def test_bounds_and_multipliers_by_hand():
     assert budget.facts()["b/ct"] == {"bound": 0.01, "loss": 0.0, "multiplier": 0.0}
 
 
-def test_training_stops_where_a_bound_stays_broken_by_far():
-    budget = Budget(STRATA, PARENT, CONFIG)
+def test_training_stops_where_a_stratum_stays_lost():
+    budget = Budget(STRATA, PARENT, IGNORANT, CONFIG)
     budget.update([1], torch.tensor([2.0]), 10)
     assert budget.lost(10, 100) is None
-    budget.update([1], torch.tensor([0.9]), 20)  # broken, not by far
+    budget.update([1], torch.tensor([0.9]), 20)  # broken, not lost
     budget.update([1], torch.tensor([2.0]), 30)
     assert budget.lost(30, 100) is None
     budget.update([0], torch.tensor([1.0]), 40)  # another one's turn
     budget.update([1], torch.tensor([2.0]), 50)
     assert budget.lost(49, 100) is None
-    assert budget.lost(50, 100) == ("a", "xray"), "far above its bound since step 30, a fifth of the run"
+    assert budget.lost(50, 100) == ("a", "xray"), "lost since step 30, a fifth of the run"
     assert budget.lost(50, 101) is None
 
 
 @given(checks=st.lists(st.tuples(st.integers(0, 2), st.floats(0, 20)), max_size=30), cut=st.integers(0, 30))
 def test_a_checkpoint_holds_a_budget_and_multipliers_stay_in_bounds(checks, cut):
-    whole, broken, resumed = (Budget(STRATA, PARENT, CONFIG) for _ in range(3))
+    whole, broken, resumed = (Budget(STRATA, PARENT, IGNORANT, CONFIG) for _ in range(3))
     for place, value in checks:
         whole.update([place], torch.tensor([value]), 1)
     for place, value in checks[:cut]:
@@ -61,7 +62,7 @@ def test_a_checkpoint_holds_a_budget_and_multipliers_stay_in_bounds(checks, cut)
 
 
 def test_no_strata_no_budget():
-    budget = Budget([], torch.zeros(0), CONFIG)
+    budget = Budget([], torch.zeros(0), torch.zeros(0), CONFIG)
     assert budget.update([], torch.zeros(0), 1) == []
     assert budget.worst() is None
     assert budget.lost(1, 1) is None
@@ -91,6 +92,15 @@ def test_the_watch_measures_the_relation_loss(watch, built, samples, bank):
         target = (source.logit_scale * source.images(np.array(rows)) @ source.bank[domain].T).softmax(-1)
         student = (built.logit_scale * image @ text.T).log_softmax(-1)
         torch.testing.assert_close(value, F.kl_div(student, target, reduction="batchmean"), rtol=1e-4, atol=1e-6)
+
+
+def test_who_knows_nothing_finds_all_texts_equally_likely(watch, bank):
+    found, sources = watch
+    posterior = (sources["b"].logit_scale * sources["b"].images(np.array([4, 6])) @ sources["b"].bank["ct"].T).softmax(
+        -1
+    )
+    entropy = -(posterior * posterior.log()).sum(-1)
+    assert float(found.ignorant[1]) == pytest.approx(float((np.log(len(bank.texts["ct"])) - entropy).mean()), rel=1e-5)
 
 
 def test_strata_take_turns_and_the_model_is_left_as_it_was(watch, built):

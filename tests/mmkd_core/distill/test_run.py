@@ -246,8 +246,8 @@ def test_training_stops_when_something_is_being_lost(built, source, samples, tea
     """What was learnt before is lost a little more at every look."""
     sources, earlier = earlier_of(built, source, samples)
     looks = count(1)
-    monkeypatch.setattr(Watch, "losses", lambda watch, places: torch.full((len(places),), float(next(looks))))
-    budget = INCREMENTAL.budget.model_copy(update={"far": 1.001, "patience": 0.1})
+    monkeypatch.setattr(Watch, "losses", lambda watch, places: torch.full((len(places),), 10.0 * next(looks)))
+    budget = INCREMENTAL.budget.model_copy(update={"patience": 0.1})
     config = INCREMENTAL.model_copy(update={"budget": budget, "steps": 40})
     said = []
 
