@@ -2,7 +2,8 @@
 
 ``replay-overhead``  seconds of a step of equal batch with replay over those without, for 1, 10 and 50 earlier teachers;
                      forward, backward, optimiser, reads from a store, and the checks of the forgetting budget. The
-                     teachers are synthetic: random features in a store. ``replay-slope`` is 50 teachers over 1.
+                     teachers are synthetic: random features in a store. In batches of 128, and of an integration's 32,
+                     where what a step costs whatever its size shows most. ``replay-slope`` is 50 teachers over 1.
 ``replay-choice``    herding and k-centre beside the same algorithms written plainly (iCaRL's and Gonzalez's)
 """
 
@@ -39,8 +40,9 @@ from mmkd_core.student.training import optimizer_for
 
 N, DIM, DOMAINS = 4000, 256, 8
 HISTORIES = (1, 10, 50)
-CONFIG = IncrementalConfig(steps=60, batch_size=128)
-ROUNDS = 9
+CONFIG = IncrementalConfig(steps=60)
+BATCHES = (128, CONFIG.batch_size)
+ROUNDS = 7
 
 
 def corpus() -> Corpus:
@@ -95,7 +97,7 @@ class Histories:
         rows = np.arange(N)
         return Source(name, self.store, f"{number:032x}", rows, rows, bank, 20.0, mask, **facts)  # type: ignore[arg-type]
 
-    def steps(self, earlier: int) -> Callable[[int], None]:
+    def steps(self, earlier: int, size: int) -> Callable[[int], None]:
         """From the number of a chunk to as many steps as lie between two checks of the budget; 0 is without replay."""
         student = Student.build(StudentConfig(), self.texts, seed=0)
         samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
@@ -110,18 +112,18 @@ class Histories:
             0,
             watch=CONFIG.budget.rows,
         )
-        batches = MixedBatches(np.flatnonzero(of[0]), replay, CONFIG.batch_size, CONFIG.replay, CONFIG.at_once, 0)
+        batches = MixedBatches(np.flatnonzero(of[0]), replay, size, CONFIG.replay, CONFIG.at_once, 0)
         sources = [new, *(replace(source, turn=partial(batches.has_turn, source.name)) for source in old)]
         if earlier:
             sources.append(self.source(max(HISTORIES) + 1, "parent", ~of[0], heads=False, factor=CONFIG.parent))
         heads = {source.name: head_of(student) for source in sources if source.heads}
         trained = nn.ModuleList([student.model, *heads.values()])
-        untaught = with_untaught(self.corpus, masks, {"new": new.mask})[""]
-        known = Earlier(heads, replay.watched if earlier else {}, untaught, "parent")
+        watched = {(teacher, domain): rows for (teacher, domain), rows in replay.watched.items() if teacher}
+        known = Earlier(heads, watched)
         watch = known.watch(student, sources, samples, self.bank, CONFIG.budget)
         averaged = nn.ModuleList([student.model, heads["new"]])
         course = Course(student, averaged, CONFIG.average, CONFIG.steps, watch, CONFIG.budget)
-        active = urgent(sources, course.budget, untaught, samples, self.bank, "parent")
+        active = urgent(sources, course.budget, samples, self.bank)
         objective = Objective(student, heads, active, samples, self.bank, batches, CONFIG, 0)
         optimizer = optimizer_for(nn.ModuleList([trained, course]), CONFIG)
         trained.train()
@@ -148,15 +150,21 @@ def overhead() -> list[Figure]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         histories = Histories(Path(folder))
-        ways = {str(count): histories.steps(count) for count in (0, *HISTORIES)}
-        seconds = interleaved(ways, lambda turn: turn, ROUNDS, warm=1, clock=time.process_time)
-    base = "a step without replay, equal batch"
+        return [figure for size in BATCHES for figure in overhead_of(histories, size)]
+
+
+def overhead_of(histories: Histories, size: int) -> list[Figure]:
+    """The same for batches of one size."""
+    ways = {str(count): histories.steps(count, size) for count in (0, *HISTORIES)}
+    seconds = interleaved(ways, lambda turn: turn, ROUNDS, warm=1, clock=time.process_time)
+    base = f"a step without replay, batch {size}"
     rows = [
-        ratio(f"replay-overhead-{count}", seconds[str(count)], seconds["0"], f"{base}; {count} earlier teachers")
+        ratio(f"replay-overhead-{count}-of-{size}", seconds[str(count)], seconds["0"], f"{base}; {count} earlier")
         for count in HISTORIES
     ]
     first, last = str(HISTORIES[0]), str(HISTORIES[-1])
-    return [*rows, ratio("replay-slope", seconds[last], seconds[first], f"{last} earlier teachers over {first}")]
+    slope = ratio(f"replay-slope-of-{size}", seconds[last], seconds[first], f"{last} earlier teachers over {first}")
+    return [*rows, slope]
 
 
 def plain_herding(features: np.ndarray, count: int) -> list[int]:

@@ -150,7 +150,7 @@ class BudgetConfig(BaseModel):
     slack: float = Field(default=0.05, gt=0, description="nats that it may rise beside that, where it was near 0")
     rate: float = Field(default=2.0, ge=0, description="step of the dual ascent; 0 watches and does nothing")
     most: float = Field(default=8.0, ge=0, description="largest multiplier")
-    every: int = Field(default=10, ge=1, description="steps between two checks")
+    every: int = Field(default=20, ge=1, description="steps between two checks")
     rows: int = Field(default=8, ge=0, description="rows per teacher and domain that are watched; 0 is no budget")
     rows_per_check: int = Field(default=64, ge=1, description="rows that a check looks at; strata take turns")
     patience: float = Field(
