@@ -172,7 +172,7 @@ class IncrementalConfig(DistillConfig):
         default="tail", description="weights of the result: the last, their mean over the last quarter, or exponential"
     )
     replay: float = Field(default=0.35, ge=0, lt=1, description="share of each batch that is replayed")
-    replay_rows: int = Field(default=2400, ge=0, description="length of the replay list")
+    replay_rows: int = Field(default=20_000, ge=0, description="length of the replay list")
     coreset: float = Field(default=0.2, ge=0, le=1, description="share of the replay list that is chosen by features")
     coreset_method: Literal["herding", "k-centre"] = Field(
         default="herding", description="choose typical rows, or the range of them"
