@@ -60,8 +60,9 @@ class Replay:
 
     Attributes:
         strata: by stratum the rows that are replayed for it, in their order. A row may be in several.
-        watched: by stratum rows of the same kind that are not replayed, for whoever wants to measure on rows that are
-            not trained on; of a stratum that is replayed whole, its last rows.
+        watched: by stratum rows of the same kind that are replayed for nobody, for whoever wants to measure on rows
+            that are not replayed. They are kept back however long the list is; of a stratum of three rows or fewer
+            nothing is, and what is left of it or its last rows are watched.
     """
 
     strata: Mapping[Stratum, Rows]
@@ -107,7 +108,7 @@ def replay_list(
     Args:
         first: sample ids that come first in their strata.
         coreset: for the part that is chosen by features; nothing is if left out.
-        watch: rows to watch in each stratum, at most.
+        watch: rows to watch in each stratum, at most; at most a quarter of it.
         weight: of a stratum beside the others', where the budget is shared out.
     """
     strata = {
@@ -117,16 +118,24 @@ def replay_list(
     }
     strata = {key: rows for key, rows in strata.items() if len(rows)}
     quota = allocate({key: len(rows) for key, rows in strata.items()}, budget, weight)
-    taken, watched, early = {}, {}, set(first)
-    for key, rows in strata.items():
+    in_order = {
+        key: sorted(rows.tolist(), key=lambda row: (wait(name := str(corpus.sample_id[row]), seed), name))
+        for key, rows in strata.items()
+    }
+    early = set(np.flatnonzero(np.isin(corpus.sample_id.astype(str), sorted(first))).tolist())
+    spare = {key: [row for row in keyed[::-1] if row not in early] for key, keyed in in_order.items()}
+    spare = {key: rows[: min(watch, len(in_order[key]) // 4)] for key, rows in spare.items()}
+    held = {row for rows in spare.values() for row in rows}
+    taken, watched = {}, {}
+    for key, whole in in_order.items():
         if not quota[key]:
             continue
-        keyed = sorted(rows.tolist(), key=lambda row: (wait(name := str(corpus.sample_id[row]), seed), name))
-        order = _order(keyed, {row for row in keyed if corpus.sample_id[row] in early}, coreset, key[0], quota[key])
+        keyed = [row for row in whole if row not in held] or whole
+        order = _order(keyed, early, coreset, key[0], quota[key])
         chosen = [row for row, _ in zip(order, range(quota[key]), strict=False)]
-        left = [row for row in keyed if row not in set(chosen)]
+        left = set(whole) - set(chosen)
         taken[key] = np.array(chosen, np.int64)
-        watched[key] = np.array((left or keyed[::-1])[:watch], np.int64)
+        watched[key] = np.array((spare[key] or [row for row in whole if row in left] or whole[::-1])[:watch], np.int64)
     return Replay(taken, watched)
 
 

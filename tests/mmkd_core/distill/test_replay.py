@@ -270,3 +270,22 @@ def test_only_training_samples_count_as_untaught():
     corpus = corpus_of(["ct"] * 4)
     corpus.split[:2] = "val"
     assert with_untaught(corpus, {}, {})[UNTAUGHT].tolist() == [False, False, True, True]
+
+
+def test_what_is_watched_is_kept_back_however_long_the_list_is():
+    corpus = corpus_of(["ct"] * 40 + ["xray"] * 8)
+    everything = np.ones(48, bool)
+    some = np.arange(48) % 2 == 0  # another teacher admits half of the same rows
+    found = replay_list(corpus, {"a": everything, "b": some}, 10_000, 0, watch=8)
+    watched = {row for rows in found.watched.values() for row in rows.tolist()}
+    assert {key: len(rows) for key, rows in found.watched.items()} == {
+        ("a", "ct"): 8,
+        ("a", "xray"): 2,
+        ("b", "ct"): 5,
+        ("b", "xray"): 1,
+    }
+    assert not watched & set(found.rows.tolist()), "a row that one teacher is watched on is replayed for nobody"
+    assert len(found.rows) == 48 - len(watched)
+    wanted = sorted(watched)[0]
+    again = replay_list(corpus, {"a": everything}, 10_000, 0, watch=8, first=[str(corpus.sample_id[wanted])])
+    assert wanted in again.rows, "what an audit asks for is replayed, not watched"
