@@ -20,7 +20,7 @@ from mmkd_core.evaluate.classes import share
 from mmkd_core.evaluate.classifier import fit
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
-from mmkd_core.evaluate.probe import FRACTIONS, SEEDS, draw_groups, over_runs
+from mmkd_core.evaluate.probe import draw_groups, draws, over_runs
 from mmkd_core.evaluate.zero_shot import class_embeddings
 from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.statistics.auc import auc
@@ -69,12 +69,11 @@ def probe(train: MultiLabelled, val: MultiLabelled, test: MultiLabelled, classes
     kinds = [column for column in train.truth.T if column.any()]
     runs: list[dict[str, Any]] = []
     scores = []
-    for fraction in FRACTIONS:
-        for number in range(SEEDS if fraction < 1 else 1):
-            rows = draw_groups(train.group_id, kinds, fraction, seed + number)
-            columns = [_one(train, val, test, rows, number_of, seed) for number_of in range(len(classes))]
-            scores.append(np.stack(columns, axis=1).astype(np.float32))
-            runs.append({"fraction": fraction, "seed": seed + number, "rows": len(rows)})
+    for fraction, number in draws(seed):
+        rows = draw_groups(train.group_id, kinds, fraction, number)
+        columns = [_one(train, val, test, rows, number_of, seed) for number_of in range(len(classes))]
+        scores.append(np.stack(columns, axis=1).astype(np.float32))
+        runs.append({"fraction": fraction, "seed": number, "rows": len(rows)})
     table = {
         "sample_id": np.tile(test.sample_id, len(runs)),
         "group_id": np.tile(test.group_id, len(runs)),

@@ -44,6 +44,11 @@ class Labelled:
         return Labelled(self.features[index], self.label[index], self.group_id[index], self.sample_id[index])
 
 
+def draws(seed: int) -> list[tuple[float, int]]:
+    """Fraction of the labels and seed of each run; all labels need no draw and are one run."""
+    return [(share, seed + number) for share in FRACTIONS for number in range(SEEDS if share < 1 else 1)]
+
+
 def predict(train: Labelled, val: Labelled, test: Labelled, seed: int = 0) -> Outcomes:
     """Probabilities of the test images under every run (fraction x seed).
 
@@ -52,22 +57,21 @@ def predict(train: Labelled, val: Labelled, test: Labelled, seed: int = 0) -> Ou
     """
     classes = sorted({str(name) for part in (train, val, test) for name in part.label})
     runs, scores = [], []
-    for fraction in FRACTIONS:
-        for number in range(SEEDS if fraction < 1 else 1):
-            part = train.take(draw(train, fraction, seed + number))
-            found = fit(part.features, part.label, val.features, val.label, seed)
-            whole = np.zeros((len(test), len(classes)))
-            whole[:, [classes.index(name) for name in found.classes]] = found.probabilities(test.features)
-            scores.append(whole)
-            runs.append(
-                {
-                    "fraction": fraction,
-                    "seed": seed + number,
-                    "rows": len(part),
-                    "C": found.strength,
-                    "converged": found.converged,
-                }
-            )
+    for fraction, number in draws(seed):
+        part = train.take(draw(train, fraction, number))
+        found = fit(part.features, part.label, val.features, val.label, seed)
+        whole = np.zeros((len(test), len(classes)))
+        whole[:, [classes.index(name) for name in found.classes]] = found.probabilities(test.features)
+        scores.append(whole)
+        runs.append(
+            {
+                "fraction": fraction,
+                "seed": number,
+                "rows": len(part),
+                "C": found.strength,
+                "converged": found.converged,
+            }
+        )
     truth = np.array([classes.index(str(name)) for name in test.label], np.int64)
     return Outcomes(
         PROTOCOL,
