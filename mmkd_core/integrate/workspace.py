@@ -13,11 +13,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -169,10 +170,8 @@ class Workspace:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
                 raise WorkspaceError(
-                    f"the workspace is in use by process {holder}",
+                    f"the workspace is in use by process {holder_of(file)}",
                     where=str(self.root.absolute()),
                     next="Wait until it has finished, or stop it; nothing was changed",
                 ) from None
@@ -181,6 +180,28 @@ class Workspace:
             file.flush()
             with plain_disk_errors(self.root):
                 yield
+
+
+def holder_of(held: IO[str], patience: float = 2.0) -> str:
+    """The number of the process that holds this file; who has just taken it has not written its own there yet."""
+    until = time.monotonic() + patience
+    while True:
+        held.seek(0)
+        named = held.read().strip()
+        if running(named) or time.monotonic() > until:
+            return named or "unknown"
+        time.sleep(0.01)
+
+
+def running(number: str) -> bool:
+    """Whether a number is that of a process which lives."""
+    try:
+        os.kill(int(number), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ValueError, ProcessLookupError):
+        return False
+    return True
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -68,12 +69,12 @@ def test_outside_of_a_workspace(command, mmkd, tmp_path):
 @pytest.mark.parametrize("command", ["data phantom", "extract", "pretrain", "distill", "audit forgetting", "report"])
 def test_a_workspace_in_use(command, mmkd, workspace):
     with (workspace / ".mmkd" / "in-use").open("a+") as held:
-        held.write("4711\n")
+        held.write(f"{os.getppid()}\n")
         held.flush()
         fcntl.flock(held, fcntl.LOCK_EX)
         done = mmkd(*command.split(), "-w", workspace)
     assert done.exit_code == 2
-    assert "the workspace is in use by process 4711" in done.stderr
+    assert f"the workspace is in use by process {os.getppid()} " in done.stderr
     assert "Wait until it has finished" in done.stderr
 
 
