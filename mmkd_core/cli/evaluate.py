@@ -33,7 +33,9 @@ def zero_shot(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
     if found.mean:
         rows.append(("mean", *_interval_cells(found.mean), found.mean.n, found.mean.groups, ""))
     out.table(("domain", "AUC", "95 % interval", "samples", "patients", "status"), rows)
-    out.finish({"model": model, **found.to_json()}, wrote=[path], next=f"mmkd eval retrieval {model}")
+    facts = {"model": model, "predictions": path, **found.to_json()}
+    measured = path.parent == workspace.evaluations  # those of a release were made with it
+    out.finish(facts, wrote=[path] if measured else [], next=f"mmkd eval retrieval {model}")
 
 
 @eval_app.command(epilog="Example:  mmkd eval retrieval current")
