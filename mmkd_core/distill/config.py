@@ -171,7 +171,7 @@ class IncrementalConfig(DistillConfig):
     average: Literal["none", "tail", "ema"] = Field(
         default="tail", description="weights of the result: the last, their mean over the last quarter, or exponential"
     )
-    replay: float = Field(default=0.35, ge=0, lt=1, description="share of each batch that is replayed")
+    replay: float = Field(default=0.5, ge=0, lt=1, description="share of each batch that is replayed")
     replay_rows: int = Field(default=20_000, ge=0, description="length of the replay list")
     coreset: float = Field(default=0.2, ge=0, le=1, description="share of the replay list that is chosen by features")
     coreset_method: Literal["herding", "k-centre"] = Field(
@@ -190,9 +190,9 @@ class IncrementalConfig(DistillConfig):
         description="share of the parent's weights in the result; or the least that the validation split allows",
     )
     loss: float = Field(
-        default=0.004, ge=0, lt=1, description="AUC that the search lets a domain lose, beyond one standard error"
+        default=0.002, ge=0, lt=1, description="AUC that the search lets a domain lose, beyond one standard error"
     )
-    parent: float = Field(default=1.0, ge=0, description="factor of the parent's relation beside the teachers'")
+    parent: float = Field(default=3.0, ge=0, description="factor of the parent's relation beside the teachers'")
 
     @field_validator("keep")
     @classmethod
