@@ -196,7 +196,7 @@ def keep_table(name: str, seeds: list[dict[str, Auc]]) -> None:
     """Write a table of models and domains, mean over seeds in points, beside the workspaces that are kept."""
     if not os.environ.get("MMKD_RESULTS"):
         return
-    domains = sorted(seeds[0][ALONE])
+    domains = sorted(next(iter(seeds[0].values())))
     rows = [["model", "mean", *domains], ["---"] * (2 + len(domains))]
     for model in seeds[0]:
         values = 100 * np.array([[seed[model][domain] for domain in domains] for seed in seeds]).mean(axis=0)

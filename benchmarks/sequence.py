@@ -11,7 +11,8 @@ images per domain, of patients that no workspace holds: the largest of many fall
 
 The teachers' domains overlap, so that a newcomer can spoil what an earlier one taught; the specialists are installed
 where this runs: use an environment that can be thrown away. MMKD_RESULTS names a folder that keeps the workspaces.
-MMKD_SEEDS names other seeds than 0,1,2. A run that was stopped goes on in that folder.
+A run that was stopped goes on in that folder, and ends with a table of every release there (``sequence-phantom.md``).
+MMKD_SEEDS names other seeds than 0,1,2.
 
 The joint distillation is long, until more steps hardly give more: a student trained from nothing learns a new domain
 from so many samples, and a tenth of a short distillation has too few of them. The first release has one teacher, and as
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import SEEDS, figure, kept, side_by_side
+from quality import SEEDS, Run, figure, keep_table, kept, side_by_side
 
 from mmkd_core.data.phantom.generate import generate
 from mmkd_core.distill.config import BudgetConfig
@@ -208,7 +209,7 @@ def mean(auc: Auc) -> float:
     return float(np.mean(list(auc.values())))
 
 
-def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
+def sequence_of(setting: Setting, seed: int) -> Run:
     """One seed: the sequence, plain fine-tuning and the joint distillation, each in a workspace of its own."""
     with kept(f"sequence-{setting.name}-seed{seed}") as root:
         base = prepared(setting, root / "base", seed)
@@ -223,11 +224,12 @@ def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
         teach_in_order(plain, order)
         run_distill(joint)
         together, whole, part = measured(joint, judge)[-1], joint.config.distill, ours.config.incremental
-        falls = {name: forgotten(measured(w, judge), taught) for name, w in (("ours", ours), ("plain", plain))}
+        auc = {name: measured(w, judge) for name, w in (("ours", ours), ("plain", plain))}
+        falls = {name: forgotten(found, taught) for name, found in auc.items()}
         made = [found.facts["seconds"] for found in releases.all_releases(ours)]
         facts = {
-            "quality": mean(measured(ours, judge)[-1]) / mean(together),
-            "plain-quality": mean(measured(plain, judge)[-1]) / mean(together),
+            "quality": mean(auc["ours"][-1]) / mean(together),
+            "plain-quality": mean(auc["plain"][-1]) / mean(together),
             "forgetting": 100 * max(falls["ours"].values()),
             "plain-forgetting": 100 * max(falls["plain"].values()),
             "cost": part.steps * part.batch_size / (whole.steps * whole.batch_size),
@@ -235,7 +237,9 @@ def sequence_of(setting: Setting, seed: int) -> dict[str, float]:
             "seconds": float(np.mean(made[1:]) / releases.all_releases(joint)[0].facts["seconds"]),
         }
     print(f"sequence {setting.name} seed {seed}: {json.dumps(facts)} {json.dumps(falls)}", file=sys.stderr, flush=True)
-    return facts
+    arrivals = [f"{name} ({', '.join(domains)})" for name, domains in setting.teachers.items()]
+    named = dict(zip(arrivals, auc["ours"], strict=True))
+    return Run(facts, named | {"the same, by plain fine-tuning": auc["plain"][-1], "all five at once": together})
 
 
 PHANTOM = Setting("phantom", PHANTOM_TEACHERS, phantom_workspace, PHANTOM_STEPS["joint"], fresh_patients)
@@ -246,7 +250,9 @@ def seeds() -> tuple[int, ...]:
     return tuple(int(seed) for seed in os.environ.get("MMKD_SEEDS", ",".join(map(str, SEEDS))).split(","))
 
 
-def figures(name: str, rows: list[dict[str, float]]) -> list[Figure]:
+def figures(name: str, runs: list[Run]) -> list[Figure]:
+    keep_table(f"sequence-{name}", [run.auc for run in runs])
+    rows = [run.facts for run in runs]
     joint = "one distillation of all five teachers"
     return [
         figure(f"sequence-quality-{name}", rows, "quality", joint, "x", 4),
