@@ -5,9 +5,10 @@
 
 Each gives three figures. ``sequence-quality``: mean AUC at the end over that of one distillation of all five teachers
 at once. ``sequence-forgetting``: the most that any domain of an earlier teacher has lost at any release since, from its
-best before, in points; beside it the same for plain fine-tuning on what the new teacher teaches. ``integration-cost``:
-optimiser work (steps x batch) of one integration over the joint distillation's. On phantom both AUCs are those of 3,000
-images per domain, of patients that no workspace holds: the largest of many falls is never less than their noise.
+best before, in points; beside it that fall's standard error, and the same for plain fine-tuning on what the new teacher
+teaches. ``integration-cost``: optimiser work (steps x batch) of one integration over the joint distillation's. On
+phantom AUC is that of 3,000 images per domain, of patients that no workspace holds: the largest of many falls is never
+less than their noise.
 
 The teachers' domains overlap, so that a newcomer can spoil what an earlier one taught; the specialists are installed
 where this runs: use an environment that can be thrown away. MMKD_RESULTS names a folder that keeps the workspaces.
@@ -29,11 +30,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from quality import SEEDS, Run, figure, keep_table, kept, side_by_side
 
+from mmkd_core.audit.evidence import Evidence
+from mmkd_core.audit.forgetting import forgetting
 from mmkd_core.data.phantom.generate import generate
 from mmkd_core.distill.config import BudgetConfig
 from mmkd_core.integrate import releases
@@ -87,6 +91,16 @@ class Setting:
     make: Callable[[Path, int], Workspace]
     joint: int
     judge: Callable[[Workspace, Path, int], Workspace]
+
+
+@dataclass(frozen=True)
+class Fall:
+    """What a domain lost between its best release and a later one: a fraction of AUC, and their places."""
+
+    domain: str
+    size: float
+    best: int
+    worst: int
 
 
 def phantom_workspace(root: Path, seed: int) -> Workspace:
@@ -195,14 +209,28 @@ def measured(workspace: Workspace, judge: Workspace, split: str = "test") -> lis
     return [known[found.id] for found in releases.all_releases(workspace)]
 
 
-def forgotten(auc: Sequence[Auc], taught: Sequence[Domains]) -> Auc:
-    """By domain the largest fall below its best since it was first taught, as a fraction; ``auc`` is by release."""
+def forgotten(auc: Sequence[Auc], taught: Sequence[Domains]) -> dict[str, Fall]:
+    """By domain the largest fall below its best since it was first taught; ``auc`` is by release."""
     falls = {}
     for domain in sorted({domain for domains in taught for domain in domains}):
         first = next(i for i, domains in enumerate(taught) if domain in domains)
         values = np.array([row[domain] for row in auc[first:]])
-        falls[domain] = float((np.maximum.accumulate(values) - values).max())
+        lost = np.maximum.accumulate(values) - values
+        worst = int(lost.argmax())
+        best = int(values[: worst + 1].argmax())
+        falls[domain] = Fall(domain, float(lost[worst]), first + best, first + worst)
     return falls
+
+
+def noise(workspace: Workspace, judge: Workspace, fall: Fall) -> float:
+    """Standard error of a fall, as a fraction: the audit's, paired and resampled by patient."""
+    corpus, gate, made = judge.corpus(), judge.gate(), releases.all_releases(workspace)
+    before, after = (
+        Evidence(predict(Student.load(made[i].student), corpus, pixels_of(judge, corpus), "test"))
+        for i in (fall.best, fall.worst)
+    )
+    row = forgetting(after, before, gate).family("zero-shot", "auc")[fall.domain]
+    return (row.upper - row.lower) / (2 * NormalDist().inv_cdf(1 - gate.alpha))
 
 
 def mean(auc: Auc) -> float:
@@ -226,17 +254,20 @@ def sequence_of(setting: Setting, seed: int) -> Run:
         together, whole, part = measured(joint, judge)[-1], joint.config.distill, ours.config.incremental
         auc = {name: measured(w, judge) for name, w in (("ours", ours), ("plain", plain))}
         falls = {name: forgotten(found, taught) for name, found in auc.items()}
+        largest = {name: max(found.values(), key=lambda fall: fall.size) for name, found in falls.items()}
         made = [found.facts["seconds"] for found in releases.all_releases(ours)]
         facts = {
             "quality": mean(auc["ours"][-1]) / mean(together),
             "plain-quality": mean(auc["plain"][-1]) / mean(together),
-            "forgetting": 100 * max(falls["ours"].values()),
-            "plain-forgetting": 100 * max(falls["plain"].values()),
+            "forgetting": 100 * largest["ours"].size,
+            "noise": 100 * noise(ours, judge, largest["ours"]),
+            "plain-forgetting": 100 * largest["plain"].size,
             "cost": part.steps * part.batch_size / (whole.steps * whole.batch_size),
             "steps": part.steps / whole.steps,
             "seconds": float(np.mean(made[1:]) / releases.all_releases(joint)[0].facts["seconds"]),
         }
-    print(f"sequence {setting.name} seed {seed}: {json.dumps(facts)} {json.dumps(falls)}", file=sys.stderr, flush=True)
+    told = json.dumps({name: {fall.domain: fall.size for fall in found.values()} for name, found in falls.items()})
+    print(f"sequence {setting.name} seed {seed}: {json.dumps(facts)} {told}", file=sys.stderr, flush=True)
     arrivals = [f"{name} ({', '.join(domains)})" for name, domains in setting.teachers.items()]
     named = dict(zip(arrivals, auc["ours"], strict=True))
     return Run(facts, named | {"the same, by plain fine-tuning": auc["plain"][-1], "all five at once": together})
@@ -258,6 +289,7 @@ def figures(name: str, runs: list[Run]) -> list[Figure]:
         figure(f"sequence-quality-{name}", rows, "quality", joint, "x", 4),
         figure(f"sequence-quality-{name}-plain", rows, "plain-quality", joint, "x", 4),
         figure(f"sequence-forgetting-{name}", rows, "forgetting", "the domain's best since it was first taught"),
+        figure(f"sequence-forgetting-{name}-noise", rows, "noise", "standard error of that fall, by patient"),
         figure(f"sequence-forgetting-{name}-plain", rows, "plain-forgetting", "the same, by plain fine-tuning"),
         figure(f"integration-cost-{name}", rows, "cost", f"{joint}: optimiser steps x batch", "x", 4),
         figure(f"integration-steps-{name}", rows, "steps", f"{joint}: optimiser steps, of smaller batches", "x", 4),
