@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from feature_store import FeatureStore
-from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.manifest import Corpus, Prompts
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import BankConfig, DistillConfig
 from mmkd_core.distill.objective import Samples
@@ -32,9 +32,12 @@ from mmkd_core.student.pretrain import pretrain
 from mmkd_core.student.training import epoch_batch
 
 N, STEPS = 24, 5
-PROMPTS = {"ct": {"normal": ("normal ct",), "lesion": ("ct with a lesion",)}, "xray": {"normal": ("a clear chest",)}}
+PROMPTS: Prompts = {
+    "ct": {"normal": ("normal ct",), "lesion": ("ct with a lesion",)},
+    "xray": {"normal": ("a clear chest",)},
+}
 TEXT = TextConfig(vocab_size=128, context_length=8, width=32, heads=2, layers=1)
-CONFIG = {"steps": STEPS, "batch_size": 11, "warmup": 2, "lr": 3e-3, "precision": "fp32", "crop": 0.8}
+CONFIG: dict[str, Any] = {"steps": STEPS, "batch_size": 11, "warmup": 2, "lr": 3e-3, "precision": "fp32", "crop": 0.8}
 
 
 def corpus() -> Corpus:
@@ -103,7 +106,7 @@ def run(folder: Path, store: Path, accumulate: int = 1, vision: str = "vit-tiny"
     )
     with FeatureStore.open(store) as opened:
         batches = partial(epoch_batch, np.arange(N), 11, 0)
-        facts = {"seed": 1, "identity": "two", "label": "stage 2"}
+        facts: dict[str, Any] = {"seed": 1, "identity": "two", "label": "stage 2"}
         taught = distill(student, sources(opened, bank), samples, bank, batches, two, folder / "two", **facts)
     logs.append(taught.log)
     weights = torch.cat([p.detach().flatten() for p in student.model.parameters()]).double()
@@ -120,14 +123,14 @@ def _take(digest: Any, module: torch.nn.Module) -> None:
 
 def die_at(step: int) -> None:
     """Let this process be killed when it is asked for the batch of ``step``."""
-    real = training.backward
+    real = training.backward  # type: ignore[attr-defined]
 
     def mortal(objective: Any, number: int, **options: Any) -> Any:
         if number == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(objective, number, **options)
 
-    training.backward = mortal
+    training.backward = mortal  # type: ignore[attr-defined, assignment]
 
 
 if __name__ == "__main__":

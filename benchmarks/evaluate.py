@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,14 @@ from mmkd_core.evaluate.outcomes import Outcomes
 from mmkd_core.evaluate.tasks import measure_of
 
 Figure = dict[str, Any]
+T = TypeVar("T")
 N, WIDTH, CLASSES, ANSWERS = 100_000, 128, 5, 20
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+def splits(of: Callable[[str], T]) -> tuple[T, T, T]:
+    """Training, validation and test part."""
+    return of("train"), of("val"), of("test")
 
 
 class Drawn:
@@ -61,26 +67,25 @@ def tasks(drawn: Drawn) -> dict[str, Callable[[], list[Outcomes]]]:
     names = [f"class {k}" for k in range(CLASSES)]
     prompts = {name: np.eye(WIDTH, dtype=np.float32)[[k]] for k, name in enumerate(names)}
     columns = (drawn.label[test], drawn.patient[test], drawn.sample[test])
-    splits = tuple(SHARES)
     yes_no = [np.eye(WIDTH, dtype=np.float32)[:2]] * len(test)
     answers = np.array(["yes", "no"], object)[np.arange(len(test)) % 2]
     return {
         "zero-shot": lambda: [zero_shot.choose(drawn.image[test], prompts, 10.0, *columns)],
-        "linear-probe": lambda: [probe.predict(*map(drawn.labelled, splits))],
+        "linear-probe": lambda: [probe.predict(*splits(drawn.labelled))],
         "retrieval": lambda: [
             retrieval.search(
                 drawn.image[test], drawn.text[test], drawn.sample[test], drawn.sample[test], drawn.patient[test]
             )
         ],
         "vqa": lambda: [
-            vqa.probe(*map(drawn.questions, splits)),
+            vqa.probe(*splits(drawn.questions)),
             vqa.rank_closed(drawn.image[test], yes_no, [["yes", "no"]] * len(test), answers, *columns[1:]),
         ],
         "survival": lambda: [
             survival.predict(survival.pool(drawn.image[every], drawn.patient, drawn.time, drawn.event))
         ],
         "diagnosis": lambda: [
-            diagnosis.predict(*(diagnosis.pool(drawn.labelled(split), names[1:]) for split in splits))
+            diagnosis.predict(*splits(lambda split: diagnosis.pool(drawn.labelled(split), names[1:])))
         ],
     }
 

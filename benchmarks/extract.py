@@ -113,7 +113,8 @@ def overhead() -> list[Figure]:
 
 def _rounds(ways: tuple[Callable[[], None], ...]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds (rounds, ways) by the wall, and of processor time; the order turns with the rounds."""
-    wall, processor = [], []
+    wall: list[np.ndarray] = []
+    processor: list[np.ndarray] = []
     start = time.perf_counter()
     while len(wall) < ROUNDS and (not wall or time.perf_counter() - start < BUDGET_S):
         spent = np.zeros((2, len(ways)))

@@ -270,10 +270,10 @@ def kill_extract(folder: Path, kills: int, seed: int = 0) -> Kills:
     moment = random.Random(seed)
     place = Place.make(folder)
     calm = place.copy("undisturbed")
-    start, process = time.perf_counter(), calm.start("extract")
-    calm.begun(process)
+    start, undisturbed = time.perf_counter(), calm.start("extract")
+    calm.begun(undisturbed)
     seconds = time.perf_counter() - start
-    process.communicate()
+    undisturbed.communicate()
     expected, told = calm.features()
     total = sum(map(len, expected.values()))
     hit = midway = finished = 0

@@ -83,11 +83,13 @@ def plain(case: Case) -> None:
     total = torch.zeros((), dtype=case.student["image"].dtype)
     for head, feature in zip(case.heads, case.features, strict=True):
         predicted = {tower: head(x, tower) for tower, x in case.student.items()}
-        native = [head.native(p, tower) for tower, p in predicted.items()]
+        image, text = (head.native(p, tower) for tower, p in predicted.items())
         for tower, p in predicted.items():
             target = head.normalisers[tower].forward(feature[tower])
             total = total + WEIGHTS.fd / 2 * losses.feature_distillation(p, target)
-        total = total + WEIGHTS.icl * losses.interactive_contrast(*native, *feature.values(), head.scale())
+        total = total + WEIGHTS.icl * losses.interactive_contrast(
+            image, text, feature["image"], feature["text"], head.scale()
+        )
     (total / len(case.heads)).backward()  # type: ignore[no-untyped-call]
 
 

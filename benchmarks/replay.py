@@ -22,7 +22,7 @@ from timing import Figure, interleaved, ratio
 from torch import nn
 
 from feature_store import FeatureStore
-from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.manifest import Corpus, Prompts
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import IncrementalConfig
 from mmkd_core.distill.coresets import herding, k_centre
@@ -61,7 +61,9 @@ def corpus() -> Corpus:
         for i, domain in enumerate(domains)
     ]
     findings = ("none", "one", "two", "three")
-    prompts = {d: {finding: (f"{d}, finding {finding}",) for finding in findings} for d in sorted(set(domains))}
+    prompts: Prompts = {
+        d: {finding: (f"{d}, finding {finding}",) for finding in findings} for d in sorted(set(domains))
+    }
     return Corpus.build(Path("nowhere"), rows, prompts)
 
 
@@ -169,7 +171,8 @@ def overhead_of(histories: Histories, size: int) -> list[Figure]:
 
 def plain_herding(features: np.ndarray, count: int) -> list[int]:
     """iCaRL, algorithm 4, word for word, with the sum of the picks kept."""
-    mean, total, picks = features.mean(axis=0), np.zeros(features.shape[1]), []
+    mean, total = features.mean(axis=0), np.zeros(features.shape[1])
+    picks: list[int] = []
     for k in range(1, count + 1):
         gaps = np.linalg.norm(mean - (features + total) / k, axis=1)
         gaps[picks] = np.inf
@@ -197,7 +200,10 @@ def choice() -> list[Figure]:
         def same(results: list[object]) -> None:
             assert list(results[0]) == list(results[1])  # type: ignore[call-overload]
 
-        ways = {"plain": partial(plain, count=200), "ours": partial(ours, count=200)}
+        ways: dict[str, Callable[[np.ndarray], object]] = {
+            "plain": partial(plain, count=200),
+            "ours": partial(ours, count=200),
+        }
         seconds = interleaved(ways, lambda turn: features, 5, warm=1, check=same)
         figures.append(ratio(f"replay-choice-{name}", seconds["plain"], seconds["ours"], "ours, same picks"))
     return figures

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from feature_store import FeatureStore
-from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.manifest import Corpus, Prompts
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.objective import Objective, Samples
@@ -112,7 +112,9 @@ def _corpus() -> Corpus:
         }
         for i, domain in enumerate(domains)
     ]
-    prompts = {d: {finding: (f"{d}, finding {finding}",) for finding in ("none", "one")} for d in sorted(set(domains))}
+    prompts: Prompts = {
+        d: {finding: (f"{d}, finding {finding}",) for finding in ("none", "one")} for d in sorted(set(domains))
+    }
     return Corpus.build(Path("nowhere"), rows, prompts)
 
 
@@ -170,7 +172,7 @@ def published(data: Data) -> Callable[[int], None]:
             by_image, by_text = cross * s_image @ t_text.T, cross * s_text @ t_image.T
             icl = (F.cross_entropy(by_image, target) + F.cross_entropy(by_text, target)) / 2
             loss = task + 50 * fd + icl
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step

@@ -168,7 +168,8 @@ class Records(Dataset[dict[str, torch.Tensor]]):
         with self.environment.begin() as txn:
             return {name: self.decoded(txn.get(f"{row:032x}/{name}".encode())) for name in self.names}
 
-    def decoded(self, value: bytes) -> torch.Tensor:
+    def decoded(self, value: bytes | None) -> torch.Tensor:
+        assert value is not None
         return torch.frombuffer(bytearray(value), dtype=torch.float16)
 
     def each(self, rows: np.ndarray) -> Tensors:
@@ -179,7 +180,7 @@ class Records(Dataset[dict[str, torch.Tensor]]):
         """A batch as whoever has measured makes it: one transaction, and no tensor per record."""
         keys = [f"{row:032x}/" for row in rows.tolist()]
         with self.environment.begin(buffers=True) as txn:
-            flat = [bytearray().join([txn.get((key + name).encode()) for key in keys]) for name in self.names]
+            flat = [bytearray().join([txn.get((key + name).encode()) or b"" for key in keys]) for name in self.names]
         return [torch.frombuffer(values, dtype=torch.float16).view(len(rows), DIM) for values in flat]
 
 
