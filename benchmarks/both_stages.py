@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from mmkd_core.student import parallel, training
 from mmkd_core.student.config import PretrainConfig, StudentConfig, TextConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
+from mmkd_core.student.step import backward
 from mmkd_core.student.training import epoch_batch
 
 N, STEPS = 24, 5
@@ -123,14 +125,13 @@ def _take(digest: Any, module: torch.nn.Module) -> None:
 
 def die_at(step: int) -> None:
     """Let this process be killed when it is asked for the batch of ``step``."""
-    real = training.backward  # type: ignore[attr-defined]
 
     def mortal(objective: Any, number: int, **options: Any) -> Any:
         if number == step:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(objective, number, **options)
+        return backward(objective, number, **options)
 
-    training.backward = mortal  # type: ignore[attr-defined, assignment]
+    mock.patch.object(training, "backward", mortal).start()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -171,40 +170,30 @@ def way(base: Path, root: Path, stage: str = "incremental", changes: Mapping[str
     return Workspace.open(root)
 
 
-def teach_in_order(
-    workspace: Workspace, order: Sequence[str], progress: Any = None, upto: int | None = None
-) -> list[str]:
-    """One release per teacher, each put into use whatever it lost; their ids.
-
-    Args:
-        upto: how many of the teachers; all if left out.
-    """
+def teach_in_order(workspace: Workspace, order: Sequence[str]) -> None:
+    """One release per teacher, each put into use whatever it lost."""
     whole = workspace.state / "whole.lock"  # a run that was stopped left a part of it in use
     if not whole.exists():
         shutil.copyfile(workspace.lock_file, whole)
     lock = read_lock(whole)
-    for count in range(1, (upto or len(order)) + 1):
-        later = order[count:]
-        partial = lock
-        for name in later:
-            partial = partial.without(name)
-        if len(releases.all_releases(workspace)) >= count:
-            continue
-        write_lock(workspace.lock_file, partial)
-        made = run_distill(workspace, progress) if count == 1 else run_incremental(workspace, progress)
+    for count in range(len(releases.all_releases(workspace)) + 1, len(order) + 1):
+        known = lock
+        for name in order[count:]:
+            known = known.without(name)
+        write_lock(workspace.lock_file, known)
+        made = run_distill(workspace) if count == 1 else run_incremental(workspace)
         releases.promote(workspace, made.release.id)
     write_lock(workspace.lock_file, lock)
-    return [found.id for found in releases.all_releases(workspace)]
 
 
-def measured(workspace: Workspace, judge: Workspace, split: str = "test") -> list[Auc]:
-    """AUC by release and domain on a split of the judge's corpus; kept beside the releases."""
-    path = workspace.state / f"auc-{split}.json"
+def measured(workspace: Workspace, judge: Workspace) -> list[Auc]:
+    """AUC by release and domain on the test split of the judge's corpus; kept beside the releases."""
+    path = workspace.state / "auc-test.json"
     known = read_json(path) or {}
     corpus = judge.corpus()
     for found in releases.all_releases(workspace):
         if found.id not in known:
-            known[found.id] = predict(Student.load(found.student), corpus, pixels_of(judge, corpus), split).auc()
+            known[found.id] = predict(Student.load(found.student), corpus, pixels_of(judge, corpus), "test").auc()
     write_json(path, known)
     return [known[found.id] for found in releases.all_releases(workspace)]
 
@@ -230,7 +219,7 @@ def noise(workspace: Workspace, judge: Workspace, fall: Fall) -> float:
         for i in (fall.best, fall.worst)
     )
     row = forgetting(after, before, gate).family("zero-shot", "auc")[fall.domain]
-    return (row.upper - row.lower) / (2 * NormalDist().inv_cdf(1 - gate.alpha))
+    return row.standard_error(gate.alpha)
 
 
 def mean(auc: Auc) -> float:

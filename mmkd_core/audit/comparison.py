@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Any
 
 from mmkd_core.audit.evidence import Key
@@ -76,6 +77,10 @@ class Comparison:
     def key(self) -> Key:
         """What was compared."""
         return Key(self.family, self.metric, self.part)
+
+    def standard_error(self, alpha: float) -> float:
+        """Of ``delta``, from the width of the interval; its bounds are one-sided at the gate's ``alpha``."""
+        return (self.upper - self.lower) / (2 * NormalDist().inv_cdf(1 - alpha))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""

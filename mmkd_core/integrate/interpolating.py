@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 from mmkd_core.audit.comparison import MEAN, Comparison, Verdict
@@ -76,7 +75,7 @@ def largest_step(
             row = worst(found, domains)
             tried[f"{step:g}"] = {"domain": row.part, "delta": round(row.delta, 5), "verdict": found.verdict.value}
             advance(1, f"{step:g}: {row.part} {100 * row.delta:+.1f}")
-            kept = all(_surely(change, gate) >= -loss for change in _changes(found, domains))
+            kept = all(row.delta + row.standard_error(gate.alpha) >= -loss for row in _changes(found, domains))
             if kept and found.verdict is not Verdict.FAIL:
                 return Step(step, tried)
     mix(student, parent, candidate, 0.0)
@@ -91,8 +90,3 @@ def worst(audit: ForgettingAudit, domains: Collection[str] = ()) -> Comparison:
 def _changes(audit: ForgettingAudit, domains: Collection[str]) -> list[Comparison]:
     rows = {part: row for part, row in audit.family("zero-shot", "auc").items() if part != MEAN}
     return [row for part, row in rows.items() if part in domains] or list(rows.values())
-
-
-def _surely(row: Comparison, gate: Gate) -> float:
-    """The change, with one standard error in its favour; bounds are one-sided at the gate's alpha."""
-    return row.delta + (row.upper - row.lower) / (2 * NormalDist().inv_cdf(1 - gate.alpha))

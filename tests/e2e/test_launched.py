@@ -85,10 +85,10 @@ def test_torchrun_integrates_and_repairs_as_one_process_does(ready: Path, tmp_pa
         grown = json.loads(shell(*program, "integrate", "phantom-sono", "-w", ws, "--json", codes=(0, 1, 2)).stdout)
         assert grown["verdict"] != "PASS"  # or there is nothing to repair
         mended = json.loads(shell(*program, "repair", "0002", "-w", ws, "--json", codes=(0, 1)).stdout)
-        answers[ws] = [grown["candidate"], grown["in_use"], mended["how"], mended["in_use"]]
+        answers[ws] = [grown["verdict"], grown["candidate"], grown["in_use"], mended["how"], mended["in_use"]]
         answers[ws] += [(a["how"], a["release"], a["verdict"]) for a in mended["attempts"]]
     assert answers[alone] == answers[together]
-    assert any(how == "replay" and release for how, release, _ in answers[together][4:])
+    assert any(how == "replay" and release for how, release, _ in answers[together][5:])
     for log in sorted(alone.glob("releases/*/log.jsonl")):
         assert losses(together / log.relative_to(alone)) == pytest.approx(losses(log), rel=1e-4)
 
