@@ -47,7 +47,7 @@ class Course(nn.Module):
         self.student, self.watch, self.config = student, watch, config or BudgetConfig()
         # Plain attributes: what is trained is in the checkpoint already.
         self._averaged = [averaged]
-        self._told: set[str] = set()
+        self._told = False
         strata = watch.strata if watch else []
         parent = watch.losses(range(len(strata))) if watch else torch.zeros(0)
         self.budget = Budget(strata, parent, watch.ignorant if watch else torch.zeros(0), self.config)
@@ -64,16 +64,18 @@ class Course(nn.Module):
         return self._remark(done, self._check(done) if done % self.config.every == 0 else [])
 
     def _check(self, done: int) -> list[str]:
+        """What is to be said of a check: the first bound of a run that is broken. The progress line names the worst."""
         assert self.watch
         places = self.watch.turn(done // self.config.every - 1)
         broken = self.budget.update(places, self.watch.losses(places), done)
-        facts = self.budget.facts()
-        news = [name for name in map(named, broken) if name not in self._told]
-        self._told.update(news)
+        if not broken or self._told:
+            return []
+        self._told = True
+        name = named(broken[0])
+        facts = self.budget.facts()[name]
         return [
-            f"{name} is being forgotten: its loss is {facts[name]['loss']:.3f}, of at most {facts[name]['bound']:.3f}; "
-            "its replay weighs more until it is not"
-            for name in news
+            f"{name} is beyond its bound, its loss is {facts['loss']:.3f} of at most {facts['bound']:.3f}: what breaks "
+            "its bound is replayed with more weight until it keeps it (usual while the learning rate is high)"
         ]
 
     def _remark(self, done: int, warnings: list[str]) -> Remark:
@@ -94,6 +96,18 @@ class Course(nn.Module):
         """Leave the averaged weights in what was trained, if they are averaged."""
         if self.average is not None:
             self.average.put_into(self._averaged[0])
+
+    def verdict(self) -> str:
+        """Look at every stratum once more, with the weights that are kept; what there is to say of it."""
+        if self.watch is None or not self.budget.strata:
+            return ""
+        self.budget.level = self.watch.losses(range(len(self.budget.strata))).to(self.budget.level)
+        ratio = self.budget.level / self.budget.bound
+        broken = [place for place in ratio.argsort(descending=True).tolist() if ratio[place] > 1]
+        if not broken:
+            return f"all {len(ratio)} bounds of the forgetting budget are kept"
+        worst = ", ".join(f"{named(self.budget.strata[place])} at {ratio[place]:.2f} of it" for place in broken[:3])
+        return f"{len(broken)} of {len(ratio)} bounds of the forgetting budget are broken at the end: {worst}"
 
 
 def urgent(sources: Sequence[Source], budget: Budget, samples: Samples, bank: Bank) -> list[Source]:

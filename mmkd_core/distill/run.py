@@ -136,6 +136,9 @@ def distill(
     if course.average is not None and not frozen_norms:
         rows = (batches(step) for step in range(min(config.steps, NORM_BATCHES)))
         measure_norms(student, (student.prepare(samples.pixels[index]) for index in rows))
+    verdict = course.verdict()
+    if verdict and progress:
+        progress.say(f"{label}: {verdict}")
     return Distilled(heads, log, fidelity, course.budget.facts())
 
 

@@ -58,23 +58,35 @@ def course(*levels):
 
 
 def test_a_broken_bound_is_said_once_and_what_stays_lost_ends_the_run():
-    watched = course([1.0, 1.5], [1.0, 1.0], [1.0, 2.5], [1.0, 2.5])
+    watched = course([1.0, 1.5], [1.0, 1.0], [1.5, 2.5], [1.0, 2.5])
     remark = watched(4)
     assert (remark.warnings, remark.note, remark.stop) == ((), "", "")
     remark = watched(5)
     (line,) = remark.warnings
-    assert line.startswith("b/xray is being forgotten: its loss is 1.500, of at most 1.100")
+    assert line.startswith("b/xray is beyond its bound, its loss is 1.500 of at most 1.100: ")
     assert remark.note == "b/xray at 1.36 of its bound"
     assert remark.facts == {"forgetting": pytest.approx(1.3636), "multiplier": pytest.approx(0.3636)}
     assert watched(6).warnings == ()
     assert watched(10).warnings == ()
     remark = watched(15)
-    assert (remark.warnings, remark.stop) == ((), ""), "what was said once is not said again"
+    assert (remark.warnings, remark.stop) == ((), ""), "once a run, whichever bound is broken next"
     assert watched(20).stop == "stopped early, because the student knew nothing of b/xray any more for 5 % of the steps"
+
+
+def test_at_the_end_all_bounds_are_looked_at_with_the_weights_that_are_kept():
+    watched = course([1.0, 1.5], [1.4, 1.3], [1.0, 1.05])
+    watched(5)
+    assert watched.verdict() == (
+        "2 of 2 bounds of the forgetting budget are broken at the end: a/ct at 1.27 of it, b/xray at 1.18 of it"
+    )
+    assert watched.verdict() == "all 2 bounds of the forgetting budget are kept"
+    assert [entry["loss"] for entry in watched.budget.facts().values()] == [1.0, 1.05]
+    assert watched.budget.facts()["b/xray"]["multiplier"] == pytest.approx(0.364), "what it was in the run"
 
 
 def test_without_a_watch_there_is_nothing_to_say():
     student = SimpleNamespace(model=SimpleNamespace(logit_scale=nn.Parameter(torch.tensor(1.0))))
     plain = Course(student, nn.Linear(1, 1), "none", 100)
     assert plain(5) is None
+    assert plain.verdict() == ""
     assert plain.budget.facts() == {}

@@ -229,6 +229,16 @@ def test_a_killed_integration_ends_as_one_that_was_not(built, source, samples, t
     assert set(taught.log[-1]) >= {"forgetting", "multiplier"}
 
 
+def test_the_budget_that_is_kept_is_that_of_the_weights_that_are_kept(built, source, samples, bank, teach):
+    sources, earlier = earlier_of(built, source, samples)
+    student, config = copy_of(built), INCREMENTAL.model_copy(update={"steps": 16})
+    taught = teach(student, sources, "run", config, earlier=earlier())
+    watch = earlier().watch(student, sources, samples, bank, config.budget)
+    assert list(taught.budget) == ["old/ct", "other/ct", "old/xray"]
+    losses = watch.losses(range(3)).tolist()
+    assert [entry["loss"] for entry in taught.budget.values()] == pytest.approx(losses, abs=1e-4)
+
+
 def test_at_first_only_heads_learn(built, source, samples, teach):
     sources, earlier = earlier_of(built, source, samples)
     student, known = copy_of(built), earlier()
@@ -257,8 +267,10 @@ def test_training_stops_when_something_is_being_lost(built, source, samples, tea
 
     taught = teach(copy_of(built), sources, "run", config, earlier=earlier(), progress=Heard())
     assert taught.log[-1]["step"] < 40
-    assert any("is being forgotten" in line for line in said)
-    assert "stopped early" in said[-1]
+    assert sum("is beyond its bound" in line for line in said) == 1
+    stop, verdict = said[-2:]
+    assert "stopped early" in stop
+    assert "bounds of the forgetting budget are broken at the end" in verdict
     again = teach(copy_of(built), sources, "run", config, earlier=earlier())
     assert again.log == taught.log, "a run that stopped is over"
 
