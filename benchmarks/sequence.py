@@ -5,10 +5,10 @@
 
 Each gives three figures. ``sequence-quality``: mean AUC at the end over that of one distillation of all five teachers
 at once. ``sequence-forgetting``: the most that any domain of an earlier teacher has lost at any release since, from its
-best before, in points; beside it that fall's standard error, and the same for plain fine-tuning on what the new teacher
-teaches. ``integration-cost``: optimiser work (steps x batch) of one integration over the joint distillation's. On
-phantom AUC is that of 3,000 images per domain, of patients that no workspace holds: the largest of many falls is never
-less than their noise.
+best before, in points; beside it that fall's standard error, the largest fall of a domain's mean over seeds, and the
+same as the first for plain fine-tuning on what the new teacher teaches. ``integration-cost``: optimiser work (steps x
+batch) of one integration over the joint distillation's. On phantom AUC is that of 3,000 images per domain, of patients
+that no workspace holds: the largest of many falls is never less than their noise.
 
 The teachers' domains overlap, so that a newcomer can spoil what an earlier one taught; the specialists are installed
 where this runs: use an environment that can be thrown away. MMKD_RESULTS names a folder that keeps the workspaces.
@@ -270,15 +270,28 @@ def seeds() -> tuple[int, ...]:
     return tuple(int(seed) for seed in os.environ.get("MMKD_SEEDS", ",".join(map(str, SEEDS))).split(","))
 
 
-def figures(name: str, runs: list[Run]) -> list[Figure]:
+def mean_fall(setting: Setting, runs: list[Run]) -> float:
+    """The largest fall of a domain's mean over seeds, in points: what the method loses rather than one run."""
+    taught = list(setting.teachers.values())
+    releases_of = [list(run.auc.values())[: len(taught)] for run in runs]
+    means = [
+        {domain: float(np.mean([auc[domain] for auc in seeds])) for domain in seeds[0]}
+        for seeds in zip(*releases_of, strict=True)
+    ]
+    return 100 * max(fall.size for fall in forgotten(means, taught).values())
+
+
+def figures(setting: Setting, runs: list[Run]) -> list[Figure]:
+    name, rows = setting.name, [run.facts for run in runs]
     keep_table(f"sequence-{name}", [run.auc for run in runs])
-    rows = [run.facts for run in runs]
     joint = "one distillation of all five teachers"
+    fall = [{"fall": mean_fall(setting, runs)}]
     return [
         figure(f"sequence-quality-{name}", rows, "quality", joint, "x", 4),
         figure(f"sequence-quality-{name}-plain", rows, "plain-quality", joint, "x", 4),
         figure(f"sequence-forgetting-{name}", rows, "forgetting", "the domain's best since it was first taught"),
         figure(f"sequence-forgetting-{name}-noise", rows, "noise", "standard error of that fall, by patient"),
+        figure(f"sequence-forgetting-{name}-of-means", fall, "fall", "the domain's best mean over seeds since then"),
         figure(f"sequence-forgetting-{name}-plain", rows, "plain-forgetting", "the same, by plain fine-tuning"),
         figure(f"integration-cost-{name}", rows, "cost", f"{joint}: optimiser steps x batch", "x", 4),
         figure(f"integration-steps-{name}", rows, "steps", f"{joint}: optimiser steps, of smaller batches", "x", 4),
@@ -288,7 +301,7 @@ def figures(name: str, runs: list[Run]) -> list[Figure]:
 
 def phantom() -> list[Figure]:
     """Five teachers on phantom."""
-    return figures("phantom", side_by_side(partial(sequence_of, PHANTOM), seeds()))
+    return figures(PHANTOM, side_by_side(partial(sequence_of, PHANTOM), seeds()))
 
 
 def real() -> list[Figure]:
@@ -296,7 +309,7 @@ def real() -> list[Figure]:
     if not os.environ.get("MMKD_SHARED_DATA"):
         print("sequence-real: set MMKD_SHARED_DATA; skipped", file=sys.stderr)
         return []
-    return figures("real", side_by_side(partial(sequence_of, REAL), seeds()))
+    return figures(REAL, side_by_side(partial(sequence_of, REAL), seeds()))
 
 
 FIGURES = {"sequence-phantom": phantom, "sequence-real": real}
