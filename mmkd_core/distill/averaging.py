@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import update_bn
 
 from mmkd_core.student.model import Student
 
@@ -31,8 +31,11 @@ Weights = Mapping[str, Tensor]
 class RunningAverage(nn.Module):
     """The average of a model's weights along a run; a checkpoint that holds this module holds all it knows.
 
+    What ``torch.optim.swa_utils.AveragedModel`` computes, without its walk through all modules at every step: that was
+    6 % of a small student's.
+
     Args:
-        model: whose weights are averaged; only those that are trained are.
+        model: whose parameters are averaged. Nothing of it is registered here.
         steps: of the whole run.
     """
 
@@ -40,25 +43,27 @@ class RunningAverage(nn.Module):
 
     def __init__(self, model: nn.Module, kind: Literal["tail", "ema"], steps: int) -> None:
         super().__init__()
-        decay = 1 - 1 / max(1.0, WINDOW * steps)
-        how = get_ema_multi_avg_fn(decay) if kind == "ema" else None  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(model, multi_avg_fn=how)
-        self.averaged.requires_grad_(False)
+        self.kind, self.decay = kind, 1 - 1 / max(1.0, WINDOW * steps)
         self.start = steps - max(1, round(TAIL * steps)) if kind == "tail" else 0
+        self.weights: list[Tensor] = list(model.parameters())
+        self.averaged = nn.ParameterList(nn.Parameter(p.detach().clone(), requires_grad=False) for p in self.weights)
+        self.means: list[Tensor] = list(self.averaged)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def update(self, model: nn.Module) -> None:
+    @torch.no_grad()
+    def update(self) -> None:
         """Take in the weights after a step."""
         self.step += 1
-        if int(self.step) > self.start:
-            self.averaged.update_parameters(model)
+        count = int(self.step) - self.start
+        if count > 0:
+            towards = 1.0 if count == 1 else 1 / count if self.kind == "tail" else 1 - self.decay
+            torch._foreach_lerp_(self.means, self.weights, towards)
 
-    def put_into(self, model: nn.Module) -> None:
-        """Give a model the averaged weights; before the first one it stays as it is. Its buffers stay."""
-        if not int(self.averaged.n_averaged):
-            return
-        with torch.no_grad():
-            for mine, theirs in zip(self.averaged.module.parameters(), model.parameters(), strict=True):
+    @torch.no_grad()
+    def into_model(self) -> None:
+        """Give the model the averaged weights; before the first one it stays as it is. Its buffers stay."""
+        if int(self.step) > self.start:
+            for mine, theirs in zip(self.means, self.weights, strict=True):
                 theirs.copy_(mine)
 
 

@@ -45,8 +45,6 @@ class Course(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.watch, self.config = student, watch, config or BudgetConfig()
-        # Plain attributes: what is trained is in the checkpoint already.
-        self._averaged = [averaged]
         self._told = False
         strata = watch.strata if watch else []
         parent = watch.losses(range(len(strata))) if watch else torch.zeros(0)
@@ -58,7 +56,7 @@ class Course(nn.Module):
         """Take in the weights after step ``done`` (counted from 1)."""
         clamp_logit_scale(self.student)
         if self.average is not None:
-            self.average.update(self._averaged[0])
+            self.average.update()
         if self.watch is None or not self.budget.strata:
             return None
         return self._remark(done, self._check(done) if done % self.config.every == 0 else [])
@@ -95,7 +93,7 @@ class Course(nn.Module):
     def finish(self) -> None:
         """Leave the averaged weights in what was trained, if they are averaged."""
         if self.average is not None:
-            self.average.put_into(self._averaged[0])
+            self.average.into_model()
 
     def verdict(self) -> str:
         """Look at every stratum once more, with the weights that are kept; what there is to say of it."""

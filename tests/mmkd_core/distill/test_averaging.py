@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmkd_core.distill.averaging import RunningAverage, measure_norms, mix
 from mmkd_core.student.model import Student
@@ -14,17 +15,17 @@ def walk(average, model, values):
     for value in values:
         with torch.no_grad():
             model.weight.fill_(value)
-        average.update(model)
+        average.update()
 
 
 def test_a_tail_average_is_the_mean_of_the_last_quarter():
     model = nn.Linear(2, 1, bias=False)
     average = RunningAverage(model, "tail", steps=8)
     walk(average, model, [1, 2, 3, 4, 5, 6])
-    average.put_into(model)
+    average.into_model()
     assert model.weight.tolist() == [[6.0, 6.0]], "nothing was averaged yet"
     walk(average, model, [7, 9])
-    average.put_into(model)
+    average.into_model()
     assert model.weight.tolist() == [[8.0, 8.0]]
 
 
@@ -32,8 +33,27 @@ def test_an_exponential_average_by_hand():
     model = nn.Linear(1, 1, bias=False)
     average = RunningAverage(model, "ema", steps=40)  # 1 / 4 of each new one
     walk(average, model, [1.0, 5.0, 5.0])
-    average.put_into(model)
+    average.into_model()
     assert model.weight.item() == pytest.approx(0.75 * 2.0 + 0.25 * 5.0)
+
+
+@pytest.mark.parametrize("kind", ["tail", "ema"])
+def test_it_is_what_torchs_own_is(kind):
+    torch.manual_seed(0)
+    model, steps = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)), 40
+    average = RunningAverage(model, kind, steps)
+    how = get_ema_multi_avg_fn(1 - 1 / (0.1 * steps)) if kind == "ema" else None
+    theirs = AveragedModel(model, multi_avg_fn=how)
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update()
+        if kind == "ema" or step > 0.75 * steps:
+            theirs.update_parameters(model)
+    average.into_model()
+    for ours, other in zip(model.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(ours, other, rtol=0, atol=0 if kind == "ema" else 1e-6)
 
 
 def test_a_checkpoint_holds_an_average():
