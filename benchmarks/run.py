@@ -1,7 +1,8 @@
 """Every figure that the README quotes: ``python benchmarks/run.py [NAME ...] [--json]``.
 
 A figure is a ratio of two things measured side by side in one run, or a quality with seeds and an interval. Each is one
-object: name, value, unit, against what, spread.
+object: name, value, unit, against what, spread. A NAME is a benchmark, or a figure that benchmarks on several data have
+in common: then they run, and only that is printed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +47,31 @@ FIGURES: dict[str, Callable[[], list[Figure]]] = {
     **evaluate.FIGURES,
     **training.FIGURES,
 }
+SEQUENCES = ("sequence-phantom", "sequence-real")
+SHARED = {"sequence-quality": SEQUENCES, "sequence-forgetting": SEQUENCES, "integration-cost": SEQUENCES}
+"""Figures that several benchmarks have in common."""
+
+
+@cache
+def measured(name: str) -> tuple[Figure, ...]:
+    """The figures of a benchmark, or those of a shared name."""
+    if name in FIGURES:
+        return tuple(FIGURES[name]())
+    return tuple(figure for of in SHARED[name] for figure in measured(of) if figure["name"].startswith(name))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(FIGURES)}")
+    known = f"{', '.join(FIGURES)}; {', '.join(SHARED)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} (default: all benchmarks)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(FIGURES))
+    unknown = sorted(set(arguments.names) - {*FIGURES, *SHARED})
     if unknown:
-        print(f"no benchmark named {', '.join(unknown)}; there are {', '.join(FIGURES)}", file=sys.stderr)
+        print(f"no benchmark named {', '.join(unknown)}; there are {known}", file=sys.stderr)
         return 2
     for name in arguments.names or FIGURES:
-        for figure in FIGURES[name]():
+        for figure in measured(name):
             if arguments.json:
                 print(json.dumps(figure), flush=True)
             else:
