@@ -27,11 +27,11 @@ from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.run import distill
 from mmkd_core.distill.sources import Source
 from mmkd_core.student import parallel, training
+from mmkd_core.student.batches import Epochs
 from mmkd_core.student.config import PretrainConfig, StudentConfig, TextConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
 from mmkd_core.student.step import backward
-from mmkd_core.student.training import epoch_batch
 
 N, STEPS = 24, 5
 PROMPTS: Prompts = {
@@ -107,7 +107,7 @@ def run(folder: Path, store: Path, accumulate: int = 1, vision: str = "vit-tiny"
         **{**CONFIG, "lr": 2e-4, "steps": steps}, accumulate=accumulate, bank=BankConfig(per_step=2), weights={}
     )
     with FeatureStore.open(store) as opened:
-        batches = partial(epoch_batch, np.arange(N), 11, 0)
+        batches = partial(Epochs(np.arange(N), 0).batch, size=11)
         facts: dict[str, Any] = {"seed": 1, "identity": "two", "label": "stage 2"}
         taught = distill(student, sources(opened, bank), samples, bank, batches, two, folder / "two", **facts)
     logs.append(taught.log)

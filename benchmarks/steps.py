@@ -37,10 +37,11 @@ from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.run import warm_head
 from mmkd_core.distill.sources import Source
+from mmkd_core.student.batches import Epochs
 from mmkd_core.student.config import StudentConfig
 from mmkd_core.student.model import Student, precision_dtype
 from mmkd_core.student.step import backward
-from mmkd_core.student.training import epoch_batch, optimizer_for
+from mmkd_core.student.training import optimizer_for
 
 N, DIM, DOMAINS, TEACHERS, ROUNDS = 1024, 512, 8, 9, 9
 CONFIG = DistillConfig()
@@ -124,7 +125,7 @@ def ours(data: Data, teachers: int) -> Callable[[int], None]:
     sources = [data.source(i) for i in range(teachers)]
     samples = Samples.of(student, data.pixels, data.texts[:N], list(data.corpus.domain), data.bank)
     heads = {source.name: warm_head(student, source, samples)[0] for source in sources}
-    batches = partial(epoch_batch, np.arange(N), CONFIG.batch_size, 0)
+    batches = partial(Epochs(np.arange(N), 0).batch, size=CONFIG.batch_size)
     objective = Objective(student, heads, sources, samples, data.bank, batches, CONFIG, 0)
     modules = nn.ModuleList([student.model, *heads.values()]).train()
     optimizer = optimizer_for(modules, CONFIG)
@@ -142,7 +143,7 @@ def published(data: Data) -> Callable[[int], None]:
     """A plain loop: every sample is read when its turn comes, one of its teachers is drawn, all logits are made."""
     student = data.student()
     model, preprocess = student.model.train(), student.preprocess
-    cross = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
+    cross, order = nn.Parameter(torch.tensor(float(np.log(1 / 0.07)))), Epochs(np.arange(N), 0)
     optimizer = torch.optim.AdamW([*model.parameters(), cross], lr=CONFIG.lr, betas=(0.9, 0.98), eps=1e-6)
     crop = transforms.RandomResizedCrop(
         student.pixels, scale=(0.9, 1.0), interpolation=transforms.InterpolationMode.BICUBIC
@@ -160,7 +161,7 @@ def published(data: Data) -> Callable[[int], None]:
         return image, tokens, features[f"{teacher}_img"], features[f"{teacher}_txt"]
 
     def step(number: int) -> None:
-        rows = epoch_batch(np.arange(N), CONFIG.batch_size, 0, number)
+        rows = order.batch(number, CONFIG.batch_size)
         image, tokens, t_image, t_text = (torch.stack(x) for x in zip(*(item(int(row)) for row in rows), strict=True))
         optimizer.zero_grad()
         with torch.autocast("cpu", DTYPE, enabled=torch.float32 != DTYPE):

@@ -15,9 +15,10 @@ A row in two strata is replayed once, so that lists of overlapping strata are sh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ import numpy as np
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.coresets import herding, k_centre
 from mmkd_core.distill.reservoir import wait
+from mmkd_core.student.batches import Epochs
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -118,38 +120,47 @@ def replay_list(
     }
     strata = {key: rows for key, rows in strata.items() if len(rows)}
     quota = allocate({key: len(rows) for key, rows in strata.items()}, budget, weight)
-    in_order = {
-        key: sorted(rows.tolist(), key=lambda row: (wait(name := str(corpus.sample_id[row]), seed), name))
-        for key, rows in strata.items()
-    }
-    early = set(np.flatnonzero(np.isin(corpus.sample_id.astype(str), sorted(first))).tolist())
-    spare = {key: [row for row in keyed[::-1] if row not in early] for key, keyed in in_order.items()}
-    spare = {key: rows[: min(watch, len(in_order[key]) // 4)] for key, rows in spare.items()}
-    held = {row for rows in spare.values() for row in rows}
+    rank = _rank(corpus.sample_id, strata.values(), seed)
+    in_order = {key: rows[np.argsort(rank[rows])] for key, rows in strata.items()}
+    early = np.isin(corpus.sample_id.astype(str), sorted(first))
+    spare = {key: keyed[::-1][~early[keyed[::-1]]][: min(watch, len(keyed) // 4)] for key, keyed in in_order.items()}
+    held = np.zeros(len(early), bool)
+    held[np.concatenate([np.empty(0, np.int64), *spare.values()])] = True
     taken, watched = {}, {}
     for key, whole in in_order.items():
         if not quota[key]:
             continue
-        keyed = [row for row in whole if row not in held] or whole
-        order = _order(keyed, early, coreset, key[0], quota[key])
-        chosen = [row for row, _ in zip(order, range(quota[key]), strict=False)]
-        left = set(whole) - set(chosen)
-        taken[key] = np.array(chosen, np.int64)
-        watched[key] = np.array((spare[key] or [row for row in whole if row in left] or whole[::-1])[:watch], np.int64)
+        keyed = whole if held[whole].all() else whole[~held[whole]]
+        order = _order(keyed, early[keyed], coreset, key[0], quota[key])
+        taken[key] = np.fromiter(islice(order, quota[key]), np.int64)
+        left = whole[~np.isin(whole, taken[key])]
+        watched[key] = next(rows for rows in (spare[key], left, whole[::-1]) if len(rows))[:watch]
     return Replay(taken, watched)
 
 
-def _order(keyed: list[int], early: set[int], coreset: Coreset | None, teacher: str, count: int) -> Iterator[int]:
+def _rank(ids: np.ndarray[Any, Any], strata: Iterable[Rows], seed: int) -> Rows:
+    """(N,) the place of each row of the strata in the keyed order of all of them; other rows come last."""
+    asked = np.zeros(len(ids), bool)
+    for rows in strata:
+        asked[rows] = True
+    waits = np.full(len(ids), np.inf)
+    waits[asked] = [wait(str(name), seed) for name in ids[asked]]
+    rank = np.empty(len(ids), np.int64)
+    rank[np.lexsort((ids.astype(str), waits))] = np.arange(len(ids))
+    return rank
+
+
+def _order(keyed: Rows, early: Mask, coreset: Coreset | None, teacher: str, count: int) -> Iterator[int]:
     """The rows of a stratum in the order in which they are taken; only the first ``count`` are right."""
-    yield from (row for row in keyed if row in early)
-    rest = [row for row in keyed if row not in early]
+    yield from keyed[early].tolist()
+    rest = keyed[~early]
     if coreset is None or not coreset.share:
-        yield from rest
+        yield from rest[:count].tolist()
         return
-    pool = np.array(rest[:POOL], np.int64)
+    pool = rest[:POOL]
     choose = CORESETS[coreset.method]
     picks = iter(pool[choose(coreset.features(teacher, pool), count)].tolist()) if len(pool) else iter(())
-    random, seen = iter(rest), set[int]()
+    random, seen = iter(rest[: 2 * count].tolist()), set[int]()  # half of them may have been picked already
     for place in range(len(rest)):
         by_features = int((place + 1) * coreset.share) > int(place * coreset.share)
         row = _unseen(picks if by_features else random, seen)
@@ -197,14 +208,15 @@ class MixedBatches:
     """
 
     def __init__(self, fresh: Rows, replay: Replay, size: int, share: float, at_once: int, seed: int) -> None:
-        self.fresh, self.seed, self.size, self.at_once = fresh, seed, size, at_once
+        self.seed, self.size, self.at_once = seed, size, at_once
         self.everyone = replay.teachers
-        self.replay = replay
-        self.untaught = np.setdiff1d(replay.of([UNTAUGHT]), fresh)
-        listed = len(np.setdiff1d(replay.rows, fresh))
-        self.old = min(round(size * share), size - 1, listed)
-        self.free = round(self.old * len(self.untaught) / listed) if listed else 0
-        self._pools: dict[tuple[str, ...], Rows] = {}
+        listed = np.setdiff1d(replay.rows, fresh)  # once: millions may be fresh
+        self._own = {name: np.intersect1d(replay.of([name]), listed) for name in (*self.everyone, UNTAUGHT)}
+        untaught = self._own[UNTAUGHT]
+        self.old = min(round(size * share), size - 1, len(listed))
+        self.free = round(self.old * len(untaught) / len(listed)) if len(listed) else 0
+        self._fresh, self._untaught = Epochs(fresh, seed), Epochs(untaught, seed + 2)
+        self._pools: dict[tuple[str, ...], Epochs] = {}
         self._turn: tuple[int, tuple[str, ...]] = (-1, ())
 
     def teachers(self, step: int) -> tuple[str, ...]:
@@ -225,20 +237,15 @@ class MixedBatches:
 
     def __call__(self, step: int) -> Rows:
         """Rows of a step. Where the teachers whose turn it is have too few, more are fresh."""
-        from mmkd_core.student.training import epoch_batch
-
         pool = self._taught(self.teachers(step))
-        taught = min(self.old - self.free, len(pool))
-        parts = [
-            (self.fresh, self.size - taught - self.free, self.seed),
-            (pool, taught, self.seed + 1),
-            (self.untaught, self.free, self.seed + 2),
-        ]
-        return np.concatenate([epoch_batch(rows, count, seed, step) for rows, count, seed in parts if count])
+        taught = min(self.old - self.free, len(pool.rows))
+        parts = [(self._fresh, self.size - taught - self.free), (pool, taught), (self._untaught, self.free)]
+        return np.concatenate([epochs.batch(step, count) for epochs, count in parts if count])
 
-    def _taught(self, teachers: tuple[str, ...]) -> Rows:
+    def _taught(self, teachers: tuple[str, ...]) -> Epochs:
         if teachers not in self._pools:
             if len(self._pools) > len(self.everyone):  # of earlier cycles
                 self._pools.clear()
-            self._pools[teachers] = np.setdiff1d(self.replay.of(teachers), self.fresh)
+            rows = np.unique(np.concatenate([np.empty(0, np.int64), *(self._own[name] for name in teachers)]))
+            self._pools[teachers] = Epochs(rows, self.seed + 1)
         return self._pools[teachers]

@@ -19,9 +19,9 @@ from mmkd_core.integrate.teaching import run_trust
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
+from mmkd_core.student.batches import Batches
 from mmkd_core.student.model import Student
 from mmkd_core.student.step import Share
-from mmkd_core.student.training import Batches
 from mmkd_core.trust import TeacherTrust
 
 STEPS = 16

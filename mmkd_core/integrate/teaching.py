@@ -19,8 +19,8 @@ from mmkd_core.integrate.workspace import Workspace, read_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
+from mmkd_core.student.batches import Batches
 from mmkd_core.student.model import Student
-from mmkd_core.student.training import Batches
 from mmkd_core.trust import PublishedTrust, StudentProbe, TeacherTrust, decide
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_core.progress import Progress
+from mmkd_core.student.batches import Batches
 from mmkd_core.student.config import PretrainConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.step import Embedded, Losses, Share
-from mmkd_core.student.training import Batches, fit
+from mmkd_core.student.training import fit
 from mmkd_core.student.views import Pixels, Views
 
 MAX_LOGIT_SCALE = 4.6052  # ln 100, as CLIP

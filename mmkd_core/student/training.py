@@ -14,9 +14,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +30,6 @@ from mmkd_core.student.step import Batch, Objective, backward
 from mmkd_core.student.trackers import tracking
 
 LOG_EVERY = 10
-GOLDEN_RATIO = 0.6180339887498949
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -204,64 +202,3 @@ def _place_norms(modules: nn.Module, frozen: bool, config: TrainConfig) -> None:
             next="Train it in one process with `accumulate: 1`, or take a vision tower without them, as vit-tiny; "
             "an integration can keep the parent's statistics: `norms: keep` under incremental",
         )
-
-
-def epoch_batch(rows: np.ndarray[Any, Any], batch_size: int, seed: int, step: int) -> np.ndarray[Any, Any]:
-    """The batch of a step: no row twice in an epoch, in an order that is a function of (seed, epoch).
-
-    Batches are of one size; the fewer rows than a batch that are left over are others in each epoch.
-    """
-    size = min(batch_size, len(rows))
-    per_epoch = max(1, len(rows) // size)
-    epoch, place = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(len(rows))
-    return rows[order[place * size : (place + 1) * size]]
-
-
-class Batches:
-    """Batches of a run in which each domain has a fixed share; a function of (seed, step) alone.
-
-    A small domain seen in proportion to its size is hardly seen at all: with the square root it is seen more often and
-    does not yet crowd out the others.
-
-    Args:
-        rows: (M,) rows to draw from.
-        domain: (M,) domain of each.
-        config: ``batch_size`` and ``balance``.
-
-    Raises:
-        TrainingError: there are no rows.
-    """
-
-    POWER: ClassVar[dict[str, float]] = {"natural": 1.0, "sqrt": 0.5, "uniform": 0.0}
-
-    def __init__(
-        self, rows: np.ndarray[Any, Any], domain: np.ndarray[Any, Any], config: TrainConfig, seed: int
-    ) -> None:
-        if not len(rows):
-            raise TrainingError(
-                "there is nothing to train on: no sample is in the train split",
-                next="Give the data training samples and import it again; `mmkd data check` shows what is there",
-            )
-        self.seed = seed
-        self.pools = [rows[domain == name] for name in sorted(set(domain))]
-        share = np.array([float(len(pool)) for pool in self.pools]) ** self.POWER[config.balance]
-        edges = np.concatenate([[0.0], np.cumsum(share / share.sum())]) * min(config.batch_size, len(rows))
-        edges[-1] = min(config.batch_size, len(rows))  # a whole number, which a sum of shares need not be
-        self.edges = edges
-
-    def __call__(self, step: int) -> np.ndarray[Any, Any]:
-        """Rows of a step: always ``batch_size``. Shares that are no whole numbers hold on the average of steps."""
-        # The edges are moved by another fraction in each step (systematic sampling) and rounded down.
-        moved = ((np.arange(step + 1) + 0.5) * GOLDEN_RATIO % 1)[:, None]
-        counts = np.diff(np.floor(self.edges + moved), axis=1).astype(int)
-        before, now = counts[:-1].sum(axis=0), counts[-1]
-        parts = [self._walk(pool, i, int(before[i]), int(before[i] + now[i])) for i, pool in enumerate(self.pools)]
-        return np.concatenate(parts)
-
-    def _walk(self, pool: np.ndarray[Any, Any], number: int, start: int, stop: int) -> np.ndarray[Any, Any]:
-        places = np.arange(start, stop)
-        epochs = np.unique(places // len(pool))
-        orders = {int(e): np.random.default_rng([self.seed, number, int(e)]).permutation(len(pool)) for e in epochs}
-        index = [orders[int(place // len(pool))][place % len(pool)] for place in places]
-        return pool[np.array(index, np.int64)]

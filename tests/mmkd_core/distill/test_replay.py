@@ -185,6 +185,19 @@ def test_every_teacher_has_its_turn():
         assert all(len(turn) == 4 for turn in turns)
 
 
+def test_a_step_does_not_look_at_all_that_is_fresh(monkeypatch):
+    """With a million fresh rows and more teachers than have their turn at once that took two seconds a step."""
+    fresh = np.arange(2_000)
+    batches = MixedBatches(fresh, lists_of(**{f"t{i:02d}": 1990 + i + np.arange(9) for i in range(11)}), 16, 0.5, 2, 3)
+    looked = []
+    for name in ("setdiff1d", "isin", "unique"):
+        whole = getattr(np, name)
+        monkeypatch.setattr(np, name, lambda *rows, whole=whole: looked.extend(map(len, rows)) or whole(*rows))
+    for step in range(40):
+        assert len(batches(step)) == 16
+    assert max(looked) <= 2 * 9
+
+
 def test_a_row_that_is_fresh_is_not_replayed_too():
     batches = MixedBatches(np.arange(50), lists_of(a=np.arange(40, 60)), 20, 0.5, 4, 0)
     assert all(len(set(batches(step).tolist())) == 20 for step in range(20))

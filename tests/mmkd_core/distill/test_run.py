@@ -16,12 +16,12 @@ from mmkd_core.distill.run import Earlier, distill, warm_head
 from mmkd_core.distill.sources import Source
 from mmkd_core.progress import Silent
 from mmkd_core.student import checkpoint
+from mmkd_core.student.batches import Epochs
 from mmkd_core.student.model import Student
-from mmkd_core.student.training import epoch_batch
 
 ALL = list(range(12))
 CONFIG = DistillConfig(steps=6, batch_size=6, warmup=1, lr=3e-3, precision="fp32", bank=BankConfig(per_step=3))
-BATCHES = partial(epoch_batch, np.arange(12), 6, 0)
+BATCHES = partial(Epochs(np.arange(12), 0).batch, size=6)
 
 
 def known(heads):

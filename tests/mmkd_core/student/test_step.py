@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mmkd_core.student.batches import Epochs
 from mmkd_core.student.config import StudentConfig, TextConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import ClipObjective
 from mmkd_core.student.step import Share, backward, losses_of
-from mmkd_core.student.training import epoch_batch
 
 CAPTIONS = [f"{word} of patient {i}" for i, word in enumerate(("nodule", "liver", "skin", "retina") * 3)]
 
@@ -29,7 +29,7 @@ def vit() -> Student:
 
 @pytest.fixture
 def objective(vit, pixels):
-    batches = partial(epoch_batch, np.arange(12), 11, 0)
+    batches = partial(Epochs(np.arange(12), 0).batch, size=11)
     return ClipObjective(vit, pixels, vit.tokenize(CAPTIONS), batches, 0.7, seed=2)
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from torch.nn import functional as F
 from mmkd_core.errors import TrainingError
 from mmkd_core.progress import Silent
 from mmkd_core.student import checkpoint, training
+from mmkd_core.student.batches import Epochs
 from mmkd_core.student.checkpoint import forget_checkpoint, read_log
 from mmkd_core.student.config import PretrainConfig, TrainConfig
 from mmkd_core.student.interrupts import interrupts
 from mmkd_core.student.pretrain import ClipObjective, clamp_logit_scale, clip_loss, pretrain
 from mmkd_core.student.training import (
-    epoch_batch,
     fit,
     learning_rate,
     optimizer_for,
@@ -297,29 +298,6 @@ def test_pretraining_uses_the_rows_it_is_given_and_no_others(make_student, pixel
     assert_same(state_of(one), state_of(two))
 
 
-@given(
-    count=st.integers(1, 60), size=st.integers(1, 70), seed=st.integers(0, 2**31), epoch=st.integers(0, 5)
-)  # fmt: skip
-def test_epoch_batch_gives_each_row_at_most_once_per_epoch(count, size, seed, epoch):
-    rows = np.arange(count) * 7 + 3
-    per_epoch = max(1, count // min(size, count))
-    batches = [epoch_batch(rows, size, seed, epoch * per_epoch + i) for i in range(per_epoch)]
-    seen = np.concatenate(batches)
-    assert {len(batch) for batch in batches} == {min(size, count)}
-    assert len(set(seen.tolist())) == len(seen)
-    assert set(seen.tolist()) <= set(rows.tolist())
-    assert count - len(seen) < min(size, count)
-    if count % min(size, count) == 0:
-        assert sorted(seen.tolist()) == rows.tolist()
-
-
-def test_epochs_differ_and_repeat_by_seed():
-    rows = np.arange(50)
-    assert epoch_batch(rows, 50, 0, 0).tolist() == epoch_batch(rows, 50, 0, 0).tolist()
-    orders = {tuple(epoch_batch(rows, 50, seed, step).tolist()) for seed in (0, 1) for step in (0, 1)}
-    assert len(orders) == 4
-
-
 def test_a_crop_of_one_is_the_image_itself():
     images = torch.rand(3, 3, 8, 8)
     assert crop(images, crop_windows(3, 1.0, seed=0, step=0)) is images
@@ -475,7 +453,7 @@ def test_frozen_batch_norms_may_see_pieces(make_student, pixels, tmp_path):
     logs = []
     for pieces in (1, 3):
         student = make_student()
-        batches = lambda step: epoch_batch(np.arange(12), 6, 0, step)  # noqa: E731
+        batches = partial(Epochs(np.arange(12), 0).batch, size=6)
         objective = ClipObjective(student, pixels, student.tokenize(CAPTIONS), batches, 0.8, 0)
         pieced = config.model_copy(update={"accumulate": pieces})
         facts = {"identity": "x", "label": "x", "freeze_norms": True}

@@ -9,10 +9,11 @@ import torch
 
 from mmkd_core.errors import TrainingError
 from mmkd_core.student import tuning
+from mmkd_core.student.batches import Epochs
 from mmkd_core.student.config import StudentConfig, TextConfig, TrainConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import ClipObjective
-from mmkd_core.student.training import epoch_batch, fit, optimizer_for
+from mmkd_core.student.training import fit, optimizer_for
 from mmkd_core.student.tuning import layers, tuned
 
 CAPTIONS = [f"{word} of patient {i}" for i, word in enumerate(("nodule", "liver", "skin", "retina") * 3)]
@@ -29,7 +30,7 @@ def train(student, pixels, folder, train, steps=3):
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
     size = student.pixels // pixels.shape[1]
     images = pixels.repeat(size, axis=1).repeat(size, axis=2)
-    batches = partial(epoch_batch, np.arange(12), 6, 0)
+    batches = partial(Epochs(np.arange(12), 0).batch, size=6)
     objective = ClipObjective(student, images, student.tokenize(CAPTIONS), batches, 1.0, 0)
     config = TrainConfig(steps=steps, batch_size=6, warmup=1, lr=1e-2, precision="fp32")
     with tuned(student, train, seed=0):
