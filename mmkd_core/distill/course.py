@@ -72,8 +72,8 @@ class Course(nn.Module):
         name = named(broken[0])
         facts = self.budget.facts()[name]
         return [
-            f"{name} is beyond its bound, its loss is {facts['loss']:.3f} of at most {facts['bound']:.3f}: what breaks "
-            "its bound is replayed with more weight until it keeps it (usual while the learning rate is high)"
+            f"{name} is beyond its bound, its loss is {facts['loss']:.3f} of at most {facts['bound']:.3f}; "
+            "replay of what breaks its bound weighs more until it keeps it (usual while the learning rate is high)"
         ]
 
     def _remark(self, done: int, warnings: list[str]) -> Remark:
@@ -104,8 +104,11 @@ class Course(nn.Module):
         broken = [place for place in ratio.argsort(descending=True).tolist() if ratio[place] > 1]
         if not broken:
             return f"all {len(ratio)} bounds of the forgetting budget are kept"
-        worst = ", ".join(f"{named(self.budget.strata[place])} at {ratio[place]:.2f} of it" for place in broken[:3])
-        return f"{len(broken)} of {len(ratio)} bounds of the forgetting budget are broken at the end: {worst}"
+        worst = ", ".join(f"{named(self.budget.strata[place])} {ratio[place]:.2f}" for place in broken[:3])
+        return (
+            f"{len(broken)} of {len(ratio)} bounds of the forgetting budget are broken at the end, "
+            f"loss over bound: {worst} (the audit decides whether anything was lost)"
+        )
 
 
 def urgent(sources: Sequence[Source], budget: Budget, samples: Samples, bank: Bank) -> list[Source]:

@@ -63,7 +63,7 @@ def test_a_broken_bound_is_said_once_and_what_stays_lost_ends_the_run():
     assert (remark.warnings, remark.note, remark.stop) == ((), "", "")
     remark = watched(5)
     (line,) = remark.warnings
-    assert line.startswith("b/xray is beyond its bound, its loss is 1.500 of at most 1.100: ")
+    assert line.startswith("b/xray is beyond its bound, its loss is 1.500 of at most 1.100; ")
     assert remark.note == "b/xray at 1.36 of its bound"
     assert remark.facts == {"forgetting": pytest.approx(1.3636), "multiplier": pytest.approx(0.3636)}
     assert watched(6).warnings == ()
@@ -77,7 +77,8 @@ def test_at_the_end_all_bounds_are_looked_at_with_the_weights_that_are_kept():
     watched = course([1.0, 1.5], [1.4, 1.3], [1.0, 1.05])
     watched(5)
     assert watched.verdict() == (
-        "2 of 2 bounds of the forgetting budget are broken at the end: a/ct at 1.27 of it, b/xray at 1.18 of it"
+        "2 of 2 bounds of the forgetting budget are broken at the end, loss over bound: a/ct 1.27, b/xray 1.18 "
+        "(the audit decides whether anything was lost)"
     )
     assert watched.verdict() == "all 2 bounds of the forgetting budget are kept"
     assert [entry["loss"] for entry in watched.budget.facts().values()] == [1.0, 1.05]
