@@ -119,7 +119,7 @@ def under_way(label: str, count: int, total: int, unit: str, rate: float, note: 
 
 def finished(label: str, count: int, unit: str, seconds: float) -> str:
     """One line about a task that is done."""
-    return f"{label}: {count:,} {unit} in {duration(seconds)}"
+    return f"{label}: {count:,} {unit.removesuffix('s') if count == 1 else unit} in {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:

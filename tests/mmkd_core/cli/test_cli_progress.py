@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmkd_core.cli.progress import LineProgress, TerminalProgress, duration, pace, under_way, watch
+from mmkd_core.cli.progress import LineProgress, TerminalProgress, duration, finished, pace, under_way, watch
 
 
 class Clock:
@@ -68,6 +68,8 @@ def test_lines_where_nobody_watches():
 
 
 def test_words():
+    assert finished("search", 1, "steps", 0.4) == "search: 1 step in 0.4 s"
+    assert finished("search", 1200, "steps", 3.0) == "search: 1,200 steps in 3.0 s"
     assert [duration(s) for s in (-1, 0.44, 9.96, 12.4, 59.7, 185, 7440)] == [
         "0.0 s",
         "0.4 s",
