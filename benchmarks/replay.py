@@ -46,6 +46,8 @@ HISTORIES = (1, 10, 50)
 CONFIG = IncrementalConfig(steps=60)
 BATCHES = (128, CONFIG.batch_size)
 ROUNDS = 7
+CHUNK = 100
+"""Steps whose rows are chosen in one go."""
 
 
 def corpus() -> Corpus:
@@ -182,7 +184,7 @@ def choosing(count: int) -> tuple[Callable[[int], None], Callable[[int], None]]:
     )
 
     def chunk(choose: Callable[[int], object], number: int) -> None:
-        for step in range(100 * number, 100 * (number + 1)):
+        for step in range(CHUNK * number, CHUNK * (number + 1)):
             choose(step)
 
     return partial(chunk, batches), partial(chunk, mixed)
@@ -193,7 +195,7 @@ def rows() -> list[Figure]:
     figures = []
     for name, few, many in zip(("distillation", "integration"), choosing(2_000), choosing(2_000_000), strict=True):
         seconds = interleaved({"few": few, "many": many}, lambda turn: turn, ROUNDS, clock=time.process_time)
-        against = f"the same among 2,000 samples; {1e6 * np.median(seconds['many']) / 100:.0f} us a step"
+        against = f"the same among 2,000 samples; {1e6 * np.median(seconds['many']) / CHUNK:.0f} us a step"
         figures.append(ratio(f"replay-rows-{name}", seconds["many"], seconds["few"], against))
     return figures
 

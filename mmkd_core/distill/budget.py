@@ -30,7 +30,8 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import BudgetConfig
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.replay import Stratum
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.sources import Source
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student, evaluating
 
 TEXTS = 16
@@ -93,6 +94,12 @@ class Watch:
         if count <= self.at_once:
             return list(range(count))
         return [(number * self.at_once + i) % count for i in range(self.at_once)]
+
+    def everywhere(self) -> Tensor:
+        """(S,) losses of all strata, no more at a time than a check looks at."""
+        places = range(len(self.watched))
+        pieces = [self.losses(places[start : start + self.at_once]) for start in places[:: self.at_once]]
+        return torch.cat(pieces or [torch.zeros(0)])
 
     @torch.no_grad()
     def losses(self, places: Sequence[int]) -> Tensor:
@@ -167,13 +174,17 @@ class Budget(nn.Module):
         place = self._place.get(stratum)
         return 1.0 if place is None else 1.0 + float(self.multiplier[place])
 
+    @property
+    def ratio(self) -> Tensor:
+        """(S,) loss when last looked at, over the bound: above 1 it is broken."""
+        return self.level / self.bound
+
     def worst(self) -> tuple[Stratum, float] | None:
         """The stratum whose loss is largest beside its bound, and the ratio of the two."""
         if not self.strata:
             return None
-        ratio = self.level / self.bound
-        place = int(ratio.argmax())
-        return self.strata[place], float(ratio[place])
+        place = int(self.ratio.argmax())
+        return self.strata[place], float(self.ratio[place])
 
     def lost(self, step: int, steps: int) -> Stratum | None:
         """A stratum that has been lost for too large a share of all ``steps``."""

@@ -17,7 +17,8 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.budget import Budget, Watch, named
 from mmkd_core.distill.config import BudgetConfig
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.sources import Source
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clamp_logit_scale
 from mmkd_core.student.training import Remark
@@ -47,7 +48,7 @@ class Course(nn.Module):
         self.student, self.watch, self.config = student, watch, config or BudgetConfig()
         self._told = False
         strata = watch.strata if watch else []
-        parent = watch.losses(range(len(strata))) if watch else torch.zeros(0)
+        parent = watch.everywhere() if watch else torch.zeros(0)
         self.budget = Budget(strata, parent, watch.ignorant if watch else torch.zeros(0), self.config)
         self.steps = steps
         self.average = RunningAverage(averaged, average, steps) if average != "none" else None
@@ -99,8 +100,8 @@ class Course(nn.Module):
         """Look at every stratum once more, with the weights that are kept; what there is to say of it."""
         if self.watch is None or not self.budget.strata:
             return ""
-        self.budget.level = self.watch.losses(range(len(self.budget.strata))).to(self.budget.level)
-        ratio = self.budget.level / self.budget.bound
+        self.budget.level.copy_(self.watch.everywhere())
+        ratio = self.budget.ratio
         broken = [place for place in ratio.argsort(descending=True).tolist() if ratio[place] > 1]
         if not broken:
             return f"all {len(ratio)} bounds of the forgetting budget are kept"

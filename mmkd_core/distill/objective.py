@@ -20,8 +20,9 @@ from mmkd_core.distill.balance import dropping
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.heads import TeacherHead
-from mmkd_core.distill.sources import Reader, Reading, Rows, Source
+from mmkd_core.distill.sources import Reader, Reading, Source
 from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, fd_of_samples, taught
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student, evaluating, to_device
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share

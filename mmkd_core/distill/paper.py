@@ -24,7 +24,8 @@ from mmkd_core.distill import losses as loss
 from mmkd_core.distill.align import Alignment
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.sources import Source
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share

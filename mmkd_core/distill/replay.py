@@ -26,9 +26,8 @@ import numpy as np
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.coresets import herding, k_centre
 from mmkd_core.distill.reservoir import wait
-from mmkd_core.student.batches import Epochs
+from mmkd_core.student.batches import Epochs, Rows
 
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Stratum = tuple[str, str]
 """Teacher and domain."""
@@ -120,9 +119,10 @@ def replay_list(
     }
     strata = {key: rows for key, rows in strata.items() if len(rows)}
     quota = allocate({key: len(rows) for key, rows in strata.items()}, budget, weight)
-    rank = _rank(corpus.sample_id, strata.values(), seed)
+    ids = corpus.sample_id.astype(str)
+    rank = _rank(ids, strata.values(), seed)
     in_order = {key: rows[np.argsort(rank[rows])] for key, rows in strata.items()}
-    early = np.isin(corpus.sample_id.astype(str), sorted(first))
+    early = np.isin(ids, sorted(first))
     spare = {key: keyed[::-1][~early[keyed[::-1]]][: min(watch, len(keyed) // 4)] for key, keyed in in_order.items()}
     held = np.zeros(len(early), bool)
     held[np.concatenate([np.empty(0, np.int64), *spare.values()])] = True
@@ -146,7 +146,7 @@ def _rank(ids: np.ndarray[Any, Any], strata: Iterable[Rows], seed: int) -> Rows:
     waits = np.full(len(ids), np.inf)
     waits[asked] = [wait(str(name), seed) for name in ids[asked]]
     rank = np.empty(len(ids), np.int64)
-    rank[np.lexsort((ids.astype(str), waits))] = np.arange(len(ids))
+    rank[np.lexsort((ids, waits))] = np.arange(len(ids))
     return rank
 
 

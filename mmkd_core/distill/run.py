@@ -23,9 +23,10 @@ from mmkd_core.distill.normalise import PhiS
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.paper import PaperObjective
 from mmkd_core.distill.replay import Stratum
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.sources import Source
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clamp_logit_scale
 from mmkd_core.student.training import fit

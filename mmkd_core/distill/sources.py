@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from feature_store import FeatureStore
 from feature_store.torch import gather
 from mmkd_core.errors import PluginError
+from mmkd_core.student.batches import Rows
 
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 

@@ -23,7 +23,7 @@ from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.replay import UNTAUGHT, Coreset, Mask, MixedBatches, Replay, replay_list, with_untaught
 from mmkd_core.distill.run import Earlier, distill
-from mmkd_core.distill.sources import Rows, Source
+from mmkd_core.distill.sources import Source
 from mmkd_core.errors import PluginError
 from mmkd_core.extract import Job, extract
 from mmkd_core.integrate import releases
@@ -45,6 +45,7 @@ from mmkd_core.plugins.loaders import open_clip
 from mmkd_core.plugins.weights import resolve
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust

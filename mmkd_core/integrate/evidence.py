@@ -19,7 +19,6 @@ from mmkd_core.audit.pairing import AuditError
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.heads import TeacherHead, load_heads
-from mmkd_core.distill.sources import Rows
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
@@ -32,6 +31,7 @@ from mmkd_core.integrate.student_data import embed, pixels_of
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
 from mmkd_core.progress import Progress
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
 

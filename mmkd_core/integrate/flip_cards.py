@@ -16,7 +16,6 @@ from feature_store import FeatureStore
 from feature_store.errors import StoreError
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.data.manifest import Corpus
-from mmkd_core.distill.sources import Rows
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
@@ -25,6 +24,7 @@ from mmkd_core.integrate.features import Array, Features, release_spec
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of
 from mmkd_core.integrate.workspace import Workspace, read_json
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student
 from mmkd_core.trust import unit
 

@@ -18,6 +18,7 @@ from mmkd_core.student.config import TrainConfig
 GOLDEN_RATIO = 0.6180339887498949
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
+"""Numbers of samples in a corpus."""
 
 
 def orders(count: int, *key: int, kept: int = 2) -> Callable[[int], Rows]:

@@ -115,5 +115,15 @@ def test_strata_take_turns_and_the_model_is_left_as_it_was(watch, built):
     built.model.eval()
 
 
+def test_all_strata_are_looked_at_in_pieces(watch, built, samples, bank, monkeypatch):
+    """With hundreds of strata all of their images at once are more than a GPU holds."""
+    found, _ = watch
+    whole, seen, prepare = found.losses([0, 1, 2]), [], built.prepare
+    monkeypatch.setattr(built, "prepare", lambda pixels: seen.append(len(pixels)) or prepare(pixels))
+    torch.testing.assert_close(found.everywhere(), whole)
+    assert seen == [4, 2]
+    assert Watch(built, samples, bank, {}, {}, most=4).everywhere().tolist() == []
+
+
 def test_names():
     assert named(("a", "ct")) == "a/ct"

@@ -51,6 +51,9 @@ class Levels:
     def losses(self, places):
         return torch.tensor(self.rows.pop(0))
 
+    def everywhere(self):
+        return self.losses([0, 1])
+
 
 def course(*levels):
     student = SimpleNamespace(model=SimpleNamespace(logit_scale=nn.Parameter(torch.tensor(1.0))))
