@@ -67,7 +67,7 @@ def assemble(
     Args:
         table: rows with absolute or relative image paths.
         out_root: folder of the corpus; images stay where they are.
-        seed: of the captions that are made from labels.
+        seed: of the splits that are assigned, and of the captions that are made from labels.
         max_bad: how many unreadable images may be left out.
         workers: threads that decode (decoders release the lock); all cores if there are many images.
         order: class order per domain; alphabetical by default.
@@ -86,7 +86,7 @@ def assemble(
         for row in table.rows
         if row.image not in failed
     ]
-    splits, warnings = _splits(known, table)
+    splits, warnings = _splits(known, seed)
     _refuse_torn(known, splits, table)
     corpus = _with_texts(known, splits, order or {}, seed, out_root).save(out_root)
     report = ImportReport(
@@ -135,10 +135,10 @@ def _skipped(table: Table, failed: Mapping[Path, str], max_bad: int) -> tuple[st
     return tuple(f"{row.image} ({table.path.name}, {row.where}): {reason}" for row, reason in bad)
 
 
-def _splits(known: Sequence[_Known], table: Table) -> tuple[list[str], list[str]]:
+def _splits(known: Sequence[_Known], seed: int) -> tuple[list[str], list[str]]:
     """Return a split per row, and a remark if any was assigned.
 
-    Rows without a split join their group's; where the whole group has none, a hash of its name decides. Groups that
+    Rows without a split join their group's; where the whole group has none, ``split_of`` decides. Groups that
     share an image count as one, so that no image can fall into two splits.
     """
     given = [item.row.split for item in known]
@@ -151,15 +151,18 @@ def _splits(known: Sequence[_Known], table: Table) -> tuple[list[str], list[str]
         if split is not None:
             told.setdefault(name, split)
     shares = "/".join(f"{100 * share:.0f}" for share in SHARES.values())
-    remark = (
-        f"{absent} of {len(given)} rows name no split: assigned by a hash of group_id, {shares} % {'/'.join(SPLITS)}"
-    )
-    return [s or told.get(name) or split_of(name) for name, s in zip(names, given, strict=True)], [remark]
+    how = f"assigned by a hash of group_id with seed {seed}, {shares} % {'/'.join(SPLITS)}"
+    remark = f"{absent} of {len(given)} rows name no split: {how}"
+    return [s or told.get(name) or split_of(name, seed) for name, s in zip(names, given, strict=True)], [remark]
 
 
-def split_of(group_id: str) -> str:
-    """Return the split of a group by a hash of its name alone: 70 % train, 10 % val, 20 % test."""
-    point = int.from_bytes(blake2b(group_id.encode(), digest_size=8).digest(), "big") / 2**64
+def split_of(group_id: str, seed: int) -> str:
+    """Return the split of a group by a hash of the seed and its name: 70 % train, 10 % val, 20 % test.
+
+    The seed is the workspace's, so that no published teacher can have been fitted to the probe split of everybody.
+    """
+    digest = blake2b(f"{seed}\n{group_id}".encode(), digest_size=8).digest()
+    point = int.from_bytes(digest, "big") / 2**64
     edge = 0.0
     for split, share in SHARES.items():
         edge += share
