@@ -13,6 +13,7 @@ import pytest
 
 from feature_store import FeatureStore, StoreError, opening
 from feature_store.pages import Snapshot, read_metas
+from feature_store.verification import verify_file
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,35 @@ def test_every_bit_of_the_newest_meta_page_that_lmdb_reads_is_found(whole: Path,
             snapshot.unaccounted()
             padding = byte in range(72, 76)  # the page size is noted with the first tree; the second has none
             assert snapshot.flaws or padding, (byte, bit)
+
+
+def test_a_page_that_belongs_to_nobody_is_a_damage(whole: Path, tmp_path: Path) -> None:
+    """One page more than the trees use, and one of the free pages less than the list of them should name."""
+    data = bytearray((whole / "data.mdb").read_bytes())
+    newest = max(read_metas(data)[0], key=lambda meta: meta.txn)
+    last = 4096 * (newest.txn & 1) + 16 + 24 + 2 * 48  # where the meta page notes the number of the last page
+    assert int.from_bytes(data[last : last + 8], "little") == newest.last_page
+    data[last : last + 8] = (newest.last_page + 1).to_bytes(8, "little")
+    (tmp_path / "data.mdb").write_bytes(bytes(data[: 4096 * (newest.last_page + 1)]) + bytes(4096))
+    found = verify_file(tmp_path / "data.mdb").damages
+    assert [(damage.part, damage.reason) for damage in found] == [
+        (f"page {newest.last_page + 1}", "is neither used nor free")
+    ]
+
+
+def test_two_equal_keys_are_a_damage(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path), max_dbs=1) as environment:
+        database = environment.open_db(b"names")
+        with environment.begin(write=True, db=database) as txn:
+            for key in (b"first-key", b"other-key"):
+                txn.put(key, b"value")
+    data = (tmp_path / "data.mdb").read_bytes()
+    for second, flaws in ((b"other-key", 0), (b"first-key", 1), (b"cider-key", 1)):
+        (tmp_path / "data.mdb").write_bytes(data.replace(b"other-key", second))
+        snapshot = Snapshot(tmp_path / "data.mdb")
+        keys = [key for key, _ in snapshot.entries(snapshot.trees()["names"], "names")]
+        assert keys == [b"first-key", second]
+        assert [flaw.reason for flaw in snapshot.flaws] == ["of names has keys out of order"] * flaws
 
 
 def test_a_file_that_is_cut_off_says_so_wherever(whole: Path, tmp_path: Path) -> None:

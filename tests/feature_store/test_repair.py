@@ -104,6 +104,53 @@ def test_damage_anywhere_costs_its_own_rows_and_no_others(puts: list[list[int]],
             assert store.verify() == []
 
 
+FIRST = list(range(8))
+"""Rows of the first block."""
+
+
+@pytest.mark.parametrize(
+    ("puts", "damaged", "there"),
+    [
+        # Rows 0 to 7 fill a block, row 3 is written again with seven others: the second block is row 3's newest place.
+        ([FIRST, [3, 8, 9, 10, 11, 12, 13, 14]], ["block 1"], {0: 1, 1: 1, 2: 1, 4: 1, 5: 1, 6: 1, 7: 1}),
+        # The first block is row 3's older place: its newest version stays.
+        ([FIRST, [3, 8, 9, 10, 11, 12, 13, 14]], ["block 0"], {3: 2, **dict.fromkeys(range(8, 15), 2)}),
+        # The rows of a row list that cannot be read may be any: one row too many is counted, so nothing older is left.
+        ([FIRST, [3, 8, 9, 10, 11, 12, 13, 14]], ["index 1"], {}),
+        # Here the count says that the lost list hid nothing older.
+        ([FIRST, [15, 8, 9, 10, 11, 12, 13, 14]], ["index 1"], dict.fromkeys(FIRST, 1)),
+        # Eight rows, one rewritten, which waits in the tail: nobody can know which of the eight it was.
+        ([FIRST, [3]], ["tail 0"], {}),
+        # A later version than the lost one is the newest there is.
+        ([FIRST, [3], [5]], ["tail 0"], {5: 3}),
+        ([FIRST, [3], [5]], ["tail 1"], {}),
+        # Rewritten twice: neither of the older ones comes back.
+        ([FIRST, [3, 8, 9, 10, 11, 12, 13, 14], [3, *range(16, 23)]], ["block 2"],
+         {0: 1, 1: 1, 2: 1, 4: 1, 5: 1, 6: 1, 7: 1, **dict.fromkeys(range(8, 15), 2)}),
+        # What one repair took away stays away in the next.
+        ([FIRST, [3, 8, 9, 10, 11, 12, 13, 14], list(range(16, 24))], ["block 1", "block 2"],
+         {0: 1, 1: 1, 2: 1, 4: 1, 5: 1, 6: 1, 7: 1}),
+    ],
+)  # fmt: skip
+def test_an_older_version_of_a_row_never_comes_back(
+    tmp_path: Path, puts: list[list[int]], damaged: list[str], there: dict[int, int]
+) -> None:
+    """``damaged``: one after another, each repaired before the next; ``there``: by row the version that is left."""
+    fill(tmp_path / "s", puts)
+    for part in damaged:
+        start, length = parts(tmp_path / "s")[part]
+        flip(tmp_path / "s", start + length - 1)
+        with FeatureStore.open(tmp_path / "s", "w") as store:
+            (done,) = repair(store)
+            assert done.parts == (part,)
+    with FeatureStore.open(tmp_path / "s") as store:
+        left = np.flatnonzero(~store.missing("t", "image", range(40)))
+        versions = store.gather("t", "image", left)[:, 1] if len(left) else []
+        assert dict(zip(left.tolist(), versions, strict=True)) == there
+        assert store.tables()[1].rows == len(there)
+        assert store.verify() == []
+
+
 def test_a_block_without_its_row_list_costs_one_block(tmp_path: Path) -> None:
     fill(tmp_path / "s", [list(range(30))])
     flip(tmp_path / "s", parts(tmp_path / "s")["index 1"][0] + 18)
