@@ -134,9 +134,11 @@ def cached() -> list[Figure]:
     captions = np.array([f"caption {n}" for n in numbers], object)
     same = {name: np.full(CACHED, value, object) for name, value in (("domain", "ct"), ("split", "train"))}
     texts = np.array([text_id(text) for text in captions], object)
-    nothing = np.full(CACHED, None, object)
+    none = {name: np.full(CACHED, None, object) for name in ("clean_caption", "label", "labels")}
+    more = np.full(CACHED, (), object)
     corpus = Corpus(
-        Path(), ids, ids, texts, ids, captions, nothing, same["domain"], nothing, ids, same["split"]
+        Path(), sample_id=ids, image_id=ids, text_id=texts, image=ids, caption=captions, more_captions=more,
+        group_id=ids, **none, **same,
     )  # fmt: skip
     spec = _spec(8, 224)
     job = Job(spec, lambda: exit("nothing is missing, so nobody is loaded"))

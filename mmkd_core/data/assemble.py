@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mmkd_core.data.captions import DOMAINS, caption_rng, clean_caption, people_caption, prompts
+from mmkd_core.data.captions import DOMAINS, caption_rng, clean_caption, prompts
 from mmkd_core.data.check import torn
 from mmkd_core.data.decode import decode
 from mmkd_core.data.manifest import SPLITS, Corpus, Prompts, image_id
@@ -206,34 +206,44 @@ def _refuse_torn(known: Sequence[_Known], splits: list[str], table: Table) -> No
 def _with_texts(
     known: Sequence[_Known], splits: list[str], order: Mapping[str, Sequence[str]], seed: int, root: Path
 ) -> Corpus:
+    labels = _labels([item.row for item in known])
     found: dict[str, set[str]] = {}
-    for item in known:
-        if item.row.label is not None:
-            found.setdefault(item.row.domain, set()).add(item.row.label)
+    for item, names in zip(known, labels, strict=True):
+        found.setdefault(item.row.domain, set()).update(names or ())
     classes = {
         domain: [label for label in order.get(domain, sorted(found[domain])) if label in found[domain]]
         for domain in sorted(found)
+        if found[domain]
     }
-    rows: list[dict[str, str | None]] = []
-    for item, split in zip(known, splits, strict=True):
+    multi = {item.row.domain for item in known if item.row.labels is not None}
+    rows: list[dict[str, Any]] = []
+    for item, names, split in zip(known, labels, splits, strict=True):
         row, name = item.row, item.image_id
         caption, clean = row.caption, None
-        if row.label is not None:
-            clean = clean_caption(row.domain, row.label, caption_rng(seed, name, "clean"))
-            people = caption_rng(seed, name, "people")
-            caption = caption or people_caption(row.domain, row.label, classes[row.domain], people)
+        if names is not None:
+            names = tuple(label for label in classes.get(row.domain, ()) if label in names)
+            said = ", ".join(names) or "none"
+            clean = clean_caption(row.domain, said, caption_rng(seed, name, "clean"))
+            caption = caption or clean
         rows.append({
             "image": str(row.image.absolute()),
             "image_id": name,
             "caption": caption,
+            "more_captions": tuple(text for text in dict.fromkeys(row.more_captions) if text != caption),
             "clean_caption": clean,
             "domain": row.domain,
-            "label": row.label,
+            "label": None if row.domain in multi else row.label,
+            "labels": names if row.domain in multi else None,
             "group_id": item.group,
             "split": split,
         })  # fmt: skip
     sentences: Prompts = {d: {label: prompts(d, label) for label in labels} for d, labels in classes.items()}
     return Corpus.build(root, rows, sentences)
+
+
+def _labels(rows: Sequence[Row]) -> list[tuple[str, ...] | None]:
+    """Return the findings per row, where a class is the only one; None where nothing is known."""
+    return [row.labels if row.labels is not None else None if row.label is None else (row.label,) for row in rows]
 
 
 def _domain_remarks(corpus: Corpus) -> list[str]:

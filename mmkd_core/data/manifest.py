@@ -23,8 +23,9 @@ from mmkd_core.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from pyarrow import Table
 
-VERSION = 1
+VERSION = 2
 """Version of ``manifest.parquet``, kept in its metadata under ``mmkd.corpus``."""
 
 SPLITS = ("train", "val", "test")
@@ -35,7 +36,8 @@ Prompts = dict[str, dict[str, tuple[str, ...]]]
 """``prompts[domain][label]``: sentences for the class; the order of the labels is the order of the classes."""
 
 _VERSION_KEY = b"mmkd.corpus"
-_NULLABLE = ("clean_caption", "label")
+_NULLABLE = ("clean_caption", "label", "labels")
+_LISTS = ("more_captions", "labels")
 
 
 def image_id(image: Image) -> str:
@@ -50,17 +52,23 @@ def text_id(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def sample_id(image_id: str, caption: str) -> str:
-    """Return 32 hex digits that name an image together with its caption.
+def sample_id(image_id: str, caption: str, *more: str) -> str:
+    """Return 32 hex digits that name an image together with its captions, in their order.
 
     It hashes the image's id and not its pixels, so that a new caption costs no decoding.
     """
-    return blake2b(f"{image_id}\n{caption}".encode(), digest_size=16).hexdigest()
+    digest = blake2b(f"{image_id}\n{caption}".encode(), digest_size=16)
+    for text in more:
+        digest.update(b"\xff" + text.encode())  # a byte that no UTF-8 holds: ("a", "b") is not ("ab",)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """N samples as columns: numpy object arrays of N strings.
+    """N samples as columns: numpy object arrays of N strings, or of N tuples of strings.
+
+    An image of a domain has one of several classes (``label``), or any number of findings (``labels``): a domain uses
+    one of the two columns.
 
     Raises:
         DataError: columns of different lengths, or a split that is not train, val or test.
@@ -73,11 +81,16 @@ class Corpus:
     image: Column
     """Path relative to ``root``, or absolute."""
     caption: Column
+    """The first caption of a sample, of which ``text_id`` is the id."""
+    more_captions: Column
+    """Tuples of further captions, mostly empty."""
     clean_caption: Column
     """A caption that surely names the label, or None."""
     domain: Column
     label: Column
     """Class within the domain, or None."""
+    labels: Column
+    """Tuples of findings in class order, empty where none of the domain's is there, or None: unlabelled."""
     group_id: Column
     """Patient, slide or article: what splits and resampling must not tear apart."""
     split: Column
@@ -91,14 +104,18 @@ class Corpus:
             raise DataError(f"unknown split {', '.join(map(repr, odd))}", next=f"Use {', '.join(SPLITS)}.")
 
     @classmethod
-    def build(cls, root: Path, rows: Sequence[Mapping[str, str | None]], prompts: Prompts) -> Corpus:
+    def build(cls, root: Path, rows: Sequence[Mapping[str, Any]], prompts: Prompts) -> Corpus:
         """Make a corpus from rows with the keys image, image_id, caption, domain, group_id, split.
 
-        ``label`` and ``clean_caption`` are optional; ``text_id`` and ``sample_id`` are computed.
+        ``label``, ``labels``, ``more_captions`` and ``clean_caption`` are optional; ``text_id`` and ``sample_id`` are
+        computed.
         """
-        columns: dict[str, list[str | None]] = {name: [row.get(name) for row in rows] for name in COLUMNS}
+        columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in COLUMNS}
+        columns["more_captions"] = more = [tuple(row.get("more_captions", ())) for row in rows]
         columns["text_id"] = [text_id(str(row["caption"])) for row in rows]
-        columns["sample_id"] = [sample_id(str(row["image_id"]), str(row["caption"])) for row in rows]
+        columns["sample_id"] = [
+            sample_id(str(row["image_id"]), str(row["caption"]), *texts) for row, texts in zip(rows, more, strict=True)
+        ]
         return cls(Path(root), prompts=prompts, **{name: _column(values) for name, values in columns.items()})
 
     def __len__(self) -> int:
@@ -112,6 +129,35 @@ class Corpus:
     def classes(self, domain: str) -> list[str]:
         """Return the labels of a domain in class order; empty where the domain has no prompts."""
         return list(self.prompts.get(domain, {}))
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """Return all captions of sample ``i``, the first one first."""
+        return (str(self.caption[i]), *self.more_captions[i])
+
+    @cached_property
+    def _multilabel(self) -> frozenset[str]:
+        return frozenset(str(d) for d, labels in zip(self.domain, self.labels, strict=True) if labels is not None)
+
+    def multilabel(self, domain: str) -> bool:
+        """Return True where the images of a domain have findings (``labels``), False where they have one class each."""
+        return domain in self._multilabel
+
+    def findings(self, rows: NDArray[np.int64], domain: str) -> NDArray[np.bool_]:
+        """Return (n, C) for samples ``rows`` of a multi-label domain: True where a finding, in class order, is there.
+
+        Rows of unlabelled samples are False; ``labelled`` tells them apart.
+        """
+        place = {label: c for c, label in enumerate(self.classes(domain))}
+        there = np.zeros((len(rows), len(place)), dtype=bool)
+        for i, labels in enumerate(self.labels[rows]):
+            there[i, [place[label] for label in labels or ()]] = True
+        return there
+
+    @cached_property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(N,) True where the class or the findings of a sample are known."""
+        either = (a is not None or b is not None for a, b in zip(self.label, self.labels, strict=True))
+        return np.fromiter(either, dtype=bool, count=len(self))
 
     def where(self, split: str | None = None, domains: Collection[str] | None = None) -> NDArray[np.int64]:
         """Return the rows (ascending) of one split, of some domains, or of both."""
@@ -146,11 +192,14 @@ class Corpus:
     def fingerprint(self) -> str:
         """32 hex digits over all samples in order and the prompts; where the images lie does not matter."""
         digest = blake2b(digest_size=16)
-        for name in ("sample_id", "clean_caption", "domain", "label", "group_id", "split"):
+        for name in ("sample_id", "more_captions", "clean_caption", "domain", "label", "labels", "group_id", "split"):
             for value in getattr(self, name):
+                if isinstance(value, tuple):
+                    digest.update(b"%d;" % len(value))
                 # A length before each value keeps ("ab", "c") and ("a", "bc") apart; None is not "".
-                raw = b"" if value is None else str(value).encode()
-                digest.update(b"%d:" % (-1 if value is None else len(raw)) + raw)
+                for text in value if isinstance(value, tuple) else (value,):
+                    raw = b"" if text is None else str(text).encode()
+                    digest.update(b"%d:" % (-1 if text is None else len(raw)) + raw)
         digest.update(repr([(d, list(c.items())) for d, c in sorted(self.prompts.items())]).encode())
         return digest.hexdigest()
 
@@ -164,9 +213,10 @@ class Corpus:
 
         root = Path(root)
         moved = replace(self, root=root, image=_column([_relative(self.path(i), root) for i in range(len(self))]))
-        schema = pa.schema([pa.field(name, pa.string(), nullable=name in _NULLABLE) for name in COLUMNS])
+        types = {name: pa.list_(pa.string()) if name in _LISTS else pa.string() for name in COLUMNS}
+        schema = pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in types.items()])
         schema = schema.with_metadata({_VERSION_KEY: str(VERSION)})
-        table = pa.table({name: pa.array(getattr(moved, name), pa.string()) for name in COLUMNS}, schema=schema)
+        table = pa.table({name: pa.array(getattr(moved, name), kind) for name, kind in types.items()}, schema=schema)
         plain = {domain: {k: list(v) for k, v in classes.items()} for domain, classes in self.prompts.items()}
         with replacing(root / PROMPTS) as file:
             file.write(_yaml(plain))
@@ -194,9 +244,10 @@ COLUMNS = tuple(f.name for f in fields(Corpus) if f.name not in ("root", "prompt
 _HOW = "Make a corpus with `mmkd data import PATH` or `mmkd data phantom`."
 
 
-def _column(values: Sequence[str | None]) -> Column:
+def _column(values: Sequence[Any]) -> Column:
     column = np.empty(len(values), dtype=object)
-    column[:] = values
+    for i, value in enumerate(values):  # one by one: numpy takes a list of tuples of one length for a matrix
+        column[i] = value
     return column
 
 
@@ -218,15 +269,21 @@ def _read_columns(path: Path) -> dict[str, Column]:
             table = file.read(columns=list(COLUMNS))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"the manifest cannot be read: {error}", where=str(path), next=_HOW) from error
-    return {name: _column(table.column(name).to_pylist()) for name in COLUMNS}
+    return {name: _column(_values(table, name)) for name in COLUMNS}
+
+
+def _values(table: Table, name: str) -> list[Any]:
+    values: list[Any] = table.column(name).to_pylist()
+    return [None if value is None else tuple(value) for value in values] if name in _LISTS else values
 
 
 def _check_version(found: bytes | None, path: Path) -> None:
     if found is None:
         raise DataError("the table was not written by mmkd", where=str(path), next=f"Import it. {_HOW}")
-    if not found.isdigit() or int(found) > VERSION:
-        what = f"the corpus is of version {found.decode(errors='replace')}, this mmkd reads up to {VERSION}"
-        raise DataError(what, where=str(path), next="Update it with `pip install --upgrade mmkd`.")
+    if found != b"%d" % VERSION:
+        what = f"the corpus is of version {found.decode(errors='replace')}, this mmkd reads {VERSION}"
+        old = found.isdigit() and int(found) < VERSION
+        raise DataError(what, where=str(path), next=_HOW if old else "Update it with `pip install --upgrade mmkd`.")
 
 
 def _yaml(plain: dict[str, dict[str, list[str]]]) -> bytes:

@@ -59,6 +59,10 @@ class Row:
     """For DICOM and NIfTI: ``center/width``."""
     slice: str | None = None
     """For NIfTI, and DICOM of several frames: which."""
+    more_captions: tuple[str, ...] = ()
+    """Further captions, after ``caption``."""
+    labels: tuple[str, ...] | None = None
+    """All findings, in multi-label data: () is none of them, None unknown. ``label`` is None then."""
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,10 @@ def test_where_and_take(corpus: Corpus) -> None:
     assert len(corpus.take([])) == 0
 
 
-@pytest.mark.parametrize("name", ["clean_caption", "domain", "label", "group_id", "split"])
+@pytest.mark.parametrize("name", ["more_captions", "clean_caption", "domain", "label", "labels", "group_id", "split"])
 def test_fingerprint_sees_every_column(corpus: Corpus, name: str) -> None:
     column = getattr(corpus, name).copy()
-    column[2] = "test" if name == "split" else "other"
+    column[2] = {"split": "test", "labels": ("a",), "more_captions": ("a",)}.get(name, "other")
     assert replace(corpus, **{name: column}).fingerprint != corpus.fingerprint
 
 
@@ -95,6 +95,64 @@ def test_fingerprint_sees_order_nulls_and_prompts(corpus: Corpus) -> None:
         replace(corpus, prompts=prompts),
     ]
     assert len({corpus.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+@pytest.fixture
+def radiographs(tmp_path: Path) -> Corpus:
+    """Make five radiographs with findings and an OCT scan with a class; three have further captions."""
+    findings = [("edema", "mass"), (), None, ("mass",), ("edema",), None]
+    more = [("b", "c"), (), ("b",), (), ("d",), ()]
+    rows = [
+        {
+            "image": f"{i}.png",
+            "image_id": f"{i:032x}",
+            "caption": f"caption {i}",
+            "more_captions": more[i],
+            "domain": "oct" if i == 5 else "xray",
+            "label": "drusen" if i == 5 else None,
+            "labels": findings[i],
+            "group_id": f"p{i}",
+            "split": "train",
+        }
+        for i in range(6)
+    ]
+    classes = {"xray": {"edema": ("e",), "mass": ("m",)}, "oct": {"drusen": ("d",)}}
+    return Corpus.build(tmp_path / "radiographs", rows, classes)
+
+
+def test_findings_and_further_captions_come_back(radiographs: Corpus) -> None:
+    for corpus in (radiographs, Corpus.load(radiographs.save(radiographs.root).root)):
+        assert list(corpus.labels) == [("edema", "mass"), (), None, ("mass",), ("edema",), None]
+        assert list(corpus.more_captions) == [("b", "c"), (), ("b",), (), ("d",), ()]
+        assert corpus.captions(0) == ("caption 0", "b", "c")
+        assert corpus.captions(1) == ("caption 1",)
+        assert corpus.labelled.tolist() == [True, True, False, True, True, True]
+        assert [corpus.multilabel(domain) for domain in ("xray", "oct", "mri")] == [True, False, False]
+        assert corpus.fingerprint == radiographs.fingerprint
+    table = pq.read_schema(radiographs.root / "manifest.parquet")
+    assert [str(table.field(name).type) for name in ("labels", "more_captions")] == ["list<element: string>"] * 2
+
+
+def test_findings_as_a_table(radiographs: Corpus) -> None:
+    there = radiographs.findings(np.array([3, 0, 1, 2, 4]), "xray")
+    assert there.dtype == bool
+    assert there.astype(int).tolist() == [[0, 1], [1, 1], [0, 0], [0, 0], [1, 0]]
+    assert radiographs.findings(np.array([], np.int64), "xray").shape == (0, 2)
+
+
+def test_further_captions_make_another_sample() -> None:
+    assert sample_id("i", "a") == "5e950f224588aed46baf78af1be856c3"
+    names = [sample_id("i", *c) for c in (("a",), ("a", "b"), ("b", "a"), ("ab",), ("a\nb",), ("a", "b", "c"))]
+    assert len(set(names)) == 6
+
+
+def test_fingerprint_tells_findings_apart(radiographs: Corpus) -> None:
+    def changed(value: object) -> str:
+        column = radiographs.labels.copy()
+        column[0] = value
+        return replace(radiographs, labels=column).fingerprint
+
+    assert len({radiographs.fingerprint, *map(changed, (None, (), ("edema",), ("edemamass",)))}) == 5
 
 
 def test_a_corpus_is_consistent(corpus: Corpus) -> None:
@@ -117,7 +175,10 @@ def test_loading_other_versions_and_damage(corpus: Corpus) -> None:
     path = corpus.root / "manifest.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"mmkd.corpus": b"7"}), path)
-    with pytest.raises(DataError, match=r"version 7, this mmkd reads up to 1 .*pip install --upgrade mmkd"):
+    with pytest.raises(DataError, match=r"version 7, this mmkd reads 2 .*pip install --upgrade mmkd"):
+        Corpus.load(corpus.root)
+    pq.write_table(table.replace_schema_metadata({b"mmkd.corpus": b"1"}), path)
+    with pytest.raises(DataError, match=r"version 1, this mmkd reads 2 .*Make a corpus with `mmkd data import PATH`"):
         Corpus.load(corpus.root)
     pq.write_table(table.replace_schema_metadata({}), path)
     with pytest.raises(DataError, match="not written by mmkd"):
