@@ -41,9 +41,18 @@ _LISTS = ("more_captions", "labels")
 
 
 def image_id(image: Image) -> str:
-    """Return 32 hex digits: BLAKE2b of the mode, size and bytes of the decoded pixels."""
-    digest = blake2b(f"{image.mode} {image.width}x{image.height}\n".encode(), digest_size=16)
-    digest.update(image.tobytes())
+    """Return 32 hex digits: BLAKE2b of mode, size and bytes of the decoded pixels, without channels that say nothing.
+
+    A picture with full opacity everywhere is the one without an alpha channel, and one with three equal channels is a
+    grey one: common tools write any of them, and every model is shown the same.
+    """
+    mode, pixels = image.mode, np.asarray(image)
+    if mode == "RGBA" and (pixels[..., 3] == 255).all():
+        mode, pixels = "RGB", pixels[..., :3]
+    if mode == "RGB" and (pixels[0] == pixels[0, :, :1]).all() and (pixels == pixels[..., :1]).all():  # a row: cheap
+        mode, pixels = "L", pixels[..., 0]
+    digest = blake2b(f"{mode} {image.width}x{image.height}\n".encode(), digest_size=16)
+    digest.update(pixels.tobytes())
     return digest.hexdigest()
 
 

@@ -33,6 +33,22 @@ def test_image_id_tells_shapes_and_modes_apart_but_not_files(tmp_path: Path) -> 
     assert image_id(Image.open(tmp_path / "a.png")) == image_id(Image.open(tmp_path / "b.bmp"))
 
 
+def test_one_picture_is_one_image_however_its_channels_are_written() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (5, 4), dtype=np.uint8)
+    colour = np.random.default_rng(1).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    opaque, half = np.full((5, 4), 255, np.uint8), np.full((5, 4), 254, np.uint8)
+    name = image_id(Image.fromarray(grey))
+    assert image_id(Image.fromarray(np.stack([grey] * 3, -1))) == name
+    assert image_id(Image.fromarray(np.stack([grey] * 3 + [opaque], -1))) == name
+    assert image_id(Image.fromarray(np.stack([grey] * 3 + [half], -1))) != name
+    tinted = np.stack([grey] * 3, -1)
+    tinted[4, 3, 2] ^= 1  # one pixel, of the last row, has a colour
+    assert image_id(Image.fromarray(tinted)) != name
+    name = image_id(Image.fromarray(colour))
+    assert image_id(Image.fromarray(np.dstack([colour, opaque]))) == name
+    assert image_id(Image.fromarray(np.dstack([colour, half]))) != name
+
+
 @given(st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
 def test_sample_id_is_a_function_of_image_and_caption(a: tuple[str, str], b: tuple[str, str]) -> None:
     ids = [sample_id(text_id(image), caption) for image, caption in (a, b)]
