@@ -32,8 +32,8 @@ class Verdict(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """0, 1 or 2."""
-        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2}[self.value]
+        """0 PASS, 1 FAIL, 3 INCONCLUSIVE; 2 is left to what a user can mend."""
+        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[self.value]
 
     @classmethod
     def of(cls, verdicts: Iterable[Verdict]) -> Verdict:

@@ -59,7 +59,7 @@ class ForgettingAudit:
 
     @property
     def exit_code(self) -> int:
-        """0 PASS, 1 FAIL, 2 INCONCLUSIVE."""
+        """That of the verdict."""
         return self.verdict.exit_code
 
     def __getitem__(self, key: tuple[str, str, str]) -> Comparison:

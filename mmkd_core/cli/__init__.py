@@ -39,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # its help costs 80 ms and says the same
-    pretty_exceptions_enable=False,  # a traceback means a bug, and is to be copied into an issue
+    pretty_exceptions_enable=False,  # a fault is one sentence, and a traceback with --debug: cli.errors
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example:  mmkd quickstart",
 )

@@ -1,4 +1,7 @@
-"""From exceptions to sentences and exit codes: 2 for what a user can mend, 130 for Ctrl-C, a traceback for a bug."""
+"""From exceptions to sentences and exit codes: 2 for what a user can mend, 70 for a fault of mmkd, 130 for Ctrl-C.
+
+Code 1 is FAIL, or findings of a check, and nothing else: a script that reads verdicts must not take a crash for one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -22,8 +27,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as data.files.NO_ROOM, whic
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+MENDABLE, FAULT, STOPPED = 2, 70, 130
+"""Exit codes: what a user can mend (as of a usage error), a fault of mmkd (EX_SOFTWARE of sysexits.h), Ctrl-C."""
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises where the arguments are wrong; it prints that itself."""
+
+
 class Root(TyperGroup):
     """The group at the top: every error of a command passes here."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; a reader of its output that goes away changes neither the work nor its exit code."""
+        with lasting_output():
+            return super().main(*args, **options)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep what was typed, to tell how to go on."""
@@ -31,24 +48,78 @@ class Root(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; print what a user can mend as one sentence."""
+        """Run the command; print what a user can mend, and a fault of mmkd, as one sentence."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a closed pipe is still dealt with
-            return result
-        except KeyboardInterrupt as stopped:
+            return super().invoke(ctx)
+        except (typer.Exit, UsageError):
+            raise
+        except (KeyboardInterrupt, typer.Abort) as stopped:
+            if isinstance(stopped.__context__, EOFError):
+                print("\nmmkd: a question was not answered. Agree beforehand with --yes", file=sys.stderr)
+                raise typer.Exit(MENDABLE) from stopped
             if not _beside():
                 print(f"\n{str(stopped) or 'stopped'}; go on with `{_command(ctx.meta[TYPED])}`", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except Exception as error:
-            text = sentence(error)
-            if text is None:
+            raise typer.Exit(STOPPED) from None
+        except (Exception, SystemExit) as error:  # a library or a plugin may end the process as it likes
+            if isinstance(error, SystemExit) and not error.code:
                 raise
+            text = sentence(error)
             if ctx.meta.get(DEBUG) or os.environ.get("MMKD_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
             if not (_beside() and _follows(error)):
-                print(f"{_speaker()}: {text}", file=sys.stderr)
-            raise typer.Exit(2) from error
+                print(f"{_speaker()}{f': {text}' if text else fault(error)}", file=sys.stderr)
+            raise typer.Exit(MENDABLE if text else FAULT) from error
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Drop what is printed after the reader has gone away (``| head -1``), and let the command end as it would."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Lasting(stream) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Lasting:
+    """A text stream; from a broken pipe on it leads nowhere."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write as the stream does."""
+        try:
+            return int(self._stream.write(text))
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush as the stream does."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # what is buffered goes there as well, at the end of the process
+        os.close(nowhere)
+
+
+def fault(error: BaseException) -> str:
+    """What is told of an error that is none of the user's."""
+    told = " ".join(str(error).split())
+    what = f"{type(error).__name__}{f': {told[:300]}' if told else ''}"
+    return f" has a fault: {what}. Run it again with --debug and report what it prints"
 
 
 def _beside() -> bool:
@@ -61,7 +132,7 @@ def _speaker() -> str:
     return f"mmkd (process {os.environ['RANK']})" if _beside() else "mmkd"
 
 
-def _follows(error: Exception) -> bool:
+def _follows(error: BaseException) -> bool:
     """Whether the error only tells that another process has ended, which says itself why."""
     parallel = sys.modules.get("mmkd_core.student.parallel")
     return parallel is not None and isinstance(error, parallel.PeerError)
@@ -73,8 +144,8 @@ def _command(typed: list[str]) -> str:
     return ("torchrun ... -m mmkd_core " if launched else "mmkd ") + shlex.join(typed)
 
 
-def sentence(error: Exception) -> str | None:
-    """What to tell the user; None if the error is a bug."""
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user; None if the error is a fault of mmkd."""
     from mmkd_core.errors import MmkdError
 
     if isinstance(error, MmkdError):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mmkd_core.statistics import Interval
 
 eval_app = typer.Typer(help="Evaluate teachers, releases and the stage-1 student.", no_args_is_help=True)
-audit_app = typer.Typer(help="Ask for a verdict: 0 PASS, 1 FAIL, 2 INCONCLUSIVE.", no_args_is_help=True)
+audit_app = typer.Typer(help="Ask for a verdict: 0 PASS, 1 FAIL, 3 INCONCLUSIVE.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A teacher, a release (0001), current, or stage-1.")]
 

@@ -57,7 +57,7 @@ def integrate(
         "in_use": done.release.id,
         "repair": _facts(done.repair) if done.repair else None,
     }
-    following = {0: "mmkd report", 1: "mmkd audit trust", 2: "mmkd audit forgetting"}[code]
+    following = {0: "mmkd report", 1: "mmkd audit trust", 3: "mmkd audit forgetting"}[code]
     out.finish(facts, wrote=[done.release.folder], next=following)
     raise typer.Exit(code)
 

@@ -125,7 +125,7 @@ def run_chain(workspace: Workspace, candidate: str | None = None, progress: Prog
     new, _ = pair_of(workspace, candidate, None)
     line = [new]
     while line[0].parent:
-        line.insert(0, releases.release(workspace, line[0].parent))
+        line.insert(0, releases.verify(releases.release(workspace, line[0].parent)))
     corpus = workspace.corpus()
     asked = references(workspace, line, corpus)
     evidence = {
@@ -152,7 +152,7 @@ def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> 
     """The candidate (by default the newest release) and what it is compared with (by default its parent).
 
     Raises:
-        ReleaseError: there is no such release, or the candidate has no parent.
+        ReleaseError: there is no such release, one of them is damaged, or the candidate has no parent.
     """
     known = releases.all_releases(workspace)
     if candidate is None and not known:
@@ -162,7 +162,7 @@ def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> 
     if against is None:
         what = f"release {new.id} has no parent, so there is nothing that it could have forgotten"
         raise ReleaseError(what, next="Run `mmkd distill --incremental`, or name one with --against")
-    return new, releases.release(workspace, against)
+    return releases.verify(new), releases.verify(releases.release(workspace, against))
 
 
 def _learnt(line: Sequence[Release]) -> Learnt:

@@ -116,7 +116,7 @@ def test_a_large_loss_fails_and_a_small_sample_is_inconclusive():
 
     parent, candidate = pair(rng, patients=16)
     few = audit(candidate, parent)
-    assert (few.verdict, few.exit_code) == (Verdict.INCONCLUSIVE, 2)
+    assert (few.verdict, few.exit_code) == (Verdict.INCONCLUSIVE, 3)
     assert few["zero-shot", "auc", "ct"].needed > 0
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 GENERATE = (
     importlib.import_module("mmkd_core.data.phantom.generate"),
@@ -160,10 +161,36 @@ def test_control_c(mmkd, workspace, monkeypatch):
     assert done.stderr == f"\nstopped; go on with `mmkd data phantom -w {workspace}`\n"
 
 
-def test_a_bug_is_not_hidden(mmkd, workspace, monkeypatch):
-    monkeypatch.setattr(*GENERATE, failing(RuntimeError("a bug")))
+FAULTS = [
+    (RuntimeError("a bug\n  of two lines"), "RuntimeError: a bug of two lines"),
+    (AssertionError(), "AssertionError"),
+    (KeyError("part"), "KeyError: 'part'"),
+    (SystemExit(1), "SystemExit: 1"),
+]
+
+
+@pytest.mark.parametrize(("error", "told"), FAULTS)
+def test_a_fault_of_mmkd_is_one_sentence_and_no_verdict(error, told, mmkd, workspace, monkeypatch):
+    monkeypatch.setattr(*GENERATE, failing(error))
     done = mmkd("data", "phantom", "-w", workspace)
-    assert isinstance(done.exception, RuntimeError)
+    assert (done.exit_code, done.stdout) == (70, "")
+    assert done.stderr == f"mmkd has a fault: {told}. Run it again with --debug and report what it prints\n"
+    asked = mmkd("data", "phantom", "-w", workspace, "--debug")
+    assert (asked.exit_code, "Traceback" in asked.stderr) == (70, True)
+
+
+@pytest.mark.parametrize(("error", "code"), [(EOFError(), 2), (KeyboardInterrupt(), 130)])
+def test_a_question_that_nobody_answers(error, code, mmkd, workspace, monkeypatch):
+    def ask(*arguments, **options):
+        try:
+            raise error
+        except (EOFError, KeyboardInterrupt):
+            raise typer.Abort from None
+
+    monkeypatch.setattr(*GENERATE, ask)
+    done = mmkd("data", "phantom", "-w", workspace)
+    assert done.exit_code == code
+    assert ("--yes" in done.stderr) == (code == 2)
 
 
 @pytest.mark.parametrize(
@@ -200,12 +227,17 @@ def test_quickstart_makes_nothing_for_data_that_is_not_there(mmkd, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_went_away_leaves_no_traceback():
-    program = [sys.executable, "-m", "mmkd_core", "teachers", "list"]
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("teachers list", 0), ("--help", 0), ("--version", 0), ("data check", 2), ("data chek", 2)]
+)
+def test_a_reader_that_went_away_changes_nothing(arguments, code):
+    program = [sys.executable, "-m", "mmkd_core", *arguments.split()]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         _, errors = process.communicate()
-    assert errors == ""
+    assert process.returncode == code
+    assert "BrokenPipe" not in errors
+    assert "Traceback" not in errors
 
 
 def test_an_error_leaves_stdout_empty_for_programs(mmkd, workspace):
