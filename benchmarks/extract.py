@@ -134,7 +134,7 @@ def cached() -> list[Figure]:
     captions = np.array([f"caption {n}" for n in numbers], object)
     same = {name: np.full(CACHED, value, object) for name, value in (("domain", "ct"), ("split", "train"))}
     texts = np.array([text_id(text) for text in captions], object)
-    none = {name: np.full(CACHED, None, object) for name in ("clean_caption", "label", "labels")}
+    none = {name: np.full(CACHED, None, object) for name in ("label", "labels")}
     more = np.full(CACHED, (), object)
     corpus = Corpus(
         Path(), sample_id=ids, image_id=ids, text_id=texts, image=ids, caption=captions, more_captions=more,

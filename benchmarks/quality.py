@@ -8,6 +8,7 @@
 
 MMKD_RESULTS names a folder that keeps the workspaces, so that every figure can be looked into; ``phantom`` and
 ``real-images`` then also write the tables of docs/results there (``phantom.md``, ``real-images.md``).
+Captions are made from the labels; MMKD_POOR_CAPTIONS=1 spoils them (``poor_captions``).
 The specialists of ``real-images`` are installed where it runs: use an environment that can be thrown away.
 """
 
@@ -29,6 +30,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from poor_captions import real_manifest
 from scipy import stats
 
 from mmkd_core.integrate.measuring import run_audit, zero_shot_of
@@ -170,7 +172,7 @@ def real_images_of(seed: int) -> dict[str, Run]:
     with kept(f"real-seed{seed}") as folder:
         base = folder / "90"
         config, _ = profile(smoke=False, real=True, seed=seed, name=f"biomed-{seed}")
-        quickstart(base, config, None, Path(os.environ["MMKD_SHARED_DATA"], "biomed", "manifest.csv"), Silent())
+        quickstart(base, config, None, real_manifest(folder / "captions"), Silent())
         alone = stage_one_alone(Workspace.open(base))
         for rule in RULES:
             workspace = Workspace.open(base) if rule == "90" else with_rule(base, folder / rule, rule)

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from poor_captions import real_manifest
 from quality import SEEDS, Run, figure, keep_table, kept, side_by_side
 
 from mmkd_core.audit.evidence import Evidence
@@ -130,8 +131,7 @@ def real_workspace(root: Path, seed: int) -> Workspace:
     """The real images; every sample of a teacher's domains is admitted, which is where most can be spoilt."""
     config, _ = profile(smoke=False, real=True, seed=seed, trust="none", name=f"biomed-{seed}")
     workspace = Workspace.create(root, sized(config, **REAL_STEPS))
-    source = Path(os.environ["MMKD_SHARED_DATA"], "biomed", "manifest.csv")
-    imported(source, root / config.data, seed, Silent())
+    imported(real_manifest(root / "captions"), root / config.data, seed, Silent())
     return workspace
 
 

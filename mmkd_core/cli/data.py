@@ -25,6 +25,9 @@ def phantom(
     val: Annotated[int | None, typer.Option(min=0, help="Probe images per domain  [default: 100]")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="Test images per domain  [default: 200]")] = None,
     domains: Annotated[str | None, typer.Option(metavar="A,B", help="Only these domains; all if left out.")] = None,
+    poor_captions: Annotated[
+        bool, typer.Option("--poor-captions", help="Half of the captions say nothing of the finding, 15 % are false.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they change no image.")] = 1,
     root: Root = HERE,
     json: Json = False,
@@ -32,7 +35,7 @@ def phantom(
 ) -> None:
     """Draw synthetic medical images of eight domains, with findings, captions and patients."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.data.phantom.generate import PhantomConfig, generate
+    from mmkd_core.data.phantom.generate import POOR_CAPTIONS, PhantomConfig, generate
     from mmkd_core.integrate.workspace import Workspace
 
     workspace = Workspace.open(root)
@@ -40,10 +43,15 @@ def phantom(
     given: dict[str, Any] = {name: number for name, number in sizes.items() if number is not None}
     if domains:
         given["domains"] = names(domains)
+    if poor_captions:
+        given |= POOR_CAPTIONS
     config = PhantomConfig(seed=workspace.config.seed if seed is None else seed, **given)
     with workspace.writing():
         corpus = generate(_folder(workspace), config, workers=workers, progress=watch())
-    _answer(Output(json, root), corpus, {"config": config})
+    out = Output(json, root)
+    if config.spoilt:
+        out.say(f"note: {config.spoilt}")
+    _answer(out, corpus, {"config": config})
 
 
 @app.command("phantom-sets", epilog="Example:  mmkd data phantom-sets --out evals")

@@ -29,8 +29,8 @@ class Recipe(StrEnum):
 class Captions(StrEnum):
     """Which captions a student is pretrained on."""
 
-    PEOPLE = "people"
-    CLEAN = "clean"
+    OWN = "own"
+    LABELS = "labels"
 
 
 class Engine(StrEnum):

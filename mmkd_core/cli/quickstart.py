@@ -52,6 +52,8 @@ def quickstart(
     config, phantom = profile(smoke, data is not None, seed, trust.value, recipe.value, **name)
     summary = run(target, config, phantom, data, watch(), _command(smoke, seed, trust, recipe, data))
     out = Output(json, target)
+    if phantom and phantom.spoilt:
+        out.say(f"note: {phantom.spoilt}")
     if not json:
         _show(out, summary)
     out.finish(summary, wrote=[target / "report.html", target / "summary.json"], next="mmkd audit trust")

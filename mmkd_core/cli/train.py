@@ -79,10 +79,10 @@ def _show_plan(out: Output, plan: "Plan") -> None:
     out.finish({**facts, "bytes": plan.bytes, "seconds": plan.seconds}, next="mmkd extract")
 
 
-@app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions clean --out runs/radio")
+@app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions labels --out runs/radio")
 def pretrain(
     domains: Annotated[str | None, typer.Option(metavar="A,B", help="Domains to train on; all if left out.")] = None,
-    captions: Annotated[Captions | None, typer.Option(help="As people write them, or naming the finding.")] = None,
+    captions: Annotated[Captions | None, typer.Option(help="The samples' own, or made from their labels.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep it there, beside the workspace's own.")

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmkd_core.data.captions import DOMAINS, caption_rng, clean_caption, prompts
+from mmkd_core.data.captions import DOMAINS, label_caption, prompts
 from mmkd_core.data.check import torn
 from mmkd_core.data.decode import decode
 from mmkd_core.data.manifest import SPLITS, Corpus, Prompts, image_id
@@ -67,7 +67,7 @@ def assemble(
     Args:
         table: rows with absolute or relative image paths.
         out_root: folder of the corpus; images stay where they are.
-        seed: of the splits that are assigned, and of the captions that are made from labels.
+        seed: of the splits that are assigned.
         max_bad: how many unreadable images may be left out.
         workers: threads that decode (decoders release the lock); all cores if there are many images.
         order: class order per domain; alphabetical by default.
@@ -88,7 +88,7 @@ def assemble(
     ]
     splits, warnings = _splits(known, seed)
     _refuse_torn(known, splits, table)
-    corpus = _with_texts(known, splits, order or {}, seed, out_root).save(out_root)
+    corpus = _with_texts(known, splits, order or {}, out_root).save(out_root)
     report = ImportReport(
         source=str(table.path),
         samples=len(corpus),
@@ -203,9 +203,7 @@ def _refuse_torn(known: Sequence[_Known], splits: list[str], table: Table) -> No
         raise DataError(f"{name} is in two splits", where=places + more, next=advice)
 
 
-def _with_texts(
-    known: Sequence[_Known], splits: list[str], order: Mapping[str, Sequence[str]], seed: int, root: Path
-) -> Corpus:
+def _with_texts(known: Sequence[_Known], splits: list[str], order: Mapping[str, Sequence[str]], root: Path) -> Corpus:
     labels = _labels([item.row for item in known])
     found: dict[str, set[str]] = {}
     for item, names in zip(known, labels, strict=True):
@@ -219,18 +217,15 @@ def _with_texts(
     rows: list[dict[str, Any]] = []
     for item, names, split in zip(known, labels, splits, strict=True):
         row, name = item.row, item.image_id
-        caption, clean = row.caption, None
+        caption, known_here = row.caption, classes.get(row.domain, [])
         if names is not None:
-            names = tuple(label for label in classes.get(row.domain, ()) if label in names)
-            said = ", ".join(names) or "none"
-            clean = clean_caption(row.domain, said, caption_rng(seed, name, "clean"))
-            caption = caption or clean
+            names = tuple(label for label in known_here if label in names)
+            caption = caption or label_caption(row.domain, names, known_here, name)
         rows.append({
             "image": str(row.image.absolute()),
             "image_id": name,
             "caption": caption,
             "more_captions": tuple(text for text in dict.fromkeys(row.more_captions) if text != caption),
-            "clean_caption": clean,
             "domain": row.domain,
             "label": None if row.domain in multi else row.label,
             "labels": names if row.domain in multi else None,

@@ -1,22 +1,18 @@
-"""Labels become sentences: prompts for zero-shot, clean captions for specialists, captions as people write them.
+"""Labels become sentences: captions of images that have none of their own, and prompts for zero-shot.
 
-The three kinds exist because public image-text pairs are poor labels: in the captions that ``people_caption`` imitates,
-half name only the kind of image, 35 % the finding, 15 % a wrong one. A corpus of clean captions would let a student
-learn the task from text alone, and no teacher would be needed.
+A caption names every label of its image and no other, in one of many wordings, which the image's id chooses: it depends
+neither on the row of the image nor on the other images. That an image has none of the labels says only that these are
+absent: its caption is the kind of image.
 
-Every draw comes from ``caption_rng(seed, image_id, kind)``: the caption of an image depends neither on its row nor on
-the other images.
+Does not: imitate the captions that people write badly; that is the phantom's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-
-import numpy as np
-
-KIND_ONLY, NAMED = 0.50, 0.35
-"""Shares of people's captions that name the kind of image only, and the finding; the rest name a wrong finding."""
 
 DOMAINS = (
     "xray",
@@ -61,33 +57,17 @@ _NAMED = (
     "{label}, {kind}",
     "{kind} in a case of {label}",
 )
-_BARE = (
-    "{kind}",
-    "{kind} from the clinic",
-    "an example of {kind}",
-    "{kind} of a patient",
-    "figure: {kind}",
-    "{kind} taken for further assessment",
-    "{kind}, the arrow marks the region of interest",
-    "{kind} at first presentation",
-)
+_BARE = ("{kind}", "an example of {kind}", "this is {kind}", "figure: {kind}")
 
-# Labels that do not stand alone in a sentence.
+# Labels that do not stand alone in a sentence. The label itself stays in it, and nothing is added to its meaning.
 _READABLE = {
     "normal": "a normal appearance",
-    "benign": "a benign lesion",
-    "malignant": "a malignant lesion",
-    "pituitary": "a pituitary tumor",
-    "negative": "no abnormality",
-    "positive": "an abnormality",
+    "benign": "a benign finding",
+    "malignant": "a malignant finding",
+    "negative": "a negative finding",
+    "positive": "a positive finding",
 }
 _COUNTABLE = ("cell", "platelet", "lesion", "tumor", "tumour", "nevus", "phil", "blast", "cyte", "polyp", "nodule")
-
-
-def caption_rng(seed: int, image_id: str, kind: str = "") -> np.random.Generator:
-    """Return the generator of one image: a function of its arguments and of nothing else."""
-    digest = blake2b(f"{seed}\n{image_id}\n{kind}".encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 def kinds(domain: str) -> tuple[str, ...]:
@@ -121,36 +101,40 @@ def absent_prompts(domain: str, label: str) -> tuple[str, ...]:
     return tuple(_fill(form, names[i % len(names)], label) for i, form in enumerate(forms))
 
 
-def clean_caption(domain: str, label: str, rng: np.random.Generator) -> str:
-    """Return a caption that surely names the label, in one of many wordings."""
-    return _fill(_pick(_NAMED, rng), _pick(kinds(domain), rng), label)
-
-
-def people_caption(domain: str, label: str, all_labels: Sequence[str], rng: np.random.Generator) -> str:
-    """Return a caption as people write them: 50 % the kind of image only, 35 % the finding, 15 % a wrong finding.
+def label_caption(domain: str, labels: Sequence[str], classes: Sequence[str], image_id: str) -> str:
+    """Return a caption that names all ``labels`` and no other of the domain's ``classes``; the kind of image if none.
 
     Args:
         domain: imaging modality.
-        label: the true class.
-        all_labels: the classes of the domain, from which a wrong one is drawn. Where there is no other, the caption
-            names the kind of image only.
-        rng: see ``caption_rng``.
+        labels: what is known of the image: its class, or its findings.
+        classes: all that the images of the domain may have.
+        image_id: chooses the wording.
     """
-    share, kind = rng.random(), _pick(kinds(domain), rng)
-    if KIND_ONLY <= share < KIND_ONLY + NAMED:
-        return _fill(_pick(_NAMED, rng), kind, label)
-    others = [other for other in all_labels if other != label]
-    if share < KIND_ONLY or not others:
-        return _fill(_pick(_BARE, rng), kind, label)
-    return _fill(_pick(_NAMED, rng), kind, _pick(others, rng))
+    frames = _frames(domain, bool(labels), tuple(classes))
+    chosen = int.from_bytes(blake2b(image_id.encode(), digest_size=8).digest(), "big") % len(frames)
+    form, kind = frames[chosen]
+    return _fill(form, kind, *labels)
 
 
-def _fill(form: str, kind: str, label: str) -> str:
-    return form.format(kind=kind, finding=finding(label), label=label.strip())
+@lru_cache(maxsize=256)
+def _frames(domain: str, named: bool, classes: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return forms with kinds of image whose own words name none of the classes ("tumor" in a domain "brain tumor")."""
+    words = "|".join(re.escape(label.strip().casefold()) for label in classes)
+    spoken = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
+    last = ("{label}", "") if named else ("{kind}", "a medical image")
+    frames = [(form, kind) for form in (_NAMED if named else _BARE) for kind in kinds(domain)]
+    quiet = [pair for pair in frames if not spoken or not spoken.search(_fill(*pair, "").casefold())]
+    return tuple(quiet or [last])
 
 
-def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
-    return choices[int(rng.integers(len(choices)))]
+def _fill(form: str, kind: str, *labels: str) -> str:
+    return form.format(kind=kind, finding=_joined(map(finding, labels)), label=_joined(map(str.strip, labels)))
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Return ``a, b and c``."""
+    *first, last = list(names) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _article(noun: str) -> str:

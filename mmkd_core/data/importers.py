@@ -46,7 +46,7 @@ def import_manifest(
     Args:
         path: columns image, domain, label or caption, group_id, split; see ``tables``. Or a folder; see ``folders``.
         out_root: folder of the new corpus.
-        seed: of the splits that are assigned, and of the captions that are made from labels.
+        seed: of the splits that are assigned.
         max_bad: how many unreadable images may be left out; they are listed in the report.
         workers: decoding threads.
         progress: who watches.

@@ -36,7 +36,7 @@ Prompts = dict[str, dict[str, tuple[str, ...]]]
 """``prompts[domain][label]``: sentences for the class; the order of the labels is the order of the classes."""
 
 _VERSION_KEY = b"mmkd.corpus"
-_NULLABLE = ("clean_caption", "label", "labels")
+_NULLABLE = ("label", "labels")
 _LISTS = ("more_captions", "labels")
 
 
@@ -93,8 +93,6 @@ class Corpus:
     """The first caption of a sample, of which ``text_id`` is the id."""
     more_captions: Column
     """Tuples of further captions, mostly empty."""
-    clean_caption: Column
-    """A caption that surely names the label, or None."""
     domain: Column
     label: Column
     """Class within the domain, or None."""
@@ -116,8 +114,7 @@ class Corpus:
     def build(cls, root: Path, rows: Sequence[Mapping[str, Any]], prompts: Prompts) -> Corpus:
         """Make a corpus from rows with the keys image, image_id, caption, domain, group_id, split.
 
-        ``label``, ``labels``, ``more_captions`` and ``clean_caption`` are optional; ``text_id`` and ``sample_id`` are
-        computed.
+        ``label``, ``labels`` and ``more_captions`` are optional; ``text_id`` and ``sample_id`` are computed.
         """
         columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in COLUMNS}
         columns["more_captions"] = more = [tuple(row.get("more_captions", ())) for row in rows]
@@ -201,7 +198,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """32 hex digits over all samples in order and the prompts; where the images lie does not matter."""
         digest = blake2b(digest_size=16)
-        for name in ("sample_id", "more_captions", "clean_caption", "domain", "label", "labels", "group_id", "split"):
+        for name in ("sample_id", "more_captions", "domain", "label", "labels", "group_id", "split"):
             for value in getattr(self, name):
                 if isinstance(value, tuple):
                     digest.update(b"%d;" % len(value))

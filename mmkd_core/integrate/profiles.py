@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmkd_core.data.phantom.generate import PhantomConfig
+from mmkd_core.data.phantom.generate import POOR_CAPTIONS, PhantomConfig
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.integrate.workspace import Config, SpecialistConfig
 from mmkd_core.student.config import PretrainConfig, StudentConfig
@@ -47,5 +47,6 @@ def profile(
     }
     phantom = None
     if not real:
-        phantom = PhantomConfig(seed=seed, train=60, val=40, test=40) if smoke else PhantomConfig(seed=seed)
+        sizes = {"train": 60, "val": 40, "test": 40} if smoke else {}
+        phantom = PhantomConfig.model_validate({"seed": seed, **sizes, **POOR_CAPTIONS})
     return Config(**settings), phantom

@@ -1,6 +1,6 @@
 """Teachers for real images when no published one can be had: one specialist per group of domains.
 
-What `mmkd pretrain --domains ... --captions clean` and `mmkd export teacher` do by hand.
+What `mmkd pretrain --domains ... --captions labels` and `mmkd export teacher` do by hand.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def make_specialist(workspace: Workspace, name: str, domains: tuple[str, ...], p
     """Train and export the specialist ``name`` for some domains of the workspace's corpus; return its wheel."""
     out = workspace.state / "specialists" / name
     config = workspace.config.pretrain.model_copy(
-        update={"domains": domains, "captions": "clean", **workspace.config.specialist.model_dump()}
+        update={"domains": domains, "captions": "labels", **workspace.config.specialist.model_dump()}
     )
     folder, run = run_pretrain(workspace, config, out / "student", progress)
     made = read_json(out / "wheel.json")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_core.contract import TrustClaim
+from mmkd_core.data.captions import label_caption
 from mmkd_core.data.images import load_pixels
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError, ReleaseError
@@ -26,6 +27,7 @@ from mmkd_core.student.pretrain import pretrain
 from mmkd_core.student.start import digests, licences, load_start, tokenizer_beside
 from mmkd_core.trust import posterior
 
+_TEXTS = {"own": "their captions", "labels": "captions made from labels"}
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -128,7 +130,7 @@ def run_pretrain(
         "pairs": len(rows),
         "domains": list(config.domains) or corpus.domains,
         "start": _with_licences(started, shape.start, root),
-        "data": f"{len(rows)} images of {workspace.config.name} (train split, {config.captions} captions)",
+        "data": f"{len(rows)} images of {workspace.config.name} (train split, {_TEXTS[config.captions]})",
     }
     write_json(run / "done.json", {**facts, "seconds": round(time.monotonic() - start, 1)})
     forget_checkpoint(run)
@@ -136,18 +138,24 @@ def run_pretrain(
 
 
 def caption_column(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> list[str]:
-    """Captions of all samples as people wrote them, or the clean ones.
+    """The samples' own captions, or sentences made from their labels; those of samples outside ``rows`` may be empty.
 
     Raises:
-        DataError: clean captions are asked for and a sample in ``rows`` has none.
+        DataError: captions of labels are asked for and a sample in ``rows`` has none.
     """
-    if kind == "people":
+    if kind == "own":
         return [str(text) for text in corpus.caption]
-    lacking = [i for i in rows if corpus.clean_caption[i] is None]
-    if lacking:
-        what = f"{len(lacking)} training samples have no clean caption, the first is {corpus.image[lacking[0]]}"
-        raise DataError(what, next="Use --captions people, or give the samples labels and import them again")
-    return [str(text) if text is not None else "" for text in corpus.clean_caption]
+    lacking = rows[~corpus.labelled[rows]]
+    if len(lacking):
+        what = f"{len(lacking)} training samples have no label, the first is {corpus.image[lacking[0]]}"
+        raise DataError(what, next="Use --captions own, or give the samples labels and import them again")
+    classes = {domain: corpus.classes(domain) for domain in corpus.domains}
+    texts = [""] * len(corpus)
+    for i in rows:
+        domain, labels = str(corpus.domain[i]), corpus.labels[i]
+        named = (str(corpus.label[i]),) if labels is None else labels
+        texts[i] = label_caption(domain, named, classes[domain], str(corpus.image_id[i]))
+    return texts
 
 
 def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[Any, Any]]:

@@ -15,7 +15,8 @@ from mmkd_core import __version__
 from mmkd_core.audit.comparison import MEAN
 from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.data.manifest import Corpus
-from mmkd_core.errors import WorkspaceError
+from mmkd_core.data.phantom.generate import drawn_with
+from mmkd_core.errors import DataError, WorkspaceError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate import releases
@@ -123,7 +124,11 @@ def _data(corpus: Corpus) -> dict[str, Any]:
         groups = len(set(corpus.group_id[test]))
         domains[domain] = {**splits, "groups_test": groups, "labels": corpus.classes(domain)}
     splits = Counter(str(split) for split in corpus.split)
-    return {"samples": len(corpus), "splits": dict(splits), "domains": domains, "fingerprint": corpus.fingerprint}
+    facts = {"samples": len(corpus), "splits": dict(splits), "domains": domains, "fingerprint": corpus.fingerprint}
+    with suppress(DataError):  # of real images
+        if spoilt := drawn_with(corpus.root).spoilt:
+            facts["captions"] = spoilt
+    return facts
 
 
 def _scores(workspace: Workspace, predictions: Predictions) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class PretrainConfig(TrainConfig):
     """Stage 1: CLIP loss on image-caption pairs."""
 
     steps: int = Field(default=400, ge=0, description="0: the student that `start` names goes on as it is")
-    captions: Literal["people", "clean"] = Field(
-        default="people", description="captions as written, or naming the finding"
+    captions: Literal["own", "labels"] = Field(
+        default="own", description="the samples' own captions, or sentences made from their labels"
     )
     domains: tuple[str, ...] = Field(default=(), description="train on these domains only; empty is all")

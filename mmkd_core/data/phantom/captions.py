@@ -1,4 +1,4 @@
-"""Captions as a reporter writes them (clean) and as people write them (often silent, sometimes wrong), and prompts."""
+"""Captions as a reporter writes them (clean), poor ones (silent or false) where they are asked for, and prompts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def plain_caption(domain: str, rng: Rng) -> str:
     return PLAIN[domain][rng.integers(len(PLAIN[domain]))]
 
 
-def people_caption(domain: str, finding: str, clean: str, plain: float, wrong: float, rng: Rng) -> str:
-    """One caption as people write them: plain with probability ``plain``, false with ``wrong``, otherwise ``clean``."""
+def poor_caption(domain: str, finding: str, clean: str, plain: float, wrong: float, rng: Rng) -> str:
+    """A caption that is plain with probability ``plain``, false with ``wrong``, otherwise ``clean``."""
     chance = rng.random()
     if chance < plain:
         return plain_caption(domain, rng)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import MANIFEST, Corpus, image_id
 from mmkd_core.data.phantom.canvas import Truth
-from mmkd_core.data.phantom.captions import clean_caption, people_caption, prompts
+from mmkd_core.data.phantom.captions import clean_caption, poor_caption, prompts
 from mmkd_core.data.phantom.catalogue import DOMAINS, FINDINGS, PAINTERS, check_finding
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress, Silent
@@ -39,6 +39,10 @@ _SAME_FINDING = 0.88
 _PATIENTS_PER_JOB = 24
 
 
+POOR_CAPTIONS = {"plain_captions": 0.5, "wrong_captions": 0.15}
+"""Shares that imitate public image-text pairs: from captions alone a student then learns little."""
+
+
 class PhantomConfig(BaseModel):
     """What to generate. Sizes are images per domain; the last patient of a split has only as many as are missing."""
 
@@ -49,10 +53,8 @@ class PhantomConfig(BaseModel):
     train: int = Field(default=800, ge=0, description="training images per domain")
     val: int = Field(default=100, ge=0, description="validation images per domain")
     test: int = Field(default=200, ge=0, description="test images per domain")
-    plain_captions: float = Field(
-        default=0.5, ge=0, le=1, description="share of captions that only name the kind of image"
-    )
-    wrong_captions: float = Field(default=0.15, ge=0, le=1, description="share of captions that name a wrong finding")
+    plain_captions: float = Field(default=0, ge=0, le=1, description="share of captions that name no finding")
+    wrong_captions: float = Field(default=0, ge=0, le=1, description="share of captions that name a wrong finding")
 
     @field_validator("domains")
     @classmethod
@@ -68,6 +70,14 @@ class PhantomConfig(BaseModel):
         if self.plain_captions + self.wrong_captions > 1:
             raise ValueError("plain_captions + wrong_captions must be at most 1")
         return self
+
+    @property
+    def spoilt(self) -> str:
+        """What is wrong with the captions on purpose, as a sentence; empty if nothing is."""
+        if not self.plain_captions and not self.wrong_captions:
+            return ""
+        silent, false = (f"{100 * share:.0f} %" for share in (self.plain_captions, self.wrong_captions))
+        return f"The captions are poor on purpose: {silent} say only what kind of image it is, {false} are false."
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ def _patient_samples(config: PhantomConfig, visit: _Visit) -> Iterator[Sample]:
         image, truth = painter.draw(finding, patient, rng)
         words = np.random.default_rng([*key, index, 1])  # own stream: other shares of captions leave the images alone
         clean = clean_caption(domain, finding, truth, words)
-        caption = people_caption(domain, finding, clean, config.plain_captions, config.wrong_captions, words)
+        caption = poor_caption(domain, finding, clean, config.plain_captions, config.wrong_captions, words)
         name = f"images/{domain}/{group}-{index}.png"
         yield Sample(name, domain, visit.split, group, finding, caption, clean, truth | {"patient": patient}, image)
 
@@ -218,7 +228,6 @@ def _write(root: Path, config: PhantomConfig, visits: list[_Visit]) -> list[dict
                     "image": sample.name,
                     "image_id": image_id(image),
                     "caption": sample.caption,
-                    "clean_caption": sample.clean_caption,
                     "domain": sample.domain,
                     "label": sample.label,
                     "group_id": sample.group_id,

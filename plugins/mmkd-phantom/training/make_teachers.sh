@@ -10,7 +10,7 @@ make() { # NAME DOMAINS SEED
   local w="$work/$1"
   mmkd init "$w" --config "$here/$1.yaml"
   mmkd data phantom -w "$w" --domains "$2" --seed "$3" --train 3000 --val 300 --test 0 --workers 1
-  mmkd pretrain -w "$w" --captions clean --out "$w/student"
+  mmkd pretrain -w "$w" --out "$w/student"
   mmkd export teacher "$here/../src/mmkd_phantom" "phantom-$1" -w "$w" --student "$w/student" --domains "$2" --into
 }
 

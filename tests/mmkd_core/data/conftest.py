@@ -46,7 +46,6 @@ def corpus(tmp_path: Path, make_image: MakeImage) -> Corpus:
             "image": f"images/{key}.png",
             "image_id": image_id(make_image(key)),
             "caption": f"caption {key}",
-            "clean_caption": None if key == 0 else f"clean {key}",
             "domain": domain,
             "label": label,
             "group_id": f"patient {key // 4}",

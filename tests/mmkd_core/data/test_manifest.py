@@ -65,7 +65,6 @@ def test_a_corpus_comes_back_as_it_was_saved(corpus: Corpus) -> None:
         assert getattr(again, name).dtype == object
     assert again.prompts == corpus.prompts
     assert again.label[1] is None
-    assert again.clean_caption[0] is None
     assert again.classes("mri") == ["finding 1", "finding 0"], "class order is the order of the prompts"
     assert again.classes("ct") == []
     assert again.domains == ["mri", "xray"]
@@ -93,7 +92,7 @@ def test_where_and_take(corpus: Corpus) -> None:
     assert len(corpus.take([])) == 0
 
 
-@pytest.mark.parametrize("name", ["more_captions", "clean_caption", "domain", "label", "labels", "group_id", "split"])
+@pytest.mark.parametrize("name", ["more_captions", "domain", "label", "labels", "group_id", "split"])
 def test_fingerprint_sees_every_column(corpus: Corpus, name: str) -> None:
     column = getattr(corpus, name).copy()
     column[2] = {"split": "test", "labels": ("a",), "more_captions": ("a",)}.get(name, "other")

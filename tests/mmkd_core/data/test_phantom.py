@@ -16,6 +16,7 @@ from mmkd_core.data.manifest import Corpus, image_id
 from mmkd_core.data.phantom import DOMAINS, FINDINGS, PhantomConfig, Sample, generate, render, samples
 from mmkd_core.data.phantom.canvas import PIXEL, blur, expose, field, stamp, trace
 from mmkd_core.data.phantom.captions import prompts
+from mmkd_core.data.phantom.generate import POOR_CAPTIONS
 from mmkd_core.data.phantom.wording import FRAMES, PHRASES, PLAIN
 from mmkd_core.errors import DataError
 
@@ -209,8 +210,8 @@ def _spoken(sample: Sample) -> set[str]:
     return {word for phrase in PHRASES[sample.domain][sample.label] for word in phrase.split()}
 
 
-def test_captions_as_people_write_them() -> None:
-    config = PhantomConfig(seed=1, domains=("xray", "oct"), train=500, val=0, test=0)
+def test_poor_captions_have_the_shares_that_are_told() -> None:
+    config = PhantomConfig(seed=1, domains=("xray", "oct"), train=500, val=0, test=0, **POOR_CAPTIONS)
     kinds: Counter[str] = Counter()
     for sample in samples(config):
         if sample.caption in PLAIN[sample.domain]:
@@ -223,6 +224,15 @@ def test_captions_as_people_write_them() -> None:
     assert kinds["plain"] / 1000 == pytest.approx(0.5, abs=0.05)
     assert kinds["clean"] / 1000 == pytest.approx(0.35, abs=0.05)
     assert kinds["wrong"] / 1000 == pytest.approx(0.15, abs=0.04)
+
+
+def test_captions_are_honest_unless_poor_ones_are_asked_for() -> None:
+    sizes = {"train": 40, "val": 0, "test": 0}
+    assert all(s.caption == s.clean_caption for s in samples(PhantomConfig(domains=("xray", "oct"), **sizes)))
+    assert PhantomConfig().spoilt == ""
+    assert PhantomConfig(**POOR_CAPTIONS).spoilt == (
+        "The captions are poor on purpose: 50 % say only what kind of image it is, 15 % are false."
+    )
 
 
 def test_the_share_of_captions_leaves_images_and_clean_captions_alone() -> None:
@@ -258,8 +268,8 @@ def test_generate_writes_the_samples(tmp_path: Path) -> None:
     expected = list(samples(SMALL))
     assert len(corpus) == len(expected) == 134
     for i, sample in enumerate(expected):
-        row = (corpus.image[i], corpus.caption[i], corpus.clean_caption[i], corpus.domain[i], corpus.label[i])
-        assert row == (sample.name, sample.caption, sample.clean_caption, sample.domain, sample.label)
+        row = (corpus.image[i], corpus.caption[i], corpus.domain[i], corpus.label[i])
+        assert row == (sample.name, sample.caption, sample.domain, sample.label)
         assert (corpus.group_id[i], corpus.split[i]) == (sample.group_id, sample.split)
     for i in (0, 40, 133):
         image = corpus.open(i)
