@@ -25,6 +25,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
 )
+_PREPROCESSOR = "preprocessor_config.json"
 
 
 class Frozen(BaseModel):
@@ -136,15 +137,17 @@ def hub(
         kind: a model repository or one of data.
         revision: the commit, where it is known.
         sha256: hashes of files, where they are known.
-        tokenizer: take whichever of the usual tokenizer files the repository has.
+        tokenizer: take whichever of the usual tokenizer files the repository has and, for a model, the configuration of
+            its image processor, with which `mmkd teachers check` compares the spec.
     """
+    usual = (*_TOKENIZER_FILES, _PREPROCESSOR) if role == "model" else _TOKENIZER_FILES
     return WeightSource(
         role=role,
         kind=kind,
         location=location,
         revision=revision,
         files={name: (sha256 or {}).get(name) for name in files},
-        optional=tuple(name for name in _TOKENIZER_FILES if name not in files) if tokenizer else (),
+        optional=tuple(name for name in usual if name not in files) if tokenizer else (),
     )
 
 

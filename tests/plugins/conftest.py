@@ -34,7 +34,7 @@ TEXTS = (
     "mri " * 300,
     "",
 )
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a slide of colon chest x - ray : no signs mri , 2 . 5 cm ##s path ##ology"
+WORDS = '[PAD] [UNK] [CLS] [SEP] [MASK] a slide of colon chest x - ray : no signs mri , 2 . 5 cm ##s path ##ology "'
 
 for _source in (*sorted(ROOT.glob("plugins/*/src")), Path(__file__).parent):
     sys.path.append(str(_source))

@@ -174,13 +174,16 @@ class Eye(nn.Module):
         return self.ln_post(self.transformer["resblocks"](self.ln_pre(states))[0]) @ self.proj
 
 
+LONG_BERT = BERT | {"max_position_embeddings": 128}
+
+
 @pytest.fixture
 def ret(kit, plugin, open_hashes, write_bert):
     module = plugin("ret-clip")
     spec = resized(module.SPEC, open_hashes, 32, 12, VIT)
     torch.manual_seed(0)
     vision = shaken(Eye(**VIT))
-    bert = shaken(transformers.BertModel(transformers.BertConfig(**BERT), add_pooling_layer=False))
+    bert = shaken(transformers.BertModel(transformers.BertConfig(**LONG_BERT), add_pooling_layer=False))
     names = ("", "_left", "_right")
     heads = {f"text_projection{e}": nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 6)) for e in names}
     heads |= {f"{eye}_feature_mapping": nn.Linear(6, 6, bias=False) for eye in EYES}
@@ -190,7 +193,7 @@ def ret(kit, plugin, open_hashes, write_bert):
     state |= {f"bert.{name}": value for name, value in bert.state_dict().items()}
     state |= heads.state_dict()
     state |= {f"logit_scale{e}": torch.tensor(value) for e, value in zip(names, (4.0, 3.0, 3.5), strict=True)}
-    kit.publish(spec.weights[1], write_bert(**BERT))
+    kit.publish(spec.weights[1], write_bert(**LONG_BERT))
     return module, spec, state, (vision, bert, heads)
 
 
@@ -210,9 +213,9 @@ def test_ret_clip(kit, ret, images, assert_same, tmp_path, entries):
     ret_file(kit, tmp_path, state, **entries)
     teacher = kit.teacher(module, spec)
     tokenizer = transformers.AutoTokenizer.from_pretrained(spec.weights[1].location)
-    tokens = torch.zeros(len(TEXTS), 52, dtype=torch.long)
-    for row, text in zip(tokens, TEXTS, strict=True):  # as its authors: cut to 50, [CLS] and [SEP] around, zeros behind
-        ids = tokenizer.convert_tokens_to_ids(["[CLS]", *tokenizer.tokenize(text)[:50], "[SEP]"])
+    tokens = torch.zeros(len(TEXTS), 100, dtype=torch.long)
+    for row, text in zip(tokens, TEXTS, strict=True):  # as its authors: cut to 98, [CLS] and [SEP] around, zeros behind
+        ids = tokenizer.convert_tokens_to_ids(["[CLS]", *tokenizer.tokenize(text)[:98], "[SEP]"])
         row[: len(ids)] = torch.tensor(ids)
     prepare = torchvision.transforms.Compose(
         [
@@ -243,6 +246,18 @@ def test_ret_clip(kit, ret, images, assert_same, tmp_path, entries):
         tokenizer.sep_token_id,
         tokenizer.pad_token_id,
     ]
+
+
+def test_ret_clip_reads_curly_quotation_marks_as_its_authors_do(kit, ret, tmp_path):
+    """Training, extraction and zero-shot of its own code make them straight: its vocabulary has no curly ones."""
+    module, spec, state, _ = ret
+    ret_file(kit, tmp_path, state)
+    teacher = kit.teacher(module, spec)
+    curly, straight = teacher.tokenize(
+        ["\N{LEFT DOUBLE QUOTATION MARK}Slide\N{RIGHT DOUBLE QUOTATION MARK} a", '"slide" a']
+    )
+    assert curly.tolist() == straight.tolist()
+    assert straight[:6].tolist() == [2, 25, 6, 25, 5, 3], "the words of write_bert's vocabulary; 1 is unknown"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -194,6 +195,36 @@ def test_genmed_clip(kit, plugin, open_hashes, write_bert, images, assert_same):
     publish_open_clip(kit, spec, config, write, write_bert(**BERT))
     assert_same(kit.teacher(module, spec), images, *from_the_hub(spec, images))
     assert "open_clip_pytorch_model.bin" not in kit.host.teacher("genmed-clip").weights[0].files
+
+
+@pytest.mark.parametrize("kept", [(), ("hf_proj_type", "hf_pooler_type")])
+def test_a_configuration_of_an_earlier_open_clip(kit, plugin, open_hashes, write_bert, images, assert_same, kept):
+    """QuiltNet-B-16-PMB, of the same author, came with the names ``proj`` and ``pooler_type``: they mean the same."""
+    module = plugin("genmed-clip")
+    spec = small(module.SPEC, open_hashes, size=160, embed_dim=8)
+    former = {name: value for name, value in TEXT_TOWER.items() if name not in {"hf_proj_type", "hf_pooler_type"}}
+    former |= {"proj": "mlp", "pooler_type": "cls_last_hidden_state_pooler"}
+    config = {"embed_dim": 8, "vision_cfg": timm_tower("test_vit", 160), "text_cfg": TEXT_TOWER}
+    kit.publish(spec.weights[1], write_bert(**BERT))
+    state = randomly(open_clip.CustomTextCLIP, config)
+    text = former | {name: TEXT_TOWER[name] for name in kept}
+    write = partial(save_file, state)
+    publish_open_clip(kit, spec, {**config, "text_cfg": text}, lambda f: write(f / "open_clip_model.safetensors"))
+    teacher = kit.teacher(module, spec)
+    config["text_cfg"] = TEXT_TOWER | {"hf_model_pretrained": False}
+    pixels, model = upstream(open_clip.CustomTextCLIP, config, state, spec, images)
+    tokens = HFTokenizer(BIOMED_BERT, context_length=256)(list(TEXTS))
+    assert_same(teacher, images, pixels, tokens, model.encode_image, model.encode_text)
+
+
+def test_former_and_present_names_that_say_different_things_are_refused(kit, plugin, open_hashes, write_bert):
+    module = plugin("genmed-clip")
+    spec = small(module.SPEC, open_hashes, size=160, embed_dim=8)
+    text = TEXT_TOWER | {"proj": "linear"}
+    config = {"embed_dim": 8, "vision_cfg": timm_tower("test_vit", 160), "text_cfg": text}
+    publish_open_clip(kit, spec, config, lambda f: save_file({}, f / "open_clip_model.safetensors"), write_bert(**BERT))
+    with pytest.raises(PluginError, match=r"open_clip_config.json .* says proj 'linear' and hf_proj_type 'mlp'"):
+        kit.teacher(module, spec)
 
 
 def training_checkpoint(state: dict) -> dict:

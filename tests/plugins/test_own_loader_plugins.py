@@ -18,16 +18,23 @@ from mmkd_core.contract import CLIP_MEAN, CLIP_STD, golden_image
 from mmkd_core.errors import DataError, PluginError
 from mmkd_core.plugins import downloads, weights
 
-RESNET = {"layers": [1, 1, 1, 1], "width": 8, "heads": 4}
+HEAD_WIDTH = 64  # of the authors' CLIPVisionCfg: src/pmc_clip/model/config.py; RN50_fusion4.json has none
+
+
+def trained_heads(width: int) -> int:
+    """Attention heads of PMC-CLIP's image tower as its training code builds it: src/pmc_clip/model/pmc_clip.py."""
+    return width * 32 // HEAD_WIDTH
 
 
 @pytest.fixture
 def pmc(kit, plugin, open_hashes, write_bert):
     """The three published files; the plugin's module, its smaller spec, and the towers they came from."""
     module = plugin("pmc-clip")
-    spec = resized(module.SPEC, open_hashes, 64, 12, RESNET)
+    published = module.SPEC.arch
+    small = {"layers": [1, 1, 1, 1], "width": 8, "heads": published["heads"] * 8 // published["width"]}
+    spec = resized(module.SPEC, open_hashes, 64, 12, small)
     torch.manual_seed(0)
-    visual = shaken(ModifiedResNet(output_dim=12, image_size=64, **RESNET))
+    visual = shaken(ModifiedResNet([1, 1, 1, 1], 12, trained_heads(8), image_size=64, width=8))
     bert = shaken(transformers.BertModel(transformers.BertConfig(**BERT)))
     projection = torch.randn(16, 12)
 
@@ -58,9 +65,35 @@ def test_pmc_clip(kit, pmc, images, assert_same):
     assert_same(teacher, images, [transform(image) for image in images], batch["input_ids"], visual, text)
 
 
+def test_pmc_clip_pools_with_as_many_heads_as_it_was_trained_with(kit, pmc, images):
+    """Its attention pooling is torch's, with the training code's number of heads; with another it is not."""
+    module, spec, visual, *_ = pmc
+    teacher = kit.teacher(module, spec)
+    pixels = torch.stack([teacher.preprocess(image) for image in images])
+    pool, kept = visual.attnpool, {}
+    with visual.layer4.register_forward_hook(lambda *call: kept.update(map=call[-1])), torch.no_grad():
+        visual(pixels)
+
+    def pooled(heads: int) -> torch.Tensor:
+        attention = nn.MultiheadAttention(256, heads).eval()  # 256 = 32 x width
+        queries = [getattr(pool, f"{name}_proj") for name in "qkv"]
+        attention.in_proj_weight.data = torch.cat([layer.weight for layer in queries])
+        attention.in_proj_bias.data = torch.cat([layer.bias for layer in queries])
+        attention.out_proj.weight.data, attention.out_proj.bias.data = torch.eye(256), torch.zeros(256)
+        places = kept["map"].flatten(2).permute(2, 0, 1)  # (places, B, 256)
+        states = torch.cat([places.mean(0, keepdim=True), places]) + pool.positional_embedding[:, None]
+        return pool.c_proj(attention(states[:1], states, states, need_weights=False)[0][0])
+
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.encode_image(pixels), pooled(trained_heads(8)), atol=1e-5, rtol=0)
+        assert (pooled(1) - pooled(4)).abs().max() > 1e-3, "the number of heads would not be noticed"
+
+
 def test_pmc_clip_in_its_published_size(plugin):
-    """A ResNet-50 whose attention pooling has 8 heads and gives 768 numbers, as its users build it."""
+    """A ResNet-50 whose attention pooling gives 768 numbers, with the heads and the scale of its authors."""
     spec = plugin("pmc-clip").SPEC
+    assert spec.arch["heads"] == trained_heads(spec.arch["width"]) == 32
+    assert spec.logit_scale == pytest.approx(np.exp(4.4292), abs=0.05)
     with torch.device("meta"):
         model = ModifiedResNet(output_dim=spec.embed_dim, image_size=spec.image.size, **spec.arch)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}

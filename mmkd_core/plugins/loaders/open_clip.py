@@ -32,6 +32,8 @@ from mmkd_core.plugins.loaders.preprocess import preprocess
 
 CONFIG = "open_clip_config.json"
 CHECKPOINT = "open_clip_model.safetensors"
+FORMER_NAMES = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
+"""Settings of a Hugging Face text tower as open_clip 2.0 to 2.22 wrote them, and what they are called since."""
 _TOKENIZER_SETTINGS = ("clean", "strip_sep_token")
 
 
@@ -96,7 +98,20 @@ def _config(spec: TeacherSpec, weights: Mapping[str, Path]) -> dict[str, Any]:
         config, where = files.read_config(spec, weights["model"] / CONFIG).get("model_cfg"), CONFIG
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise PluginError(f"{where} of teacher {spec.name} has no complete model_cfg", where=str(weights["model"]))
-    return config
+    return {**config, "text_cfg": _present_names(spec, config["text_cfg"])}
+
+
+def _present_names(spec: TeacherSpec, text: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a text tower under the names that open_clip reads now."""
+    found = dict(text)
+    for former, name in FORMER_NAMES.items():
+        if former in found and found.get(name, found[former]) != found[former]:
+            raise PluginError(
+                f"{CONFIG} of teacher {spec.name} says {former} {found[former]!r} and {name} {found[name]!r}"
+            )
+        if former in found:
+            found[name] = found.pop(former)
+    return found
 
 
 def _check_config(spec: TeacherSpec, config: Mapping[str, Any]) -> None:

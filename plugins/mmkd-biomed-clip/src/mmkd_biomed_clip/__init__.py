@@ -7,6 +7,7 @@ uses. Commit and sha256 are those that several public projects state; nobody her
 from mmkd_core import contract as mmkd
 
 WEIGHTS = "52cc993c5c5ff962bd0c60931874bc001e7e9b41666a385530f4a036294576be"
+CONFIG = "9a41f334a8c444678772c0ebb9ab854c97ab350bced3a17b803e258d39c23dc0"
 SPEC = mmkd.TeacherSpec(
     name="biomed-clip",
     title="BiomedCLIP",
@@ -18,7 +19,7 @@ SPEC = mmkd.TeacherSpec(
             "open_clip_config.json",
             "open_clip_pytorch_model.bin",
             revision="9f341de24bfb00180f1b847274256e9b65a3a32e",
-            sha256={"open_clip_pytorch_model.bin": WEIGHTS},
+            sha256={"open_clip_pytorch_model.bin": WEIGHTS, "open_clip_config.json": CONFIG},
         ),
         mmkd.hub(
             "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",

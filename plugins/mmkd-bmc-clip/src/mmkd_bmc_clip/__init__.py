@@ -1,7 +1,7 @@
 """BMC-CLIP: a declaration; the built-in loader does the rest.
 
 What is published is the checkpoint of a training run (``state_dict``, names with ``module.``) without a configuration.
-Its users build open_clip's ViT-L-14, so that configuration stands here.
+Its users build open_clip's ViT-L-14, so that configuration stands here. The licence is the tag of its page on the hub.
 """
 
 from mmkd_core import contract as mmkd
@@ -25,7 +25,7 @@ SPEC = mmkd.TeacherSpec(
     embed_dim=768,
     logit_scale=100.0,  # CLIP's upper limit; the learnt one is read when it is added
     domains=("xray", "ct", "mri", "ultrasound", "pathology", "dermatology", "fundus", "oct", "endoscopy", "microscopy"),
-    license=mmkd.LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
+    license=mmkd.LicenseInfo(code="MIT", weights="MIT", commercial_use=True, url=HOME),
     provenance=mmkd.Provenance(
         paper="Lozano et al. 2025, BIOMEDICA, arXiv:2501.07171",
         homepage=HOME,

@@ -12,6 +12,7 @@ from mmkd_core import contract as mmkd
 HOME = "https://github.com/mahmoodlab/CONCH"
 CODE = "https://raw.githubusercontent.com/mahmoodlab/CONCH/e9c9e5b7910d88adf14db77a2108286b7eacc652"
 TOKENIZER = "conch_byte_level_bpe_uncased.json"
+TOKENIZER_SHA256 = "a3861e67c64d32670eb6725a8e52d7dbdd2a06646a4a3c7463052ae7110760fb"  # measured at that commit
 SPEC = mmkd.TeacherSpec(
     name="conch",
     title="CONCH",
@@ -23,12 +24,13 @@ SPEC = mmkd.TeacherSpec(
         "text": {"vocab_size": 32007, "width": 768, "heads": 12, "layers": 12},
     },
     weights=(
-        mmkd.hub("MahmoodLab/CONCH", "pytorch_model.bin"),
+        # The commit is the one that many public projects state; nobody here could look it up on the hub.
+        mmkd.hub("MahmoodLab/CONCH", "pytorch_model.bin", revision="f9ca9f877171a28ade80228fb195ac5d79003357"),
         mmkd.WeightSource(
             role="tokenizer",
             kind="url",
             location=f"{CODE}/conch/open_clip_custom/tokenizers/{TOKENIZER}",
-            files={TOKENIZER: None},
+            files={TOKENIZER: TOKENIZER_SHA256},
         ),
     ),
     image=mmkd.ImageSpec(size=448, mean=mmkd.CLIP_MEAN, std=mmkd.CLIP_STD),

@@ -17,7 +17,8 @@ SPEC = mmkd.TeacherSpec(
     family="flair",
     arch={"layers": [3, 4, 6, 3], "width_per_group": 64},
     weights=(
-        mmkd.hub("jusiro2/FLAIR", CHECKPOINT),
+        # The commit is the one that several public projects state; nobody here could look it up on the hub.
+        mmkd.hub("jusiro2/FLAIR", CHECKPOINT, revision="5f6bdd0a068353dc41a896ba3abdd7c0f6d35938"),
         mmkd.hub(
             "emilyalsentzer/Bio_ClinicalBERT",
             "config.json",

@@ -1,8 +1,8 @@
 """GenMedClip: a declaration; the built-in loader does the rest.
 
 Its configuration asks timm for pretrained weights and the hub for PubMedBERT under its former name; the loader fetches
-neither and builds both towers from local configurations. Which variant the paper distilled is not known, nor which
-domains it was made for: all are listed.
+neither and builds both towers from local configurations. Which variant the paper distilled is not known. It learnt from
+MedicalNarratives, whose twelve domains its authors do not tie to ours one by one: all are listed.
 """
 
 from mmkd_core import contract as mmkd
@@ -29,7 +29,11 @@ SPEC = mmkd.TeacherSpec(
     logit_scale=100.0,  # CLIP's upper limit; the learnt one is read when it is added
     domains=("xray", "ct", "mri", "ultrasound", "pathology", "dermatology", "fundus", "oct", "endoscopy", "microscopy"),
     license=mmkd.LicenseInfo(code="MIT", weights="MIT", commercial_use=True),
-    provenance=mmkd.Provenance(homepage="https://huggingface.co/wisdomik/GenMedClip-B-16-PMB"),
+    provenance=mmkd.Provenance(
+        paper="Ikezogwo et al. 2025, MedicalNarratives, arXiv:2501.04184",
+        homepage="https://medical-narratives.github.io",
+        training_data="MedicalNarratives: 4.7 million pairs from teaching videos and articles, 12 domains",
+    ),
 )
 
 

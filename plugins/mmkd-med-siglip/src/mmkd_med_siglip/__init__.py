@@ -14,7 +14,14 @@ SPEC = mmkd.TeacherSpec(
     title="MedSigLIP-448",
     summary="SO400M/14 by Google on radiographs, slices of CT and MRI, slides, skin and eyes with texts",
     family="med-siglip",
-    weights=(mmkd.hub("google/medsiglip-448", "config.json", "model.safetensors", "spiece.model", tokenizer=True),),
+    weights=(
+        mmkd.hub(
+            "google/medsiglip-448",
+            *("config.json", "model.safetensors", "spiece.model"),
+            revision="9cea28a1a1195f665105faa6e8544c112fd960a4",  # as many public projects state it
+            tokenizer=True,
+        ),
+    ),
     image=mmkd.ImageSpec(size=448, resize="squash", convert="before", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     text=mmkd.TextSpec(tokenizer="hf", context_length=64),
     embed_dim=1152,

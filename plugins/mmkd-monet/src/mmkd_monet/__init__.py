@@ -1,6 +1,7 @@
 """MONET: a declaration; the built-in loader does the rest.
 
 It was trained with ImageNet's normalisation where CLIP has its own: with CLIP's it works without complaint, and worse.
+The repository is the one that its authors' README names; the commit is the one that public projects state.
 """
 
 from mmkd_core import contract as mmkd
@@ -11,7 +12,14 @@ SPEC = mmkd.TeacherSpec(
     title="MONET",
     summary="ViT-L/14 on 105,550 dermatology images with texts from PubMed articles and textbooks",
     family="transformers",
-    weights=(mmkd.hub("suinleelab/monet", "config.json", "model.safetensors", tokenizer=True),),
+    weights=(
+        mmkd.hub(
+            "chanwkim/monet",
+            *("config.json", "model.safetensors"),
+            revision="1d1efd0b8d61bde82cde22d2e93c28d73441f29e",
+            tokenizer=True,
+        ),
+    ),
     image=mmkd.ImageSpec(size=224, convert="before", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     text=mmkd.TextSpec(tokenizer="hf", context_length=77),
     embed_dim=768,

@@ -11,6 +11,7 @@ from mmkd_core import contract as mmkd
 
 HOME = "https://github.com/lilab-stanford/MUSK"
 CODE = "https://raw.githubusercontent.com/lilab-stanford/MUSK/e1699c27687f44bbf6d4adfcbb2abe89795d347f"
+TOKENIZER_SHA256 = "6f5e2fefcf793761a76a6bfb8ad35489f9c203b25557673284b6d032f41043f4"  # measured at that commit
 SPEC = mmkd.TeacherSpec(
     name="musk",
     title="MUSK",
@@ -31,7 +32,7 @@ SPEC = mmkd.TeacherSpec(
             role="tokenizer",
             kind="url",
             location=f"{CODE}/musk/models/tokenizer.spm",
-            files={"tokenizer.spm": None},
+            files={"tokenizer.spm": TOKENIZER_SHA256},
         ),
     ),
     image=mmkd.ImageSpec(size=384, convert="before", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

@@ -1,6 +1,7 @@
 """PLIP: a declaration; the built-in loader does the rest.
 
-The commit is the one that many public projects state; nobody here could look it up on the hub.
+The commit is the one that many public projects state; nobody here could look it up on the hub. The licence of the code
+is that of its setup.py; of the weights nothing is stated.
 """
 
 from mmkd_core import contract as mmkd
@@ -14,8 +15,7 @@ SPEC = mmkd.TeacherSpec(
     weights=(
         mmkd.hub(
             "vinid/plip",
-            "config.json",
-            "pytorch_model.bin",
+            *("config.json", "pytorch_model.bin"),
             revision="67ade53ddd32195868f422585f72698ef5d15094",
             tokenizer=True,
         ),
@@ -25,7 +25,7 @@ SPEC = mmkd.TeacherSpec(
     embed_dim=512,
     logit_scale=100.0,  # CLIP's upper limit; the learnt one is read when it is added
     domains=("pathology",),
-    license=mmkd.LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
+    license=mmkd.LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
     provenance=mmkd.Provenance(paper="Huang et al. 2023, Nature Medicine 29:2307-2316", homepage=HOME),
 )
 

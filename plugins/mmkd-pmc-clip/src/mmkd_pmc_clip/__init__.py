@@ -1,7 +1,9 @@
 """PMC-CLIP: a ResNet-50 with attention pooling and PubMedBERT, published as three files in a data set repository.
 
-Its own configuration asserts BiomedBERT-abstract-fulltext, whose configuration and vocabulary are taken here; many
-users take those of BiomedBERT-abstract. Whether the vocabularies differ was not looked up.
+What no tensor's shape fixes is taken from its training code (src/pmc_clip/model/ in its repository, the same in the
+first commit and the last): attention heads, pooling at [CLS], no attention mask. Its quick-start notebook differs in
+two of them, see the README. Its configuration asserts BiomedBERT-abstract-fulltext, whose configuration and vocabulary
+are taken here; many users take those of BiomedBERT-abstract. Whether the vocabularies differ was not looked up.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,8 @@ SPEC = mmkd.TeacherSpec(
     title="PMC-CLIP",
     summary="ResNet-50 and PubMedBERT on 1.6 million figures with captions from PubMed Central (PMC-OA)",
     family="pmc-clip",
-    arch={"layers": [3, 4, 6, 3], "width": 64, "heads": 8},
+    # Heads leave no trace in the weights. pmc_clip.py: width * 32 // head_width = 64 * 32 // 64 (config.py).
+    arch={"layers": [3, 4, 6, 3], "width": 64, "heads": 32},
     weights=(
         mmkd.hub(
             "axiong/pmc_oa",
@@ -29,13 +32,14 @@ SPEC = mmkd.TeacherSpec(
             "config.json",
             "vocab.txt",
             role="text_tower",
+            revision="e1354b7a3a09615f6aba48dfad4b7a613eef7062",  # as many public projects state it
             tokenizer=True,
         ),
     ),
     image=mmkd.ImageSpec(size=224, mean=mmkd.CLIP_MEAN, std=mmkd.CLIP_STD),
     text=mmkd.TextSpec(tokenizer="hf", context_length=77),
     embed_dim=768,
-    logit_scale=100.0,  # CLIP's upper limit; the learnt value is not among the published files
+    logit_scale=83.9,  # exp(4.4292), its authors' quick-start notebook; it is in none of the published files
     domains=("xray", "ct", "mri", "ultrasound", "pathology", "dermatology", "fundus", "oct", "endoscopy", "microscopy"),
     license=mmkd.LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
     provenance=mmkd.Provenance(

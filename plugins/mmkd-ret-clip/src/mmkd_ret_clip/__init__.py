@@ -3,7 +3,8 @@
 It gives three vectors of a pair of eyes and three of a report: of the patient, of the left and of the right eye. A
 sample here is one photograph of an unknown eye. Its embedding is the left eye's vector and the right eye's, one after
 the other, and so is a text's: the cosine of two such embeddings is the mean of both eyes' cosines. The patient's vector
-needs both photographs and is left out. Texts are Chinese.
+needs both photographs and is left out. Texts are Chinese: in small letters and with straight quotation marks, as in all
+three places where its own code reads one (training/data.py, eval/data.py, eval/zeroshot_evaluation.py).
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ SPEC = mmkd.TeacherSpec(
         mmkd.hub("hfl/chinese-roberta-wwm-ext", "config.json", "vocab.txt", role="text_tower", tokenizer=True),
     ),
     image=mmkd.ImageSpec(size=224, resize="squash", mean=mmkd.CLIP_MEAN, std=mmkd.CLIP_STD),
-    text=mmkd.TextSpec(tokenizer="hf", context_length=52),
+    # Of its published training script, RET-CLIP_example.sh; 52 is the default of Chinese-CLIP, from which it is a fork.
+    text=mmkd.TextSpec(tokenizer="hf", context_length=100),
     embed_dim=1024,  # 512 of the left eye, 512 of the right eye
     logit_scale=90.0,  # where it starts; the mean of both eyes' learnt ones is read when it is added
     domains=("fundus",),

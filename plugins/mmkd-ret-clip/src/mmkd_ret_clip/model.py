@@ -5,7 +5,7 @@ Its fork of Chinese-CLIP kept OpenAI's names for the vision tower, which are ope
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,20 @@ from mmkd_ret_clip import CHECKPOINT
 VISION, TEXT, POOLER = "visual.", "bert.", "bert.pooler."
 EYES = ("left", "right")
 SCALES = [f"logit_scale_{eye}" for eye in EYES]
+STRAIGHT = str.maketrans({"\N{LEFT DOUBLE QUOTATION MARK}": '"', "\N{RIGHT DOUBLE QUOTATION MARK}": '"'})
 OF_THE_PATIENT = [
     "global_feature_mapping.weight",
     "logit_scale",
     *(f"text_projection.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")),
 ]
+
+
+class Tokens(towers.Tokens):
+    """The Chinese tokenizer, whose vocabulary has no curly quotation marks: its own code makes them straight first."""
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B, context_length) int64 on the CPU."""
+        return super().__call__([text.lower().translate(STRAIGHT) for text in texts])
 
 
 class Towers(nn.Module):
@@ -74,7 +83,7 @@ def load(spec: TeacherSpec, weights: Mapping[str, Path], device: str) -> towers.
     checkpoint.fit(spec, heads, rest, file, ignore=[*OF_THE_PATIENT, *SCALES])
     scales = [float(state[name].float().exp()) for name in SCALES if name in state]
     scale = sum(scales) / len(scales) if scales else spec.logit_scale
-    tokens = towers.Tokens(spec, weights)
+    tokens = Tokens(spec, weights)
     model = Towers(vision, text, heads, tokens.pad)
     return towers.Pair(spec, model, partial(preprocess, spec=spec.image), tokens, scale, device)
 

@@ -30,7 +30,10 @@ SPEC = mmkd.TeacherSpec(
         "ignore": ["text.transformer.pooler.dense.weight", "text.transformer.pooler.dense.bias"],
     },
     weights=(
-        mmkd.hub("UzairK/unimed-clip-vit-b16", "unimed-clip-vit-b16.pt"),
+        # As a public project states it, which fills its authors' own model from this file, dropping position_ids only.
+        mmkd.hub(
+            "UzairK/unimed-clip-vit-b16", "unimed-clip-vit-b16.pt", revision="84a67cb0331b511b630136e4878beaa5a3fdc657"
+        ),
         mmkd.hub(
             "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
             "config.json",
