@@ -39,13 +39,13 @@ def _figures(evidence: Evidence, draws: Draws) -> Iterator[tuple[Key, Figure]]:
         bootstrap, ids = draws.of(part.sample_id), part.sample_id
         auc = part.auc()
         if auc is not None:
-            drawn = bootstrap.macro_auc(part.scores, part.truth)
+            drawn = bootstrap.macro_auc(part.log_odds, part.truth)
             yield Key("zero-shot", "auc", domain), Figure(auc, ids, drawn)
-        hits = part.scores.argmax(axis=1) == part.truth
-        yield Key("zero-shot", "accuracy", domain), _mean(hits, ids, bootstrap)
-        error = resampled_ece(part.scores, part.truth, bootstrap)
-        yield Key("calibration", "ece", domain), Figure(ece(part.scores, part.truth), ids, error)
-        yield Key("calibration", "brier", domain), _mean(brier_scores(part.scores, part.truth), ids, bootstrap)
+        sure = part.posteriors()
+        yield Key("zero-shot", "accuracy", domain), _mean(part.right, ids, bootstrap)
+        error = resampled_ece(sure, part.truth, bootstrap)
+        yield Key("calibration", "ece", domain), Figure(ece(sure, part.truth), ids, error)
+        yield Key("calibration", "brier", domain), _mean(brier_scores(sure, part.truth), ids, bootstrap)
     for key, found in evidence.outcomes.items():
         bootstrap = draws.of(found.sample_id)
         yield key, Figure(found.mean(), found.sample_id, bootstrap.mean(found.values, found.weight))
@@ -54,10 +54,9 @@ def _figures(evidence: Evidence, draws: Draws) -> Iterator[tuple[Key, Figure]]:
 def flips_of(after: Evidence, before: Evidence, domain: str, draws: Draws) -> Figure:
     """Share of a domain's samples that ``before`` gets right and ``after`` wrong: negative flips."""
     new, old = after.predictions[domain], before.predictions[domain]
-    right = dict(zip(new.sample_id.astype(str), new.scores.argmax(axis=1) == new.truth, strict=True))
-    was = old.scores.argmax(axis=1) == old.truth
+    right = dict(zip(new.sample_id.astype(str), new.right, strict=True))
     now = np.array([right[sample] for sample in old.sample_id.astype(str)])
-    return _mean(was & ~now, old.sample_id, draws.of(old.sample_id))
+    return _mean(old.right & ~now, old.sample_id, draws.of(old.sample_id))
 
 
 def _mean(values: NDArray[np.generic], ids: NDArray[np.object_], bootstrap: GroupBootstrap) -> Figure:

@@ -23,7 +23,7 @@ from mmkd_core.audit.pairing import SAME, AuditError, paired_domains, paired_val
 from mmkd_core.evaluate.calibration import brier_scores, ece, resampled_ece
 from mmkd_core.evaluate.predictions import DomainPredictions
 from mmkd_core.evaluate.summary import mean_draws, status
-from mmkd_core.statistics import Change, GroupBootstrap, macro_auc, paired_shares, resampled
+from mmkd_core.statistics import Change, GroupBootstrap, paired_shares, resampled
 
 SCHEMA = "mmkd.audit/v1"
 Floats = NDArray[np.float64]
@@ -179,11 +179,11 @@ def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Dr
     differences, values = [], []
     for domain, (new, old) in defined.items():
         bootstrap = draws.of(old.sample_id)
-        differences.append(bootstrap.macro_auc(new.scores, new.truth) - bootstrap.macro_auc(old.scores, old.truth))
+        differences.append(bootstrap.macro_auc(new.log_odds, new.truth) - bootstrap.macro_auc(old.log_odds, old.truth))
         values.append((_auc(old), _auc(new)))
         yield _resampled(Key("zero-shot", "auc", domain), *values[-1], differences[-1], bootstrap, gate, status(old))
     yield _mean("zero-shot", "auc", values, differences, [old for _, old in defined.values()], draws, gate)
-    hits = {domain: (_hits(new), _hits(old)) for domain, (new, old) in pairs.items()}
+    hits = {domain: (new.right, old.right) for domain, (new, old) in pairs.items()}
     for domain, (_, old) in pairs.items():
         yield _shares(Key("zero-shot", "accuracy", domain), *hits[domain], old.group_id, gate)
     weight = np.concatenate([np.full(len(old), 1 / len(old)) for _, old in hits.values()])
@@ -208,10 +208,10 @@ def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterato
         for domain, (new, old) in pairs.items():
             bootstrap = draws.of(old.sample_id)
             if metric == "ece":
-                figures = [ece(part.scores, part.truth) for part in (old, new)]
-                drawn = [resampled_ece(part.scores, part.truth, bootstrap) for part in (old, new)]
+                figures = [ece(part.posteriors(), part.truth) for part in (old, new)]
+                drawn = [resampled_ece(part.posteriors(), part.truth, bootstrap) for part in (old, new)]
             else:
-                each = [brier_scores(part.scores, part.truth) for part in (old, new)]
+                each = [brier_scores(part.posteriors(), part.truth) for part in (old, new)]
                 figures, drawn = [float(part.mean()) for part in each], [bootstrap.mean(part) for part in each]
             differences.append(drawn[0] - drawn[1])
             values.append((figures[0], figures[1]))
@@ -225,7 +225,7 @@ def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterato
 def _flip_rates(pairs: Mapping[str, Pair], gate: Gate) -> Iterator[Unjudged]:
     """Share of negative flips against a cap: its change is from none to that share."""
     for domain, (new, old) in pairs.items():
-        kept = ~(_hits(old) & ~_hits(new))
+        kept = ~(old.right & ~new.right)
         key = Key("flips", "negative", domain)
         margin = gate.rule(*key[:2]).of(domain)
         change = paired_shares(kept, np.ones(len(kept), bool), old.group_id, margin, gate.confidence)
@@ -282,16 +282,12 @@ def _shares(
 
 
 def _flips(new: DomainPredictions, old: DomainPredictions) -> Flips:
-    was, now = _hits(old), _hits(new)
+    was, now = old.right, new.right
     names = old.sample_id.astype(str)
     return Flips(tuple(names[~was & now].tolist()), tuple(names[was & ~now].tolist()))
 
 
-def _hits(part: DomainPredictions) -> NDArray[np.bool_]:
-    return part.scores.argmax(axis=1) == part.truth  # type: ignore[no-any-return]
-
-
 def _auc(part: DomainPredictions) -> float:
-    auc = macro_auc(part.scores, part.truth)
+    auc = part.auc()
     assert auc is not None  # domains without one were set aside
     return auc

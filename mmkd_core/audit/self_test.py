@@ -116,7 +116,7 @@ def deal(candidate: Evidence, parent: Evidence, rng: np.random.Generator) -> tup
 
 def _mixed(new: DomainPredictions, old: DomainPredictions, heads: dict[str, bool], swap: bool) -> DomainPredictions:
     mine = np.array([heads[str(group)] != swap for group in old.group_id], dtype=bool)
-    return replace(old, scores=np.where(mine[:, None], new.scores, old.scores))
+    return replace(old, logits=np.where(mine[:, None], new.logits, old.logits))
 
 
 def _mixed_values(new: SampleValues, old: SampleValues, heads: dict[str, bool], swap: bool) -> SampleValues:

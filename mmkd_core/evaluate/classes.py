@@ -1,4 +1,4 @@
-"""Figures of a choice among classes, from scores: what zero-shot, probe and diagnosis share."""
+"""Figures of a choice among classes, from logits: what zero-shot, probe and diagnosis share."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from mmkd_core.evaluate.calibration import BINS, brier_scores, error, resampled_
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.statistics import GroupBootstrap, macro_auc
 from mmkd_core.statistics.classification import classification as resampled
+from mmkd_core.statistics.odds import log_odds, softmax
 
-MACRO_AUC = "macro AUC (one-vs-rest, probabilities)"
+MACRO_AUC = "macro AUC (one-vs-rest)"
 
 
 def classification(
-    scores: NDArray[np.floating], truth: NDArray[np.int64], bootstrap: GroupBootstrap, part: str = ""
+    logits: NDArray[np.floating], truth: NDArray[np.int64], bootstrap: GroupBootstrap, part: str = ""
 ) -> list[Measured]:
     """AUC, accuracy, balanced accuracy, macro F1, Brier score and calibration error.
 
     Args:
-        scores: (n, C) probabilities.
+        logits: (n, C); samples are ranked by their log-odds.
         truth: (n,) class of each sample.
         bootstrap: over the groups of these samples.
         part: what the samples are.
     """
-    choice, classes = scores.argmax(axis=1), scores.shape[1]
+    choice, classes, ranking = logits.argmax(axis=1), logits.shape[1], log_odds(logits)
+    posterior = softmax(logits)
     draws = resampled(truth, choice, classes, bootstrap)
     here = np.flatnonzero(np.bincount(truth, minlength=classes))
     right = choice == truth
@@ -32,14 +34,14 @@ def classification(
     chosen = np.bincount(choice, minlength=classes)
     hits = np.bincount(truth[right], minlength=classes)
     f1 = 2 * hits / np.maximum(np.bincount(truth, minlength=classes) + chosen, 1)
-    brier = share("Brier score", part, brier_scores(scores, truth), np.ones(len(truth)), bootstrap)
+    brier = share("Brier score", part, brier_scores(posterior, truth), np.ones(len(truth)), bootstrap)
     return [
-        Measured(MACRO_AUC, part, macro_auc(scores, truth), bootstrap.macro_auc(scores, truth), "one class only"),
+        Measured(MACRO_AUC, part, macro_auc(ranking, truth), bootstrap.macro_auc(ranking, truth), "one class only"),
         Measured("accuracy", part, float(right.mean()), draws.accuracy),
         Measured("balanced accuracy", part, float(np.mean(recall)), draws.recall * classes / len(here)),
         Measured("macro F1", part, float(f1.mean()), draws.f1),
         Measured("Brier score", part, brier.estimate, brier.draws, limits=(0.0, 2.0), lower_is_better=True),
-        calibration_error(scores.max(axis=1), right, part, bootstrap),
+        calibration_error(posterior.max(axis=1), right, part, bootstrap),
     ]
 
 

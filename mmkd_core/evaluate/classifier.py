@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mmkd_core.errors import DataError
 from mmkd_core.statistics.intervals import Floats
-from mmkd_core.trust.beliefs import unit
+from mmkd_core.trust.beliefs import products, unit
 
 GRID = tuple(10.0**power for power in range(-2, 5))
 TRIED_ON = 4000
@@ -38,7 +38,7 @@ class Classifier:
     """A fitted probe.
 
     Attributes:
-        classes: names of the columns of ``probabilities``.
+        classes: names of the columns of ``logits``.
         strength: C, the inverse of the penalty.
         converged: whether lbfgs came to an end.
     """
@@ -48,9 +48,10 @@ class Classifier:
     strength: float
     converged: bool
 
-    def probabilities(self, features: NDArray[np.floating]) -> Floats:
-        """(n, C) of features (n, D)."""
-        return np.asarray(self.model.predict_proba(unit(features)), np.float64)
+    def logits(self, features: NDArray[np.floating]) -> Floats:
+        """(n, C) of features (n, D): decision values, whose softmax is the probability of each class."""
+        value = products(unit(features), self.model.coef_) + self.model.intercept_
+        return np.concatenate([-value / 2, value / 2], axis=1) if value.shape[1] == 1 else value
 
 
 def fit(

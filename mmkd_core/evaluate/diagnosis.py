@@ -1,4 +1,4 @@
-"""``mmkd/diagnosis@1``: is a patient ill? Pooled frozen features, a threshold that the test patients never saw.
+"""``mmkd/diagnosis@2``: is a patient ill? Pooled frozen features, a threshold that the test patients never saw.
 
 A patient is the mean of their images' unit-norm features and is positive if any of their images is. The classifier is
 fitted to the training patients; on the validation patients two thresholds are fixed: the one with the highest balanced
@@ -22,8 +22,9 @@ from mmkd_core.evaluate.patients import pooled
 from mmkd_core.evaluate.probe import Labelled
 from mmkd_core.statistics import GroupBootstrap, macro_auc
 from mmkd_core.statistics.intervals import Floats
+from mmkd_core.statistics.odds import log_odds, sigmoid
 
-PROTOCOL = "mmkd/diagnosis@1"
+PROTOCOL = "mmkd/diagnosis@2"
 SPECIFICITY = 0.95
 ILL, WELL = "ill", "well"
 
@@ -45,7 +46,7 @@ def pool(images: Labelled, positive: Collection[str]) -> Cases:
 
 
 def predict(train: Cases, val: Cases, test: Cases, seed: int = 0) -> Outcomes:
-    """Probability of illness of each test patient, and the two thresholds.
+    """Log-odds of illness of each test patient, and the two thresholds.
 
     Raises:
         DataError: a split has only ill or only well patients.
@@ -55,10 +56,10 @@ def predict(train: Cases, val: Cases, test: Cases, seed: int = 0) -> Outcomes:
             raise DataError(f"the {name} patients are all {ILL if part.ill.all() else WELL}", next="Split them anew.")
     found = fit(train.features, _named(train.ill), val.features, _named(val.ill), seed)
     column = found.classes.index(ILL)
-    tuned, final = (found.probabilities(part.features)[:, column] for part in (val, test))
+    tuned, final = (log_odds(found.logits(part.features))[:, column] for part in (val, test))
     return Outcomes(
         PROTOCOL,
-        {"sample_id": test.group_id, "group_id": test.group_id, "ill": test.ill, "score": final},
+        {"sample_id": test.group_id, "group_id": test.group_id, "ill": test.ill, "log_odds": final},
         {
             "threshold": best_threshold(tuned, val.ill),
             "specific_threshold": specific_threshold(tuned, val.ill, SPECIFICITY),
@@ -86,8 +87,8 @@ def specific_threshold(score: Floats, ill: NDArray[np.bool_], specificity: float
 
 def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
     """AUC, what the thresholds do, and calibration."""
-    ill, value = outcomes["ill"].astype(bool), outcomes["score"]
-    pair = np.stack([1 - value, value], axis=1)
+    ill, value = outcomes["ill"].astype(bool), outcomes["log_odds"]
+    pair, sure = np.stack([-value, value], axis=1), sigmoid(value)
     auc = macro_auc(pair, ill.astype(np.int64))
     called, strict = value >= outcomes.facts["threshold"], value >= outcomes.facts["specific_threshold"]
     every = np.ones(len(ill), bool)
@@ -103,8 +104,8 @@ def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
         share("negative predictive value", "", ~ill, ~called, bootstrap),
         share(f"sensitivity at {SPECIFICITY:.0%} specificity", "", strict, ill, bootstrap),
         share(f"specificity at the threshold for {SPECIFICITY:.0%}", "", ~strict, ~ill, bootstrap),
-        replace(share("Brier score", "", (value - ill) ** 2, every, bootstrap), lower_is_better=True),
-        calibration_error(value, ill, "", bootstrap),
+        replace(share("Brier score", "", (sure - ill) ** 2, every, bootstrap), lower_is_better=True),
+        calibration_error(sure, ill, "", bootstrap),
     ]
 
 

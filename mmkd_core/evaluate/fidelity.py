@@ -19,8 +19,8 @@ def cosines(predicted: NDArray[np.floating], target: NDArray[np.floating]) -> ND
 
 def agreement(student: DomainPredictions, teacher: DomainPredictions) -> dict[str, bool]:
     """By sample id: whether both choose the same class; samples that only one was asked about are left out."""
-    choice = dict(zip(teacher.sample_id.astype(str), teacher.scores.argmax(axis=1), strict=True))
-    rows = zip(student.sample_id.astype(str), student.scores.argmax(axis=1), strict=True)
+    choice = dict(zip(teacher.sample_id.astype(str), teacher.choice, strict=True))
+    rows = zip(student.sample_id.astype(str), student.choice, strict=True)
     return {str(sample): bool(own == choice[sample]) for sample, own in rows if sample in choice}
 
 
@@ -30,6 +30,5 @@ def trusted_with(teacher: DomainPredictions, whole: bool, threshold: float) -> N
     Args:
         whole: it is trusted with the domain; else only where it is right and at least ``threshold`` sure.
     """
-    scores = teacher.scores
-    sure = (scores.argmax(axis=1) == teacher.truth) & (scores.max(axis=1) >= threshold)
+    sure = teacher.right & (teacher.posteriors().max(axis=1) >= threshold)
     return np.flatnonzero(np.ones(len(teacher), bool) if whole else sure)

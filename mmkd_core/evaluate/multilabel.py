@@ -1,8 +1,8 @@
 """Images of several classes, or of none (ChestX-ray14): each class is a question of its own, there or not there.
 
-``mmkd/zero-shot-multilabel@1``: softmax of logit scale x cosine over two texts, the mean of the sentences that say that
+``mmkd/zero-shot-multilabel@2``: softmax of logit scale x cosine over two texts, the mean of the sentences that say that
 the class is there and the mean of those that say that it is not (the way of CheXzero, Tiu et al. 2022).
-``mmkd/linear-probe-multilabel@1``: one logistic regression per class, with the labels of ``mmkd/linear-probe@1``.
+``mmkd/linear-probe-multilabel@2``: one logistic regression per class, with the labels of ``mmkd/linear-probe@2``.
 
 Figures are unweighted means over the classes, as MedMNIST's evaluator has them, beside the AUC of each class.
 """
@@ -25,11 +25,10 @@ from mmkd_core.evaluate.zero_shot import class_embeddings
 from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.statistics.auc import auc
 from mmkd_core.statistics.intervals import Floats
-from mmkd_core.trust.beliefs import posterior
+from mmkd_core.statistics.odds import NEVER, log_odds
+from mmkd_core.trust.beliefs import logits
 
-ZERO_SHOT, PROBE = "mmkd/zero-shot-multilabel@1", "mmkd/linear-probe-multilabel@1"
-THRESHOLD = 0.5
-"""A class above it is called there."""
+ZERO_SHOT, PROBE = "mmkd/zero-shot-multilabel@2", "mmkd/linear-probe-multilabel@2"
 AUC, ACCURACY = "macro AUC over classes", "accuracy, mean over classes (threshold 0.5)"
 
 
@@ -49,7 +48,7 @@ def choose(
     absent: Mapping[str, NDArray[np.floating]],
     logit_scale: float,
 ) -> Outcomes:
-    """Probability of every class in n images.
+    """Log-odds of every class in n images.
 
     Args:
         images: of the test split, with a column of ``truth`` for each class of ``there``.
@@ -58,28 +57,28 @@ def choose(
         logit_scale: of the model, already exponentiated.
     """
     pairs = [class_embeddings([there[name], absent[name]]) for name in there]
-    scores = np.stack([posterior(images.features, pair, logit_scale)[:, 0] for pair in pairs], axis=1)
-    columns = {"sample_id": images.sample_id, "group_id": images.group_id, "scores": scores}
+    said = np.stack([log_odds(logits(images.features, pair, logit_scale))[:, 0] for pair in pairs], axis=1)
+    columns = {"sample_id": images.sample_id, "group_id": images.group_id, "log_odds": said}
     facts = {"classes": list(there), "logit_scale": logit_scale}
     return Outcomes(ZERO_SHOT, columns | {"truth": images.truth.astype(np.int8)}, facts)
 
 
 def probe(train: MultiLabelled, val: MultiLabelled, test: MultiLabelled, classes: list[str], seed: int = 0) -> Outcomes:
-    """Probabilities of the test images under every run (fraction x seed)."""
+    """Log-odds of the test images under every run (fraction x seed)."""
     kinds = [column for column in train.truth.T if column.any()]
     runs: list[dict[str, Any]] = []
-    scores = []
+    said = []
     for fraction, number in draws(seed):
         rows = draw_groups(train.group_id, kinds, fraction, number)
         columns = [_one(train, val, test, rows, number_of, seed) for number_of in range(len(classes))]
-        scores.append(np.stack(columns, axis=1).astype(np.float32))
+        said.append(np.stack(columns, axis=1))
         runs.append({"fraction": fraction, "seed": number, "rows": len(rows)})
     table = {
         "sample_id": np.tile(test.sample_id, len(runs)),
         "group_id": np.tile(test.group_id, len(runs)),
         "run": np.repeat(np.arange(len(runs)), len(test.truth)),
         "truth": np.tile(test.truth.astype(np.int8), (len(runs), 1)),
-        "scores": np.concatenate(scores),
+        "log_odds": np.concatenate(said),
     }
     return Outcomes(PROBE, table, {"classes": classes, "runs": runs})
 
@@ -92,13 +91,13 @@ def _one(
     column: int,
     seed: int,
 ) -> Floats:
-    """Probability of one class in the test images; where training saw it always or never, that."""
+    """Log-odds of one class in the test images; where training saw it always or never, that."""
     known = train.truth[rows, column]
     if known.all() or not known.any():
-        return np.full(len(test.truth), float(known.all()))
+        return np.full(len(test.truth), -NEVER if known.all() else NEVER)
     named = [np.where(part, "there", "absent").astype(object) for part in (known, val.truth[:, column])]
     found = fit(train.features[rows], named[0], val.features, named[1], seed)
-    return found.probabilities(test.features)[:, found.classes.index("there")]
+    return log_odds(found.logits(test.features))[:, found.classes.index("there")]
 
 
 def measure_zero_shot(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
@@ -112,14 +111,14 @@ def measure_probe(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measure
 
 
 def _figures(outcomes: Outcomes, bootstrap: GroupBootstrap, part: str, each: bool = False) -> list[Measured]:
-    truth, scores = outcomes["truth"].astype(bool), outcomes["scores"]
+    truth, said = outcomes["truth"].astype(bool), outcomes["log_odds"]
     columns = [number for number in range(truth.shape[1]) if 0 < truth[:, number].sum() < len(truth)]
-    aucs = [auc(scores[:, number], truth[:, number]) for number in columns]
-    draws = bootstrap.aucs(scores[:, columns], truth[:, columns])
+    aucs = [auc(said[:, number], truth[:, number]) for number in columns]
+    draws = bootstrap.aucs(said[:, columns], truth[:, columns])
     defined = np.isfinite(draws)
     total, count = np.where(defined, draws, 0.0).sum(axis=1), defined.sum(axis=1)
     mean = np.divide(total, count, out=np.full(len(draws), np.nan), where=count > 0)
-    right = ((scores > THRESHOLD) == truth).mean(axis=1)
+    right = ((said > 0) == truth).mean(axis=1)
     found = [
         Measured(AUC, part, float(np.mean(aucs)) if aucs else None, mean, "no class is there in some images only"),
         share(ACCURACY, part, right, np.ones(len(truth)), bootstrap),

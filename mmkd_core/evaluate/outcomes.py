@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.parquet import Kind
 
-_FILE = Kind("outcomes", 1, ("sample_id", "group_id"), "Evaluate again with `mmkd eval set`.")
+_FILE = Kind("outcomes", 2, ("sample_id", "group_id"), "Evaluate again with `mmkd eval set`.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,12 @@ class Outcomes:
     """n rows of what one model said in one task.
 
     Attributes:
-        protocol: name and version of the task, such as ``mmkd/linear-probe@1``.
+        protocol: name and version of the task, such as ``mmkd/linear-probe@2``.
         columns: by name (n,) or (n, C) arrays; always ``sample_id`` and ``group_id``.
         facts: what the figures need beside the rows (classes, horizon, thresholds), as plain JSON.
 
     Raises:
-        DataError: no ids, columns of different lengths, or scores that are not finite.
+        DataError: no ids, columns of different lengths, or logits that are not finite.
     """
 
     protocol: str

@@ -1,4 +1,4 @@
-"""``mmkd/linear-probe@1``: what a linear classifier finds in frozen image features, with 1, 10 and 100 % of the labels.
+"""``mmkd/linear-probe@2``: what a linear classifier finds in frozen image features, with 1, 10 and 100 % of the labels.
 
 Labels are drawn by whole patients, each class at least once, with five seeds; all labels need no draw and are one run.
 The spread over seeds says what the draw of labels does, the interval what the draw of test patients does; they are
@@ -21,8 +21,9 @@ from mmkd_core.evaluate.classifier import fit
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
 from mmkd_core.statistics import GroupBootstrap
+from mmkd_core.statistics.odds import NEVER
 
-PROTOCOL = "mmkd/linear-probe@1"
+PROTOCOL = "mmkd/linear-probe@2"
 FRACTIONS = (0.01, 0.1, 1.0)
 SEEDS = 5
 
@@ -50,19 +51,19 @@ def draws(seed: int) -> list[tuple[float, int]]:
 
 
 def predict(train: Labelled, val: Labelled, test: Labelled, seed: int = 0) -> Outcomes:
-    """Probabilities of the test images under every run (fraction x seed).
+    """Logits of the test images under every run (fraction x seed).
 
     Raises:
         DataError: the training images have fewer than two classes.
     """
     classes = sorted({str(name) for part in (train, val, test) for name in part.label})
-    runs, scores = [], []
+    runs, logits = [], []
     for fraction, number in draws(seed):
         part = train.take(draw(train, fraction, number))
         found = fit(part.features, part.label, val.features, val.label, seed)
-        whole = np.zeros((len(test), len(classes)))
-        whole[:, [classes.index(name) for name in found.classes]] = found.probabilities(test.features)
-        scores.append(whole)
+        whole = np.full((len(test), len(classes)), NEVER)
+        whole[:, [classes.index(name) for name in found.classes]] = found.logits(test.features)
+        logits.append(whole)
         runs.append(
             {
                 "fraction": fraction,
@@ -80,7 +81,7 @@ def predict(train: Labelled, val: Labelled, test: Labelled, seed: int = 0) -> Ou
             "group_id": np.tile(test.group_id, len(runs)),
             "run": np.repeat(np.arange(len(runs)), len(test)),
             "truth": np.tile(truth, len(runs)),
-            "scores": np.concatenate(scores).astype(np.float32),
+            "logits": np.concatenate(logits),
         },
         {"classes": classes, "runs": runs},
     )
@@ -90,7 +91,7 @@ def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
     """Per fraction: classification figures as means over its seeds; the remark says how far the seeds differ."""
 
     def table(rows: NDArray[np.int64], part: str) -> list[Measured]:
-        return classification(outcomes["scores"][rows], outcomes["truth"][rows], bootstrap.take(rows), part)
+        return classification(outcomes["logits"][rows], outcomes["truth"][rows], bootstrap.take(rows), part)
 
     return over_runs(outcomes, table)
 

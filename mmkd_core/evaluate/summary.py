@@ -48,7 +48,7 @@ def summarise(predictions: Predictions, confidence: float = 0.95, resamples: int
     bootstraps = paired_bootstraps(defined, resamples, seed)
     intervals, draws = {}, []
     for domain, part in defined.domains.items():
-        draws.append(bootstraps[domain].macro_auc(part.scores, part.truth))
+        draws.append(bootstraps[domain].macro_auc(part.log_odds, part.truth))
         intervals[domain] = bootstraps[domain].interval(estimates[domain], draws[-1], confidence)
     domains = {
         domain: DomainSummary(intervals.get(domain), len(part), len(set(part.group_id)), status(part))

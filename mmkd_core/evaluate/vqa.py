@@ -120,7 +120,7 @@ def probe(train: Questions, val: Questions, test: Questions, seed: int = 0) -> O
     said = {"commonest answer": np.full(len(test), vocabulary[0], object)}
     for name, features in (("model", _joint), ("question only", lambda part: part.question)):
         found = fit(features(train)[kept], truth["train"][kept], features(val), truth["val"], seed)
-        said[name] = np.array(found.classes, object)[found.probabilities(features(test)).argmax(axis=1)]
+        said[name] = np.array(found.classes, object)[found.logits(features(test)).argmax(axis=1)]
     columns = {
         "sample_id": test.sample_id,
         "group_id": test.group_id,

@@ -1,7 +1,8 @@
-"""``mmkd/zero-shot@1``: an image is scored against the sentences of each class of its domain.
+"""``mmkd/zero-shot@2``: an image is scored against the sentences of each class of its domain.
 
-The score function is part of the protocol's name, for macro one-vs-rest AUC changes with it: softmax over the domain's
-classes of logit_scale x cosine; a class is the renormalised mean of its normalised sentences.
+The score function is part of the protocol's name, for macro one-vs-rest AUC changes with it: logits are logit_scale x
+cosine in float64, probabilities their softmax over the domain's classes, and samples are ranked by the log-odds of a
+class, which order them as exact probabilities would; a class is the renormalised mean of its normalised sentences.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.statistics import GroupBootstrap
-from mmkd_core.trust.beliefs import posterior, unit
+from mmkd_core.trust.beliefs import logits, unit
 
 if TYPE_CHECKING:
     from mmkd_core.data.manifest import Corpus
 
-PROTOCOL = "mmkd/zero-shot@1"
+PROTOCOL = "mmkd/zero-shot@2"
 
 
 def class_embeddings(prompts: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
@@ -69,9 +70,9 @@ def zero_shot(
             raise DataError(what, next="Embed the sentences of prompts.yaml again.")
         rows = np.flatnonzero((corpus.domain == domain) & labelled)
         if len(rows):
-            scores = posterior(image_features[rows], texts, logit_scale)
+            said = logits(image_features[rows], texts, logit_scale)
             columns = (corpus.sample_id[rows], corpus.group_id[rows], corpus.label[rows])
-            domains[domain] = DomainPredictions.build(*columns, scores, names)
+            domains[domain] = DomainPredictions.build(*columns, said, names)
     return Predictions(domains, PROTOCOL)
 
 
@@ -92,12 +93,12 @@ def choose(
         label: (n,) each one of the classes.
     """
     names = list(classes)
-    scores = posterior(image_features, class_embeddings(list(classes.values())), logit_scale)
+    said = logits(image_features, class_embeddings(list(classes.values())), logit_scale)
     truth = np.array([names.index(str(name)) for name in label], np.int64)
-    columns = {"sample_id": sample_id, "group_id": group_id, "truth": truth, "scores": scores}
+    columns = {"sample_id": sample_id, "group_id": group_id, "truth": truth, "logits": said}
     return Outcomes(PROTOCOL, columns, {"classes": names, "logit_scale": logit_scale})
 
 
 def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
     """Classification figures of ``choose``."""
-    return classification(outcomes["scores"], outcomes["truth"], bootstrap)
+    return classification(outcomes["logits"], outcomes["truth"], bootstrap)

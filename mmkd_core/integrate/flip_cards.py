@@ -98,12 +98,9 @@ def replay_first(found: Iterable[Card]) -> list[str]:
 
 def _said(part: DomainPredictions, names: Iterable[str]) -> dict[str, Said]:
     place = {str(sample): i for i, sample in enumerate(part.sample_id)}
-    answers = {}
-    for name in names:
-        if name in place:
-            scores = part.scores[place[name]]
-            answers[name] = Said(part.classes[int(scores.argmax())], float(scores.max()))
-    return answers
+    sure = part.posteriors().max(axis=1)
+    rows = {name: place[name] for name in names if name in place}
+    return {name: Said(part.classes[part.choice[row]], float(sure[row])) for name, row in rows.items()}
 
 
 Near = tuple[tuple[str, ...], str | None, float | None]

@@ -156,7 +156,7 @@ class _View:
         everyone = {teacher: self._right(teacher, rows) for teacher in (name, *known)}
         if self.student and self.pixels is not None:
             found = predict(self.student, self.corpus.take(rows), self.pixels[rows], "val")
-            everyone[""] = {d: part.scores.argmax(axis=1) == part.truth for d, part in found.domains.items()}
+            everyone[""] = {d: part.right for d, part in found.domains.items()}
         told = {}
         for domain, mine in everyone.pop(name).items():
             others = [row[domain] for row in everyone.values() if domain in row]
@@ -167,7 +167,7 @@ class _View:
     def _right(self, teacher: str, rows: Array) -> dict[str, Any]:
         features = self.features(teacher, rows)
         found = zero_shot(features.images(), features.classes(), features.spec.logit_scale, self.corpus.take(rows))
-        return {domain: part.scores.argmax(axis=1) == part.truth for domain, part in found.domains.items()}
+        return {domain: part.right for domain, part in found.domains.items()}
 
     def interference(self, name: str, strata: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], Interference]:
         found: dict[tuple[str, str], Interference] = {}

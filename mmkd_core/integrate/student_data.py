@@ -20,6 +20,7 @@ from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
 from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
+from mmkd_core.student.batches import Rows
 from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.config import PretrainConfig, StartConfig
 from mmkd_core.student.model import Student
@@ -28,6 +29,7 @@ from mmkd_core.student.start import digests, licences, load_start, tokenizer_bes
 from mmkd_core.trust import posterior
 
 _TEXTS = {"own": "their captions", "labels": "captions made from labels"}
+Array = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -173,7 +175,16 @@ def embed(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test")
     captions = list(dict.fromkeys(str(text) for text in corpus.caption[rows]))
     place = {text: i for i, text in enumerate(captions)}
     texts = student.embed_texts(captions)[[place[str(text)] for text in corpus.caption[rows]]]
-    return Embeddings(corpus.sample_id[rows], student.embed_images(pixels[rows]), texts)
+    return Embeddings(corpus.sample_id[rows], embed_images(student, corpus, pixels, rows), texts)
+
+
+def embed_images(student: Student, corpus: Corpus, pixels: Pixels, rows: Rows) -> Array:
+    """Embeddings (n, D) of the images of some samples; each different image is looked at once, so that copies of it get
+    the very same.
+    """
+    _, first, place = np.unique(corpus.image_id[rows].astype(str), return_index=True, return_inverse=True)
+    embedded: Array = student.embed_images(pixels[rows[first]])[place]
+    return embedded
 
 
 def predict(
@@ -181,7 +192,7 @@ def predict(
 ) -> Predictions:
     """Zero-shot predictions of a student on one split; ``embedded`` is what ``embed`` gave for it, if it is at hand."""
     rows = corpus.where(split=split)
-    images = embedded.images if embedded else student.embed_images(pixels[rows])
+    images = embedded.images if embedded else embed_images(student, corpus, pixels, rows)
     return zero_shot(images, student_classes(student, corpus), student.logit_scale, corpus.take(rows))
 
 
@@ -193,7 +204,7 @@ def measured_claims(workspace: Workspace, student: Student, domains: tuple[str, 
     for domain in domains:
         part = predictions.domains.get(domain)
         if part is not None:
-            right = float((part.scores.argmax(axis=1) == part.truth).mean())
+            right = float(part.right.mean())
             claims[domain] = TrustClaim(
                 score=round(right, 4),
                 metric="zero-shot accuracy",

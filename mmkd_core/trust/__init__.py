@@ -4,7 +4,7 @@
 into a mask and a reason per domain, ``results`` keeps the outcome on disk.
 """
 
-from mmkd_core.trust.beliefs import posterior, unit
+from mmkd_core.trust.beliefs import logits, posterior, unit
 from mmkd_core.trust.evidence import DomainEvidence, Evidence, TeacherView, measure
 from mmkd_core.trust.published import PublishedTrust
 from mmkd_core.trust.results import DomainTrust, TeacherTrust
@@ -23,6 +23,7 @@ __all__ = [
     "admitted_at",
     "decide",
     "judge",
+    "logits",
     "measure",
     "posterior",
     "unit",

@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 
+Logits = NDArray[np.float64]
+
 CANDIDATES = 64
 """Texts among which a sample must find its own caption."""
+
+_BLOCK_BYTES = 2**23
 
 _CHUNK = 256  # samples whose candidates are gathered at once: 256 x 64 x 512 floats are 32 MB
 
@@ -21,6 +25,43 @@ def unit(features: NDArray[np.floating]) -> Features:
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     norms[norms == 0] = 1
     scaled: Features = rows / norms
+    return scaled
+
+
+def logits(image: NDArray[np.floating], text: NDArray[np.floating], logit_scale: float) -> Logits:
+    """``logit_scale`` x cosine in float64, from features in whatever precision they are stored.
+
+    Two copies of one image are a tie, and two images that differ are none.
+
+    Args:
+        image: (N, D), any length.
+        text: (C, D), any length.
+        logit_scale: already exponentiated.
+
+    Returns:
+        (N, C).
+    """
+    return logit_scale * products(*(_unit64(part) for part in (image, text)))
+
+
+def products(rows: NDArray[np.floating], columns: NDArray[np.floating]) -> Logits:
+    """(N, C) scalar products in float64 of (N, D) and (C, D).
+
+    Each is summed on its own, so that equal rows get equal products wherever they stand, which a matrix product does
+    not promise.
+    """
+    left, right = (np.ascontiguousarray(part, dtype=np.float64) for part in (rows, columns))
+    result = np.empty((len(left), len(right)))
+    block = max(1, _BLOCK_BYTES // (8 * max(1, right.size)))
+    for start in range(0, len(left), block):
+        result[start : start + block] = (left[start : start + block, None] * right).sum(axis=2)
+    return result
+
+
+def _unit64(features: NDArray[np.floating]) -> Logits:
+    rows = np.ascontiguousarray(features, dtype=np.float64)
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    scaled: Logits = rows / np.where(norms == 0, 1, norms)
     return scaled
 
 

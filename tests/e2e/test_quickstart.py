@@ -68,6 +68,7 @@ def test_report_is_one_self_contained_file(finished: Path) -> None:
 def test_figures_can_be_recomputed_from_predictions(finished: Path) -> None:
     import numpy as np
     import pyarrow.parquet as pq
+    from scipy.special import softmax
     from sklearn.metrics import roc_auc_score
 
     summary = json.loads((finished / "summary.json").read_text())
@@ -75,7 +76,7 @@ def test_figures_can_be_recomputed_from_predictions(finished: Path) -> None:
     domain = np.array(table["domain"])
     for name, auc in summary["releases"]["0001"]["auc"].items():
         labels = [label for label, where in zip(table["label"], domain == name, strict=True) if where]
-        scores = np.array([row for row, where in zip(table["scores"], domain == name, strict=True) if where])
+        scores = softmax([row for row, where in zip(table["logits"], domain == name, strict=True) if where], axis=1)
         classes = summary["data"]["domains"][name]["labels"]
         per_class = [
             roc_auc_score([label == c for label in labels], scores[:, i])

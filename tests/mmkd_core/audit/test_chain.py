@@ -152,7 +152,10 @@ def test_calibration_and_flips_turn_their_signs():
 def scores_of(domain, auc):
     """(n,) Brier scores, written out."""
     part = with_auc(domain, auc)
-    return [sum((p - (c == t)) ** 2 for c, p in enumerate(row)) for row, t in zip(part.scores, part.truth, strict=True)]
+    return [
+        sum((p - (c == t)) ** 2 for c, p in enumerate(row))
+        for row, t in zip(part.posteriors(), part.truth, strict=True)
+    ]
 
 
 def test_a_family_that_decides_fails_the_chain():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss
 
 from mmkd_core.audit.comparison import Verdict
@@ -17,7 +17,7 @@ from mmkd_core.audit.gate import Gate, Rule
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 
-PROTOCOL = "mmkd/zero-shot@1"
+PROTOCOL = "mmkd/zero-shot@2"
 AUC_MEAN = ("zero-shot", "auc", "mean")
 
 
@@ -206,8 +206,8 @@ class TestRefusals:
             AuditError, match="the classes of ct are yes, no for the candidate and no, yes for the parent"
         ):
             audit(Predictions({"ct": replace(part, classes=("yes", "no"))}, PROTOCOL), parent)
-        with pytest.raises(AuditError, match="by mmkd/zero-shot@2 and the parent by mmkd/zero-shot@1"):
-            audit(Predictions({"ct": part}, "mmkd/zero-shot@2"), parent)
+        with pytest.raises(AuditError, match="by mmkd/zero-shot@3 and the parent by mmkd/zero-shot@2"):
+            audit(Predictions({"ct": part}, "mmkd/zero-shot@3"), parent)
 
     def test_nothing_to_compare(self):
         lone = Predictions({"ct": build("ct", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])}, PROTOCOL)
@@ -226,16 +226,12 @@ class TestFamilies:
 
     def test_accuracy_and_calibration(self):
         parent, candidate = pair(np.random.default_rng(8))
-        softer = {}
-        for name, part in (("new", candidate["ct"]), ("old", parent["ct"])):
-            odds = np.exp(part.scores)
-            softer[name] = replace(part, scores=odds / odds.sum(axis=1, keepdims=True))
-        found = audit(*(Predictions({"ct": softer[name]}, PROTOCOL) for name in ("new", "old")))
+        found = audit(candidate, parent)
         for name, figure in (("new", "after"), ("old", "before")):
-            part = softer[name]
-            right = accuracy_score(part.truth, part.scores.argmax(axis=1))
+            part = {"new": candidate, "old": parent}[name]["ct"]
+            right = accuracy_score(part.truth, part.logits.argmax(axis=1))
             assert getattr(found["zero-shot", "accuracy", "ct"], figure) == pytest.approx(right)
-            brier = 2 * brier_score_loss(part.truth, part.scores[:, 1])
+            brier = 2 * brier_score_loss(part.truth, softmax(part.logits, axis=1)[:, 1])
             assert getattr(found["calibration", "brier", "ct"], figure) == pytest.approx(brier, abs=1e-6)
         change = found["calibration", "ece", "mean"]
         assert change.delta == pytest.approx(change.before - change.after)  # less is better

@@ -36,8 +36,8 @@ def evidence(auc, patients=60, images=3, seed=0):
 def test_copies_hold_each_answer_once_and_patients_stay_whole():
     new, old = evidence(0.9, seed=1), evidence(0.7, seed=2)
     one, other = deal(new, old, np.random.default_rng(3))
-    first, second = one.predictions["ct"].scores[:, 1], other.predictions["ct"].scores[:, 1]
-    given = {model: e.predictions["ct"].scores[:, 1] for model, e in (("new", new), ("old", old))}
+    first, second = one.predictions["ct"].logits[:, 1], other.predictions["ct"].logits[:, 1]
+    given = {model: e.predictions["ct"].logits[:, 1] for model, e in (("new", new), ("old", old))}
     order = np.argsort(new.predictions["ct"].sample_id.astype(str), kind="stable")
     mine = first == given["new"][order]
     np.testing.assert_array_equal(second == given["old"][order], mine)

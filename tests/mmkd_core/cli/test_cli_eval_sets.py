@@ -38,17 +38,17 @@ def test_a_task_that_cannot_be_done_leaves_the_figures_of_the_others(mmkd: Any, 
     said = " ".join(done.stdout.split())
     assert "survival was not done: " in said
     assert "events are too few for 5 folds" in said
-    for protocol in ("zero-shot@1", "linear-probe@1", "retrieval@1", "diagnosis@1"):
+    for protocol in ("zero-shot@2", "linear-probe@2", "retrieval@1", "diagnosis@2"):
         assert f"mmkd/{protocol}" in said
     files = {path.name for path in (ready / ".mmkd" / "evaluations" / "good" / "phantom-xray").iterdir()}
-    assert files == {f"{name}-1.parquet" for name in ("zero-shot", "linear-probe", "retrieval", "diagnosis")}
+    assert files == {f"{name}.parquet" for name in ("zero-shot-2", "linear-probe-2", "retrieval-1", "diagnosis-2")}
 
     told = mmkd("eval", "set", evals, "good", "-w", ready, "--json")
     assert told.exit_code == 2
     found = json.loads(told.stdout)
     assert list(found["failed"]) == ["survival"]
     assert "too few" in found["failed"]["survival"]
-    assert {figure["protocol"] for figure in found["figures"]} >= {"mmkd/zero-shot@1", "mmkd/diagnosis@1"}
+    assert {figure["protocol"] for figure in found["figures"]} >= {"mmkd/zero-shot@2", "mmkd/diagnosis@2"}
 
     alone = mmkd("eval", "set", evals, "good", "-w", ready, "--task", "survival")
     assert alone.exit_code == 2
@@ -77,8 +77,8 @@ def test_chestmnist_is_imported_and_evaluated(mmkd: Any, ready: Path) -> None:
     assert "no patients are named" in made.stdout
     found = facts(mmkd("eval", "set", ready / "evals" / "chestmnist", "good", "-w", ready, "--json"))
     assert {figure["protocol"] for figure in found["figures"]} == {
-        "mmkd/zero-shot-multilabel@1",
-        "mmkd/linear-probe-multilabel@1",
+        "mmkd/zero-shot-multilabel@2",
+        "mmkd/linear-probe-multilabel@2",
     }
     assert "atelectasis" in {figure["part"] for figure in found["figures"]}
 

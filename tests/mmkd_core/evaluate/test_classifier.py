@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from mmkd_core.evaluate.classifier import GRID, fit
+from mmkd_core.statistics.odds import softmax
 from mmkd_core.trust.beliefs import unit
 
 
@@ -38,7 +39,7 @@ def test_a_fit_that_began_where_a_trial_ended_is_that_of_scikit_learn_from_zero(
     (x, y), (v, w), (t, _) = drawn(600, 2), drawn(200, 3), drawn(300, 4)
     found = fit(x, y, v, w)
     alone = LogisticRegression(C=found.strength, max_iter=5000, tol=1e-8).fit(unit(x).astype(np.float64), y.astype(str))
-    np.testing.assert_allclose(found.probabilities(t), alone.predict_proba(unit(t)), atol=2e-3)
+    np.testing.assert_allclose(softmax(found.logits(t)), alone.predict_proba(unit(t)), atol=2e-3)
     assert found.classes == tuple(alone.classes_)
     assert found.converged
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score
 
 from mmkd_core.errors import DataError
@@ -23,13 +24,13 @@ def cases(n: int, seed: int, signal: float) -> Cases:
 def test_the_figures_are_those_of_scikit_learn_at_the_thresholds_of_the_validation_patients() -> None:
     outcomes = predict(cases(300, 0, 1.5), cases(200, 1, 1.5), cases(250, 2, 1.5))
     found = {figure.metric: figure.interval for figure in score(outcomes, measure, resamples=30)}
-    ill, value = outcomes["ill"], outcomes["score"]
+    ill, value = outcomes["ill"], outcomes["log_odds"]
     called = value >= outcomes.facts["threshold"]
     expected = {
         "AUC": roc_auc_score(ill, value),
         "accuracy": (called == ill).mean(),
         "balanced accuracy": balanced_accuracy_score(ill, called),
-        "Brier score": brier_score_loss(ill, value),
+        "Brier score": brier_score_loss(ill, expit(value)),
         "sensitivity at 95% specificity": (value >= outcomes.facts["specific_threshold"])[ill].mean(),
     }
     for metric, number in expected.items():

@@ -16,7 +16,7 @@ def column(values):
 
 
 def predictions(names, labels, scores):
-    return DomainPredictions.build(column([*names]), column([*names]), column([*labels]), np.array(scores), ("a", "b"))
+    return DomainPredictions.build(column([*names]), column([*names]), column([*labels]), np.log(scores), ("a", "b"))
 
 
 def test_round_trip_to_the_bit(tmp_path):

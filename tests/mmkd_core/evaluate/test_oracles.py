@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import expit, logit, softmax
 from sklearn import metrics
 
 from mmkd_core.evaluate import diagnosis, multilabel, retrieval, survival, zero_shot
@@ -28,17 +29,15 @@ EXACT = 1e-9
 
 
 def scores(n: int, classes: int, seed: int, tied: bool) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities that say something, and the truth; with ``tied`` many of them are equal."""
+    """Probabilities that say something, and the truth; with ``tied`` most samples are copies of a few others."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, n)
     truth[:classes] = np.arange(classes)
     logits = rng.normal(size=(n, classes)) + np.eye(classes)[truth]
-    values = np.exp(np.round(logits) if tied else logits)
-    values /= values.sum(axis=1, keepdims=True)
-    if tied and classes == 2:  # equal in both columns: sixty-fourths have no rounding
-        values[:, 1] = np.round(64 * values[:, 1]) / 64
-        values[:, 0] = 1 - values[:, 1]
-    return values, truth
+    if tied:
+        few = rng.normal(size=(40, classes))
+        logits = few[np.abs(logits[:, None] - few).sum(axis=2).argmin(axis=1)]
+    return softmax(logits, axis=1), truth
 
 
 def measured(found: list[Measured]) -> dict[str, float]:
@@ -49,7 +48,7 @@ def measured(found: list[Measured]) -> dict[str, float]:
 @pytest.mark.parametrize("classes", [2, 5])
 def test_classification_is_that_of_scikit_learn(classes: int, tied: bool) -> None:
     values, truth = scores(300, classes, classes, tied)
-    found = measured(classification(values, truth, GroupBootstrap(list(map(str, range(300))), 5, 0)))
+    found = measured(classification(np.log(values), truth, GroupBootstrap(list(map(str, range(300))), 5, 0)))
     choice, one_hot = values.argmax(axis=1), np.eye(classes)[truth]
     assert found[MACRO_AUC] == pytest.approx(metrics.roc_auc_score(one_hot, values, average="macro"), abs=EXACT)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, choice), abs=EXACT)
@@ -63,7 +62,7 @@ def test_classification_is_that_of_scikit_learn(classes: int, tied: bool) -> Non
 def test_the_draws_of_the_auc_are_those_of_scikit_learn_on_weighted_samples(tied: bool) -> None:
     values, truth = scores(120, 3, 7, tied)
     bootstrap = GroupBootstrap([f"p{i // 3}" for i in range(120)], 20, 1)
-    draws = classification(values, truth, bootstrap)[0].draws
+    draws = classification(np.log(values), truth, bootstrap)[0].draws
     weights = np.concatenate([times for _, times in bootstrap.weights()], axis=1).T
     for draw, weight in zip(draws, weights, strict=True):
         expected = metrics.roc_auc_score(np.eye(3)[truth], values, average="macro", sample_weight=weight)
@@ -79,7 +78,7 @@ def test_diagnosis_is_that_of_scikit_learn() -> None:
 
     outcomes = diagnosis.predict(cases(200, 0), cases(100, 1), cases(150, 2))
     found = measured(list(diagnosis.measure(outcomes, GroupBootstrap(outcomes["group_id"], 5, 0))))
-    ill, value = outcomes["ill"], outcomes["score"]
+    ill, value = outcomes["ill"], outcomes["log_odds"]
     called = value >= outcomes.facts["threshold"]
     strict = value >= outcomes.facts["specific_threshold"]
     expected = {
@@ -91,7 +90,7 @@ def test_diagnosis_is_that_of_scikit_learn() -> None:
         "positive predictive value": metrics.precision_score(ill, called),
         "negative predictive value": metrics.precision_score(~ill, ~called),
         "sensitivity at 95% specificity": metrics.recall_score(ill, strict),
-        "Brier score": metrics.brier_score_loss(ill, value),
+        "Brier score": metrics.brier_score_loss(ill, expit(value)),
     }
     for name, number in expected.items():
         assert found[name] == pytest.approx(number, abs=EXACT), name
@@ -201,7 +200,7 @@ def test_auc_and_accuracy_are_those_of_medmnist(
     if tied and classes == 2:  # at exactly one half MedMNIST says class 0, and so does the first of equals
         values[:10] = 0.5
     names = np.array([f"s{i}" for i in range(400)], object)
-    columns = {"sample_id": names, "group_id": names, "truth": truth, "scores": values}
+    columns = {"sample_id": names, "group_id": names, "truth": truth, "logits": np.log(values)}
     Outcomes(zero_shot.PROTOCOL, columns, {"classes": list(map(str, range(classes)))}).save(tmp_path / "o.parquet")
     found = {f.metric: f for f in score(Outcomes.load(tmp_path / "o.parquet"), zero_shot.measure, 5)}
     for metric, oracle in ((MACRO_AUC, medmnist.getAUC), ("accuracy", medmnist.getACC)):
@@ -217,9 +216,9 @@ def test_several_classes_at_once_are_those_of_medmnist(medmnist: ModuleType, tie
     truth = rng.random((300, 14)) < np.linspace(0.02, 0.6, 14)
     truth[0] = True
     values = 1 / (1 + np.exp(-(rng.normal(size=truth.shape) + truth)))
-    values = np.round(values, 1) if tied else values
+    values = np.clip(np.round(values, 1), 0.1, 0.9) if tied else values
     names = np.array([f"s{i}" for i in range(300)], object)
-    columns = {"sample_id": names, "group_id": names, "truth": truth.astype(np.int8), "scores": values}
+    columns = {"sample_id": names, "group_id": names, "truth": truth.astype(np.int8), "log_odds": logit(values)}
     outcomes = Outcomes(multilabel.ZERO_SHOT, columns, {"classes": [f"class {k}" for k in range(14)]})
     found = {f.metric: f.interval.estimate for f in score(outcomes, multilabel.measure_zero_shot, 5) if f.interval}
     kind = "multi-label, binary-class"

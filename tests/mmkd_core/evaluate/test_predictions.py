@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from mmkd_core.errors import DataError
@@ -24,8 +25,8 @@ def part(n=30, classes=("a", "b", "c"), seed=0, domain="ct", groups=None):
     rng = np.random.default_rng(seed)
     label = column([classes[i] for i in rng.integers(0, len(classes), n)])
     names = column([f"{domain} {i}" for i in range(n)])
-    scores = rng.normal(size=(n, len(classes))).astype(np.float32)
-    return DomainPredictions.build(names, column(groups or [f"p{i // 2}" for i in range(n)]), label, scores, classes)
+    logits = rng.normal(size=(n, len(classes)))
+    return DomainPredictions.build(names, column(groups or [f"p{i // 2}" for i in range(n)]), label, logits, classes)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), max_size=4), st.integers(0, 99))
@@ -36,23 +37,23 @@ def test_round_trip_is_exact(tmp_path_factory, shapes, seed):
         for d, (n, classes) in reversed(list(enumerate(shapes)))
     }
     path = tmp_path_factory.mktemp("p") / "predictions.parquet"
-    Predictions(domains, "mmkd/zero-shot@1").save(path)
+    Predictions(domains, "mmkd/zero-shot@2").save(path)
     again = Predictions.load(path)
     assert list(again.domains) == list(domains)
-    assert again.protocol == "mmkd/zero-shot@1"
+    assert again.protocol == "mmkd/zero-shot@2"
     for domain, expected in domains.items():
         found = again[domain]
         assert found.classes == expected.classes
-        assert found.scores.dtype == np.float32
-        for name in ("sample_id", "group_id", "label", "truth", "scores"):
+        assert found.logits.dtype == np.float64
+        for name in ("sample_id", "group_id", "label", "truth", "logits"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_the_file_can_be_read_by_others(tmp_path):
     Predictions({"ct": part(4, ("a", "b"))}, "x@1").save(tmp_path / "p.parquet")
     table = pq.read_table(tmp_path / "p.parquet")
-    assert table.column_names == ["sample_id", "group_id", "domain", "label", "scores"]
-    assert table.schema.field("scores").type == pa.list_(pa.float32())
+    assert table.column_names == ["sample_id", "group_id", "domain", "label", "logits"]
+    assert table.schema.field("logits").type == pa.list_(pa.float64())
     assert json.loads(table.schema.metadata[b"mmkd.predictions"])["classes"] == {"ct": ["a", "b"]}
 
 
@@ -60,7 +61,7 @@ def test_auc_against_sklearn_and_the_mean_over_defined_domains():
     one, two = part(60), part(60, ("x", "y"), seed=1)
     single = DomainPredictions.build(column(["s"]), column(["g"]), column(["x"]), np.ones((1, 2)), ("x", "y"))
     found = Predictions({"one": one, "two": two, "single": single}, "p@1")
-    expected = np.mean([roc_auc_score(one.truth == c, one.scores[:, c]) for c in range(3)])
+    expected = np.mean([roc_auc_score(one.truth == c, softmax(one.logits, axis=1)[:, c]) for c in range(3)])
     assert found.auc()["one"] == pytest.approx(expected)
     assert found.auc()["single"] is None
     assert found.mean_auc() == pytest.approx((found.auc()["one"] + found.auc()["two"]) / 2)
@@ -70,12 +71,12 @@ def test_auc_against_sklearn_and_the_mean_over_defined_domains():
 
 def test_refuses_nan_unknown_labels_and_odd_shapes():
     sample, group, label = column(["s1", "s2"]), column(["g", "g"]), column(["a", "b"])
-    with pytest.raises(DataError, match=r"scores with NaN or infinity \(sample s2\)"):
+    with pytest.raises(DataError, match=r"logits with NaN or infinity \(sample s2\)"):
         DomainPredictions.build(sample, group, label, np.array([[0, 1], [np.nan, 0]]), ("a", "b"))
     with pytest.raises(DataError, match=r"the label 'b' is none of the classes a, c \(sample s2\)"):
         DomainPredictions.build(sample, group, label, np.zeros((2, 2)), ("a", "c"))
     with pytest.raises(DataError, match="columns of predictions differ in length"):
-        DomainPredictions(sample, group[:1], label, np.array([0, 1]), np.zeros((2, 2), np.float32), ("a", "b"))
+        DomainPredictions(sample, group[:1], label, np.array([0, 1]), np.zeros((2, 2)), ("a", "b"))
 
 
 class TestRefusedFiles:
@@ -100,11 +101,11 @@ class TestRefusedFiles:
 
     def test_version_columns_and_classes(self, tmp_path):
         path = tmp_path / "p.parquet"
-        with pytest.raises(DataError, match="of version 9, this mmkd reads 1"):
+        with pytest.raises(DataError, match="of version 9, this mmkd reads 2"):
             Predictions.load(self.edited(path, {"version": 9}))
         with pytest.raises(DataError, match="the predictions lack group_id"):
             Predictions.load(self.edited(path, drop="group_id"))
         with pytest.raises(DataError, match="damaged: no classes are given for the domain 'ct'"):
             Predictions.load(self.edited(path, {"classes": {}}))
-        with pytest.raises(DataError, match="rows of ct whose number of scores is not that of its 3 classes"):
+        with pytest.raises(DataError, match="rows of ct whose number of logits is not that of its 3 classes"):
             Predictions.load(self.edited(path, {"classes": {"ct": ["a", "b", "c"]}}))

@@ -59,8 +59,8 @@ def test_groups_that_span_domains_are_drawn_together():
 
 def test_the_draws_of_a_domain_are_those_of_a_bootstrap_over_it():
     one = part("ct")
-    drawn = paired_bootstraps(Predictions({"ct": one}, "p@1"), 50, 3)["ct"].macro_auc(one.scores, one.truth)
-    again = GroupBootstrap(one.group_id, 50, 3, strata=["ct"] * 80).macro_auc(one.scores, one.truth)
+    drawn = paired_bootstraps(Predictions({"ct": one}, "p@1"), 50, 3)["ct"].macro_auc(one.logits, one.truth)
+    again = GroupBootstrap(one.group_id, 50, 3, strata=["ct"] * 80).macro_auc(one.logits, one.truth)
     np.testing.assert_array_equal(drawn, again)
 
 

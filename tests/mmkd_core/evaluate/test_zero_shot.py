@@ -9,6 +9,7 @@ from scipy.special import softmax
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
+from mmkd_core.trust import logits
 
 PROMPTS = {"ct": {"mass": ("a",), "normal": ("b",)}, "xray": {"one": ("c",), "two": ("d",), "three": ("e",)}}
 
@@ -39,13 +40,13 @@ def test_class_embeddings_are_renormalised_means_of_normalised_sentences():
         class_embeddings([np.ones((1, 2)), np.ones((0, 2))])
 
 
-def test_scores_are_the_softmax_of_scaled_cosines():
+def test_logits_are_scaled_cosines_and_posteriors_their_softmax():
     data = corpus([("ct", "mass"), ("xray", "three"), ("ct", None), ("oct", "drusen"), ("ct", "normal")])
     rng = np.random.default_rng(0)
     images = rng.normal(size=(5, 6))
     texts = {"ct": class_embeddings(rng.normal(size=(2, 1, 6))), "xray": class_embeddings(rng.normal(size=(3, 2, 6)))}
     found = zero_shot(images, texts, 7.0, data)
-    assert found.protocol == "mmkd/zero-shot@1"
+    assert found.protocol == "mmkd/zero-shot@2"
     assert list(found.domains) == ["ct", "xray"]
     ct = found["ct"]
     assert ct.sample_id.tolist() == [data.sample_id[0], data.sample_id[4]]
@@ -53,7 +54,9 @@ def test_scores_are_the_softmax_of_scaled_cosines():
     assert ct.classes == ("mass", "normal")
     assert ct.truth.tolist() == [0, 1]
     rows = images[[0, 4]] / np.linalg.norm(images[[0, 4]], axis=1, keepdims=True)
-    np.testing.assert_allclose(ct.scores, softmax(7 * rows @ texts["ct"].T, axis=1), atol=1e-6)
+    cosine = rows @ texts["ct"].astype(np.float64).T
+    np.testing.assert_allclose(ct.logits, 7 * cosine, atol=1e-6)
+    np.testing.assert_allclose(ct.posteriors(), softmax(7 * cosine, axis=1), atol=1e-6)
     assert found["xray"].truth.tolist() == [2]
 
 
@@ -66,5 +69,32 @@ def test_refusals():
         zero_shot(np.ones((2, 2)), {"ct": np.eye(2)[:1]}, 1.0, data)
     with pytest.raises(DataError, match="the label 'ghost' is none of the classes mass, normal"):
         zero_shot(np.ones((2, 2)), texts, 1.0, data)
-    with pytest.raises(DataError, match="scores with NaN or infinity"):
+    with pytest.raises(DataError, match="logits with NaN or infinity"):
         zero_shot(np.array([[np.nan, 1]]), texts, 1.0, corpus([("ct", "mass")]))
+
+
+def test_two_copies_of_an_image_tie_and_others_do_not_however_sure_the_model_is():
+    """Float32 probabilities at CLIP's scale of 100 are 0 or 1 for most images."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(301, 512)).astype(np.float32)
+    images[:, 0] += 40
+    images[300] = images[7]
+    texts = {"ct": np.eye(512, dtype=np.float32)[:2]}
+    found = zero_shot(images, texts, 100.0, corpus([("ct", "mass"), ("ct", "normal")] * 150 + [("ct", "mass")]))["ct"]
+    odds = found.log_odds[:, 0]
+    assert odds[300] == odds[7]
+    assert len(set(odds)) == 300
+    assert len(set(found.posteriors()[:, 0].astype(np.float32))) < 10
+    auc = found.auc()
+    assert auc is not None
+    wins = 2 * auc * 151 * 150  # a half for the one pair that is a tie
+    assert wins == pytest.approx(round(wins), abs=1e-6)
+    assert round(wins) % 2 == 1
+
+
+def test_the_logits_of_a_row_do_not_depend_on_its_place():
+    rng = np.random.default_rng(1)
+    rows, texts = rng.normal(size=(1001, 33)).astype(np.float32), rng.normal(size=(3, 33)).astype(np.float32)
+    whole = logits(rows, texts, 3.0)
+    for start in (0, 1, 7, 500, 1000):
+        np.testing.assert_array_equal(logits(rows[start : start + 5], texts, 3.0), whole[start : start + 5])

@@ -76,8 +76,8 @@ def test_retrieval_is_that_of_the_protocol_and_fidelity_is_on_trusted_rows(corpu
     cosine, agreement = (found.outcomes[Key("fidelity", m, "tutor")] for m in ("cosine", "agreement"))
     assert list(cosine.sample_id) == list(agreement.sample_id) == list(corpus.sample_id[10:40])
     assert agreement.values.dtype == bool
-    own = Predictions.load(release.predictions)["ct"].scores[10:40].argmax(axis=1)
-    assert agreement.mean() == (own == tutor.predictions["ct"].scores[10:40].argmax(axis=1)).mean()
+    own = Predictions.load(release.predictions)["ct"].logits[10:40].argmax(axis=1)
+    assert agreement.mean() == (own == tutor.predictions["ct"].logits[10:40].argmax(axis=1)).mean()
 
 
 def test_two_releases_are_compared_in_every_family(corpus, tutor, tmp_path):
