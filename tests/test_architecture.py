@@ -26,6 +26,7 @@ FLOORS = [
     {"extract", "trust", "student", "testing"},
     {"plugins", "data"},
     {"contract"},
+    {"integrity"},
     {"statistics", "progress", "errors"},
 ]
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}

@@ -24,11 +24,11 @@ import yaml
 from mmkd_core.data.captions import absent_prompts, prompts
 from mmkd_core.data.eval_sets import COLUMNS, EvalSet, check_pixels, without_copies, write
 from mmkd_core.data.eval_task import SCHEMA, TaskFile
-from mmkd_core.data.files import sha256_of
 from mmkd_core.data.manifest import SPLITS
 from mmkd_core.data.medmnist_eval import KEEP_ONCE
 from mmkd_core.data.pngs import keep_encoded
 from mmkd_core.errors import DataError
+from mmkd_core.integrity import sha256_of
 from mmkd_core.progress import Progress, Silent
 
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|testing)(?=[-_./]|$)")

@@ -14,12 +14,12 @@ from PIL import Image
 from mmkd_core.data.captions import absent_prompts, prompts
 from mmkd_core.data.eval_sets import EvalSet, check_pixels, without_copies, write
 from mmkd_core.data.eval_task import SCHEMA, TaskFile
-from mmkd_core.data.files import sha256_of
 from mmkd_core.data.medmnist import classes_of
 from mmkd_core.data.medmnist_file import flag_of, opened
 from mmkd_core.data.medmnist_sets import FLAGS, NON_COMMERCIAL, SEVERAL
 from mmkd_core.data.pngs import keep_png
 from mmkd_core.errors import DataError
+from mmkd_core.integrity import sha256_of
 from mmkd_core.progress import Progress, Silent
 
 KEEP_ONCE = "Add --keep-once: the test split stays as it is, and the copies in the other splits are left out."

@@ -21,7 +21,7 @@ from mmkd_core.audit.gate import GATE, read_gate
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.embeddings import Embeddings
-from mmkd_core.integrate.evidence import References, embeddings_of, evidence_of, references
+from mmkd_core.integrate.evidence import References, evidence_of, references
 from mmkd_core.integrate.flip_cards import Card, cards, replay_first
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace, write_json
@@ -47,11 +47,9 @@ class Gathered:
     references: References
 
 
-def gathered(
-    workspace: Workspace, new: Release, old: Release, corpus: Corpus, progress: Progress | None = None
-) -> Gathered:
+def gathered(workspace: Workspace, new: Release, old: Release, corpus: Corpus) -> Gathered:
     """The evidence of two releases; fidelity is to the teachers that the earlier one learnt from."""
-    after, before = (embeddings_of(workspace, found, corpus, progress) for found in (new, old))
+    after, before = (Embeddings.load(found.embeddings) for found in (new, old))
     asked = references(workspace, (old, new), corpus)
     earlier = {name: asked.teachers[name] for name in old.teachers if name in asked.teachers}
     pair = evidence_of(new, after, corpus, earlier), evidence_of(old, before, corpus, earlier)
@@ -61,7 +59,7 @@ def gathered(
 def audited(workspace: Workspace, new: Release, old: Release, progress: Progress | None = None) -> ForgettingAudit:
     """Compare two releases and write what came of it."""
     corpus, gate = workspace.corpus(), workspace.gate()
-    known = gathered(workspace, new, old, corpus, progress)
+    known = gathered(workspace, new, old, corpus)
     (after, before), asked = known.evidence, known.references
     audit = forgetting(after, before, gate)
     missing = {f"fidelity to {name}": why for name, why in asked.missing.items() if name in old.teachers}
@@ -110,6 +108,5 @@ def _pictures(corpus: Corpus, found: Sequence[Card]) -> dict[str, bytes]:
 
 def changed_gate(new: Release, gate: str) -> str | None:
     """Hash of the gate under which the candidate was made, if it is not the present one."""
-    path = new.folder / GATE
-    before = read_gate(path).hash if path.exists() else gate
+    before = read_gate(new.file(GATE)).hash
     return before if before != gate else None

@@ -33,7 +33,7 @@ def run_balance(workspace: Workspace, progress: Progress | None = None) -> list[
     corpus = workspace.corpus()
     trust = run_trust(workspace, progress)
     release = releases.current(workspace)
-    gradient = _gradient(workspace, release, trust, progress) if release and load_heads(release.folder) else None
+    gradient = _gradient(workspace, release, trust, progress) if release and load_heads(release.heads) else None
     masks = {name: found.mask for name, found in trust.items()}
     return balance(corpus.domain, corpus.split == "train", masks, gradient)
 
@@ -43,7 +43,7 @@ def _gradient(
 ) -> dict[str, float]:
     """By domain the norms of the gradient at the image embeddings, summed over a few batches as training draws them."""
     corpus, config, seed = workspace.corpus(), workspace.config.distill, workspace.config.seed
-    student, heads = Student.load(release.student), load_heads(release.folder)
+    student, heads = Student.load(release.student), load_heads(release.heads)
     specs = {name: spec for name, spec in locked_specs(workspace, PluginHost.discover()).items() if name in heads}
     bank = Bank.build(corpus, config.bank, seed)
     pixels = pixels_of(workspace, corpus, progress)

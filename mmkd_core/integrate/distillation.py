@@ -218,7 +218,7 @@ class Distillation:
             for (teacher, domain), rows in replay.watched.items()
             if teacher != UNTAUGHT and self._teaches(teacher, domain)
         }
-        return Earlier(load_heads(self.parent.folder), watched)
+        return Earlier(load_heads(self.parent.heads), watched)
 
     def _toward(self, student: Student, parent: Weights) -> Step | None:
         """Put the student where the configuration wants it between the parent and what it was taught."""

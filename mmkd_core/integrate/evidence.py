@@ -1,7 +1,6 @@
 """What a release said about the test split, gathered for an audit: predictions, retrieval, fidelity to its teachers.
 
-A release keeps its predictions and its embeddings. For one that was made before embeddings were kept they are computed
-from its weights, once, and put into ``.mmkd/evidence``.
+A release keeps its predictions and its embeddings; both are checked before they are compared.
 """
 
 from __future__ import annotations
@@ -27,12 +26,9 @@ from mmkd_core.evaluate.retrieval import KS, Direction, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate.features import Array, Features, open_store
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import embed, pixels_of
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
-from mmkd_core.progress import Progress
 from mmkd_core.student.batches import Rows
-from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
 
 
@@ -80,8 +76,7 @@ def references(workspace: Workspace, known: Sequence[Release], corpus: Corpus) -
 def _reference(known: Sequence[Release], corpus: Corpus, spec: TeacherSpec, store: FeatureStore) -> Reference:
     features, rows = Features(spec, corpus, store), corpus.where(split="test")
     predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
-    kept = next(r.folder for r in known if spec.name in r.teachers) / "trust" / f"{spec.name}.npz"
-    trust = TeacherTrust.load(kept)
+    trust = TeacherTrust.load(next(r for r in known if spec.name in r.teachers).file(f"trust/{spec.name}.npz"))
     names: set[str] = set()
     for domain, part in predictions.domains.items():
         decided = trust.domains.get(domain)
@@ -90,16 +85,6 @@ def _reference(known: Sequence[Release], corpus: Corpus, spec: TeacherSpec, stor
             names |= {str(sample) for sample in part.sample_id[own]}
     trusted = np.array([row for row in rows if str(corpus.sample_id[row]) in names], dtype=np.int64)
     return Reference(spec.name, predictions, trusted, features.images(trusted))
-
-
-def embeddings_of(workspace: Workspace, release: Release, corpus: Corpus, progress: Progress | None) -> Embeddings:
-    """Embeddings of the test split: kept with the release, or made from its weights and kept in ``.mmkd``."""
-    if release.embeddings.exists():
-        return Embeddings.load(release.embeddings)
-    kept = workspace.evidence / f"{release.id}-{corpus.fingerprint[:12]}.safetensors"
-    if not kept.exists():
-        embed(Student.load(release.student), corpus, pixels_of(workspace, corpus, progress)).save(kept)
-    return Embeddings.load(kept)
 
 
 def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers: Mapping[str, Reference]) -> Evidence:
@@ -120,7 +105,7 @@ def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers
         raise AuditError(f"{what} ({len(lost)} such samples)", next="Restore the data that it was measured on")
     part = corpus.take([row[str(sample)] for sample in embedded.sample_id])
     outcomes = dict(_retrieval(embedded, part))
-    heads = load_heads(release.folder) if (release.folder / "heads.json").exists() else {}
+    heads = load_heads(release.heads)
     for teacher in teachers.values():
         outcomes |= dict(_fidelity(teacher, predictions, embedded, place, heads.get(teacher.name), corpus))
     return Evidence(predictions, outcomes)

@@ -149,5 +149,5 @@ def nearest(corpus: Corpus, rows: Rows, similar: Array, replayed: set[str]) -> N
 
 def _replayed(release: Release) -> set[str]:
     """Sample ids that a release replayed while it was made."""
-    facts: Any = read_json(release.folder / "replay.json")
+    facts: Any = read_json(release.file("replay.json"))
     return {str(name) for names in facts.values() for name in names} if isinstance(facts, dict) else set()

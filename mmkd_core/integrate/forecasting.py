@@ -111,7 +111,7 @@ def _strata(corpus: Corpus, in_use: Release | None, known: list[str], seed: int)
     strata = {}
     for teacher in known if in_use else []:
         assert in_use
-        mask = TeacherTrust.load(in_use.folder / "trust" / f"{teacher}.npz").mask
+        mask = TeacherTrust.load(in_use.file(f"trust/{teacher}.npz")).mask
         for domain in corpus.domains:
             rows = np.flatnonzero(mask & (corpus.domain == domain)) if len(mask) == len(corpus) else np.empty(0, int)
             if len(rows):

@@ -13,12 +13,13 @@ from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.audit.self_test import SelfTest, self_test
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import ReleaseError
+from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.auditing import audited, gathered
-from mmkd_core.integrate.evidence import embeddings_of, evidence_before, evidence_of, references
+from mmkd_core.integrate.evidence import evidence_before, evidence_of, references
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
@@ -111,7 +112,7 @@ def run_self_test(
     """Audit alike copies of a release and its parent, and keep how often they raise a false alarm."""
     new, old = pair_of(workspace, candidate, parent)
     corpus = workspace.corpus()
-    found = self_test(*gathered(workspace, new, old, corpus, progress).evidence, workspace.gate(), progress=progress)
+    found = self_test(*gathered(workspace, new, old, corpus).evidence, workspace.gate(), progress=progress)
     write_json(workspace.audits / f"self-test-{new.id}-{old.id}.json", found.to_json())
     return found, new, old
 
@@ -129,7 +130,7 @@ def run_chain(workspace: Workspace, candidate: str | None = None, progress: Prog
     corpus = workspace.corpus()
     asked = references(workspace, line, corpus)
     evidence = {
-        release.id: evidence_of(release, embeddings_of(workspace, release, corpus, progress), corpus, asked.teachers)
+        release.id: evidence_of(release, Embeddings.load(release.embeddings), corpus, asked.teachers)
         for release in line
     }
     try:
@@ -172,8 +173,8 @@ def _learnt(line: Sequence[Release]) -> Learnt:
     for release in line:
         for name in release.facts["new"]:
             teachers.setdefault(name, release.id)
-            path = release.folder / "trust" / f"{name}.npz"
-            decided = TeacherTrust.load(path).domains if path.exists() else {}
+            path = release.trust(name)
+            decided = TeacherTrust.load(path).domains if path else {}
             for domain, trust in decided.items():
                 if trust.trusted:
                     domains.setdefault(domain, release.id)

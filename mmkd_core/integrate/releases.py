@@ -14,16 +14,19 @@
     releases/CURRENT       "0001"
     releases/withdrawn.json  which releases hold teachers that were withdrawn (``mmkd teachers remove --unlearn``)
 
-A release is written to a temporary folder and renamed when it is whole; the pointer is replaced in one step.
+A release is written to a temporary folder and renamed when it is whole; the pointer is replaced in one step. Files of a
+release are reached through ``Release`` only, which compares each with its sha256 before it is used; ``release.json``
+has one over itself. A folder without ``release.json`` is a copy that was cut off, and is passed over.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,13 @@ from mmkd_core.contract import LicenseInfo
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
+from mmkd_core.integrity import hashes_of, require
 from mmkd_core.plugins.licences import UNKNOWN, most_restrictive
 
 CURRENT = "CURRENT"
 WITHDRAWN = "withdrawn.json"
+FACTS, SCHEMA = "release.json", "mmkd.release/v2"
+MEND = "Restore it from a copy, or use another release: `mmkd releases list`"
 
 
 @dataclass(frozen=True)
@@ -55,20 +61,46 @@ class Release:
         """Names of the teachers that it has learnt from, in the order of their arrival."""
         return list(self.facts["teachers"])
 
+    def has(self, name: str) -> bool:
+        """Whether a file belongs to the release."""
+        return name in self.facts["files"]
+
+    def file(self, name: str) -> Path:
+        """A file of the release, whole.
+
+        Raises:
+            ReleaseError: it does not belong to the release, or is missing or changed.
+        """
+        return require(self.folder, self.facts["files"], name, f"release {self.id}", MEND, ReleaseError)
+
     @property
     def student(self) -> Path:
-        """The open_clip folder."""
-        return self.folder / "student"
+        """The open_clip folder, whole."""
+        for name in self.facts["files"]:
+            if name.startswith("student/"):
+                self.file(name)
+        return self.file("student/open_clip_model.safetensors").parent
+
+    @property
+    def heads(self) -> Path:
+        """The folder of the heads, which are whole."""
+        self.file("heads.safetensors")
+        return self.file("heads.json").parent
 
     @property
     def predictions(self) -> Path:
         """Predictions on the test split."""
-        return self.folder / "predictions.parquet"
+        return self.file("predictions.parquet")
 
     @property
     def embeddings(self) -> Path:
-        """Embeddings of the test split; releases made before they were kept have none."""
-        return self.folder / "embeddings.safetensors"
+        """Embeddings of the test split."""
+        return self.file("embeddings.safetensors")
+
+    def trust(self, teacher: str) -> Path | None:
+        """What a teacher was trusted with; None if the release has no trust of it."""
+        name = f"trust/{teacher}.npz"
+        return self.file(name) if self.has(name) else None
 
 
 def licences(
@@ -104,25 +136,52 @@ def starts(start: Mapping[str, Any]) -> dict[str, Any]:
 
 def all_releases(workspace: Workspace) -> list[Release]:
     """Every release, oldest first."""
-    if not workspace.releases.is_dir():
-        return []
-    names = sorted(p.name for p in workspace.releases.iterdir() if p.is_dir() and p.name.isdigit())
-    return [release(workspace, name) for name in names]
+    return [release(workspace, name) for name in _names(workspace)]
+
+
+def _names(workspace: Workspace) -> list[str]:
+    found = workspace.releases.glob(f"*/{FACTS}")
+    return sorted(path.parent.name for path in found if _is_name(path.parent.name))
+
+
+def _is_name(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def release(workspace: Workspace, name: str) -> Release:
-    """One release.
+    """One release; its files are checked when they are asked for.
 
     Raises:
-        ReleaseError: there is none of this name.
+        ReleaseError: there is none of this name, or its ``release.json`` is damaged or of another version of mmkd.
     """
     folder = workspace.releases / name
-    facts = read_json(folder / "release.json") if name.isdigit() else None
-    if facts is None:
-        known = sorted(p.name for p in workspace.releases.glob("[0-9]*")) if workspace.releases.is_dir() else []
+    if not _is_name(name) or not (folder / FACTS).is_file():
+        known = _names(workspace)
         listed = f"There are {', '.join(known)}" if known else "There are none yet; run `mmkd distill`"
         raise ReleaseError(f"there is no release {name!r}", where=str(workspace.releases), next=listed)
-    return Release(name, folder, facts)
+    return Release(name, folder, _read(folder))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FACTS
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        version, seal = facts.get("schema"), facts.pop("sha256", None)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        what = f"release {folder.name} is damaged: {FACTS} cannot be read"
+        raise ReleaseError(what, where=str(path), next=MEND) from error
+    if version == SCHEMA and seal == _seal(facts) and facts["id"] == folder.name:
+        return facts  # type: ignore[no-any-return]
+    if version is not None and version != SCHEMA and seal:
+        what = f"release {folder.name} is of version {version!r:.40}, this mmkd reads {SCHEMA!r}"
+        raise ReleaseError(what, where=str(path), next="Use the mmkd that made it, or `mmkd distill` a new one")
+    what = f"release {folder.name} is damaged: {FACTS} is not as it was written"
+    raise ReleaseError(what, where=str(path), next=MEND)
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    """sha256 over what ``release.json`` says, which says it too."""
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def lineage(workspace: Workspace, of: Release) -> list[Release]:
@@ -139,11 +198,21 @@ def withdrawals(workspace: Workspace) -> dict[str, Any]:
 
 
 def current(workspace: Workspace) -> Release | None:
-    """The release in use; None before the first."""
+    """The release in use; None before the first.
+
+    Raises:
+        ReleaseError: ``releases/CURRENT`` is damaged, or names a release that is not there.
+    """
+    path = workspace.releases / CURRENT
     try:
-        name = (workspace.releases / CURRENT).read_text().strip()
+        raw = path.read_bytes()
     except FileNotFoundError:
         return None
+    name = raw.decode("ascii", "replace").strip()
+    if not _is_name(name) or len(raw) > 64:
+        listed = ", ".join(_names(workspace)) or "none"
+        next = f"Name the one to use: `mmkd releases rollback ID`; there are {listed}"
+        raise ReleaseError(f"{CURRENT} does not name a release", where=str(path), next=next)
     return release(workspace, name)
 
 
@@ -171,12 +240,10 @@ def promote(workspace: Workspace, name: str) -> Release:
 
 def commit(workspace: Workspace, staging: Path, facts: dict[str, Any]) -> Release:
     """Turn a finished staging folder into the next release."""
-    number = 1 + max((int(found.id) for found in all_releases(workspace)), default=0)
-    name = f"{number:04d}"
-    files = {
-        path.relative_to(staging).as_posix(): _sha256(path) for path in sorted(staging.rglob("*")) if path.is_file()
-    }
-    write_json(staging / "release.json", {**facts, "id": name, "files": files})
+    name = f"{1 + max(map(int, _names(workspace)), default=0):04d}"
+    whole = {**facts, "schema": SCHEMA, "id": name, "files": hashes_of(staging)}
+    whole = json.loads(json.dumps(whole))  # as it will be read: tuples are lists
+    write_json(staging / FACTS, {**whole, "sha256": _seal(whole)})
     target = workspace.releases / name
     shutil.rmtree(target, ignore_errors=True)  # a folder without release.json is a copy that was cut off
     target.parent.mkdir(exist_ok=True)
@@ -195,18 +262,6 @@ def verify(found: Release) -> Release:
     Raises:
         ReleaseError: names the first file that is missing or changed.
     """
-    for name, digest in found.facts["files"].items():
-        path = found.folder / name
-        if not path.is_file() or _sha256(path) != digest:
-            state = "changed" if path.is_file() else "missing"
-            raise ReleaseError(
-                f"release {found.id} is damaged: {name} is {state}",
-                where=str(path),
-                next="Restore it from a copy, or use another release: `mmkd releases list`",
-            )
+    for name in found.facts["files"]:
+        found.file(name)
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

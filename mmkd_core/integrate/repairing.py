@@ -157,9 +157,9 @@ def _interpolation(workspace: Workspace, broken: Release, parent: Release, progr
     facts |= {"identity": key, "steps": 0, "seconds": seconds, "tried": step.tried, "repair": repair}
     log = workspace.runs / f"repair-{key[:12]}" / "log.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes((broken.folder / "log.jsonl").read_bytes())
-    replayed = read_json(broken.folder / "replay.json")
-    return job.commit(student, load_heads(broken.folder), replayed, log, facts).id
+    log.write_bytes(broken.file("log.jsonl").read_bytes())
+    replayed = read_json(broken.file("replay.json"))
+    return job.commit(student, load_heads(broken.heads), replayed, log, facts).id
 
 
 def _replayed(workspace: Workspace, broken: Release, parts: tuple[str, ...], progress: Progress) -> Attempt:

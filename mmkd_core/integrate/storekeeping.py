@@ -18,7 +18,7 @@ from mmkd_core.integrate import releases
 from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.features import corpus_texts, open_store
 from mmkd_core.integrate.unlearning import withdrawn
-from mmkd_core.integrate.workspace import Workspace, write_json
+from mmkd_core.integrate.workspace import LOCK, Workspace, write_json
 from mmkd_core.plugins import read_lock
 from mmkd_core.progress import Progress
 
@@ -38,7 +38,7 @@ def reachable(workspace: Workspace, store: FeatureStore) -> set[str]:
     """
     gone = set(withdrawn(workspace))
     found = releases.all_releases(workspace)
-    locks = [workspace.lock_file, *(release.folder / "mmkd.lock" for release in found)]
+    locks = [workspace.lock_file, *(release.file(LOCK) for release in found)]
     fingerprints = {
         teacher.fingerprint
         for lock in locks

@@ -161,7 +161,7 @@ def _run(root: Path, folder: Path, cell: Cell, seed: int) -> Run:
             releases.promote(workspace, last.id)  # the study asks what happens, not whether it may
             chain.append(Predictions.load(last.predictions))
     auc = {domain: value for domain, value in chain[-1].auc().items() if value is not None}
-    pairs = sum(int(TeacherTrust.load(path).mask.sum()) for path in sorted((last.folder / "trust").glob("*.npz")))
+    pairs = sum(int(TeacherTrust.load(path).mask.sum()) for name in last.teachers if (path := last.trust(name)))
     counts: dict[str, float] = {"trusted pairs": pairs}
     if len(chain) > 1:
         matrix = np.array([[found.auc()[domain] or np.nan for domain in auc] for found in chain])

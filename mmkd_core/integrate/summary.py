@@ -106,7 +106,7 @@ def curves(workspace: Workspace, about: Release | None = None) -> dict[str, list
     """Loss curves by stage, for the report."""
     found = {"pretrain": read_log(workspace.runs / "pretrain" / "log.jsonl")}
     for release in _known(workspace, about):
-        found["incremental" if release.parent else "distill"] = read_log(release.folder / "log.jsonl")
+        found["incremental" if release.parent else "distill"] = read_log(release.file("log.jsonl"))
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -177,13 +177,12 @@ def _teachers(
 
 def _trust(workspace: Workspace, known: list[Release], about: Release | None) -> dict[str, Any]:
     """Who was trusted with what: now, or when a release and what it grew from were made."""
-    config, folders = workspace.config.trust, [workspace.trust]
+    config, paths = workspace.config.trust, sorted(workspace.trust.glob("*.npz"))
     if about:
-        folders = [found.folder / "trust" for found in known]
-        with suppress(WorkspaceError):  # settings of an older mmkd
-            config = read_config(about.folder / CONFIG).trust
+        paths = [path for found in known for name in found.teachers if (path := found.trust(name))]
+        config = read_config(about.file(CONFIG)).trust
     teachers = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("*.npz"))):
+    for path in paths:
         found = TeacherTrust.load(path)
         teachers[found.teacher] = {
             domain: {key: entry[key] for key in ("accuracy", "lower", "n", "admitted", "of", "trusted", "reason")}

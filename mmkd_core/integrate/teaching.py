@@ -43,8 +43,8 @@ def trust_beside(
     published = PublishedTrust.load(workspace.published_trust) if config.rule == "published" else None
     with open_store(workspace) as store:
         for name, spec in specs.items():
-            kept = parent.folder / "trust" / f"{name}.npz" if parent else None
-            if kept and kept.exists() and (found := TeacherTrust.load(kept)).corpus == corpus.fingerprint:
+            kept = parent.trust(name) if parent else None
+            if kept and (found := TeacherTrust.load(kept)).corpus == corpus.fingerprint:
                 decided[name] = found
                 continue
             if config.rule == "gain" and probe is None:

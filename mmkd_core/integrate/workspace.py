@@ -88,7 +88,6 @@ class Workspace:
         self.runs = self.state / "runs"
         self.evaluations = self.state / "evaluations"
         self.audits = self.state / "audits"
-        self.evidence = self.state / "evidence"
         self.skipped_file = self.state / "skipped.json"
 
     @classmethod

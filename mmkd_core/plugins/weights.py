@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mmkd_core.contract import TeacherSpec, WeightSource
 from mmkd_core.errors import PluginError
+from mmkd_core.integrity import sha256_of
 from mmkd_core.plugins import downloads
-from mmkd_core.plugins.hashing import sha256_of
 
 
 def resolve(spec: TeacherSpec) -> dict[str, Path]:

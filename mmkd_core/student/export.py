@@ -6,7 +6,6 @@ the weights. The wheel is written here and not by a build tool, so that it can b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from mmkd_core.contract import (
     measure_golden,
 )
 from mmkd_core.errors import ReleaseError
+from mmkd_core.integrity import sha256_of
 from mmkd_core.plugins.wheels import write_wheel
 from mmkd_core.student.card import model_card
 from mmkd_core.student.formats import write_onnx, write_transformers
@@ -119,7 +119,7 @@ def names_itself(folder: Path, where: str) -> None:
 
 def write_sums(folder: Path) -> None:
     """Write ``SHA256SUMS`` over all other files of a folder, as ``sha256sum -c`` reads it."""
-    sums = [f"{_sha256(path)}  {path.name}" for path in sorted(folder.iterdir()) if path.name != SUMS]
+    sums = [f"{sha256_of(path)}  {path.name}" for path in sorted(folder.iterdir()) if path.name != SUMS]
     (folder / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
 
 
@@ -155,7 +155,7 @@ def write_teacher(
         role="model",
         kind="package",
         location=location,
-        files={file: _sha256(folder / file) for file in files},
+        files={file: sha256_of(folder / file) for file in files},
     )
     spec = TeacherSpec(
         name=name,
@@ -185,11 +185,6 @@ def write_teacher(
     text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True)
     (folder / "teacher.json").write_text(text + "\n")
     return spec
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _summary(domains: tuple[str, ...]) -> str:

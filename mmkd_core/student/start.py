@@ -6,7 +6,6 @@ Nothing is unpickled: safetensors, or torch files with ``weights_only=True``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from mmkd_core.contract import LicenseInfo
 from mmkd_core.errors import ReleaseError
+from mmkd_core.integrity import sha256_of
 from mmkd_core.plugins.licences import UNKNOWN, forbids
 from mmkd_core.student.config import StartConfig
 from mmkd_core.student.model import Student
@@ -59,10 +59,7 @@ def digests(start: StartConfig, root: Path) -> dict[str, dict[str, str]]:
     found = {}
     for tower in TOWERS:
         if given := getattr(start, tower):
-            file = weights_file(root / given)
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            found[tower] = {"path": given, "sha256": digest}
+            found[tower] = {"path": given, "sha256": sha256_of(weights_file(root / given))}
     return found
 
 

@@ -55,7 +55,7 @@ def job() -> Distillation:
     made.corpus = Corpus.build(Path("nowhere"), facts, {})
     made.specs = {"old": SimpleNamespace(domains=("ct", "mri")), "new": SimpleNamespace(domains=("mri", "xray"))}
     made.trust = {"old": trust("old", ("ct",), {"mri": [0]}), "new": trust("new", ("xray",), {"mri": [1], "oct": [2]})}
-    made.parent = SimpleNamespace(teachers=["old", "gone"], folder=Path("nowhere"))
+    made.parent = SimpleNamespace(teachers=["old", "gone"], heads=Path("nowhere"))
     made.parent_spec = SimpleNamespace(name="student-0001")
     return made
 

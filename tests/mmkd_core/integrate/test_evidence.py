@@ -20,6 +20,7 @@ from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate.auditing import changed_gate
 from mmkd_core.integrate.evidence import Reference, evidence_of
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrity import hashes_of
 
 N, CAPTIONS = 60, 20
 
@@ -53,7 +54,8 @@ def made(corpus, folder, seed):
     torch.manual_seed(seed)
     normalisers = {tower: PhiS.fit(rng.normal(size=(40, 4)).astype(np.float32)) for tower in ("image", "text")}
     save_heads({"tutor": TeacherHead(8, normalisers, 10.0)}, folder)
-    return Release(folder.name, folder, {"teachers": ["tutor"], "parent": None}), embedded
+    facts = {"teachers": ["tutor"], "parent": None, "files": hashes_of(folder)}
+    return Release(folder.name, folder, facts), embedded
 
 
 @pytest.fixture
@@ -92,9 +94,8 @@ def test_two_releases_are_compared_in_every_family(corpus, tutor, tmp_path):
 
 
 def test_a_gate_that_was_changed_after_the_candidate_was_made(tmp_path):
-    release = Release("0002", tmp_path, {})
-    assert changed_gate(release, Gate().hash) is None  # made before gates were kept
     write_gate(tmp_path / GATE, Gate(seed=1))
+    release = Release("0002", tmp_path, {"files": hashes_of(tmp_path)})
     assert changed_gate(release, Gate(seed=1).hash) is None
     assert changed_gate(release, Gate().hash) == Gate(seed=1).hash
 

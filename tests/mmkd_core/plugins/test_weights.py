@@ -11,8 +11,8 @@ import pytest
 
 from mmkd_core.contract import WeightSource
 from mmkd_core.errors import PluginError
+from mmkd_core.integrity import sha256_of
 from mmkd_core.plugins import downloads, weights
-from mmkd_core.plugins.hashing import sha256_of
 
 COMMIT = "0123456789" * 4
 
