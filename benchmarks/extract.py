@@ -1,11 +1,10 @@
 """Figures of extraction: its cost over the bare model, and a second run over a million cached rows.
 
-``extract-overhead`` decodes PNGs of 512 x 512, scales them to 224 and asks an open_clip ViT-B/16 with random weights,
-on the CPU, in float32, in batches of 16. The bare way is the loop that one would write by hand: a pool of threads
-decodes a batch, the model answers it, nothing is checked or kept. ``extract-over-model`` compares with the model alone
-on pixels that lie in memory: the share of decoding, which a GPU hides and a CPU does not. The ways are timed in turn,
-for about ``BUDGET_S``, by the wall and by processor time; the latter holds on a busy machine as well, but sees no
-waiting.
+``extract-overhead`` decodes PNGs of 512 x 512, scales them to 224 and runs an open_clip ViT-B/16 with random weights,
+on the CPU, in float32, in batches of 16. The bare way is what one would write by hand: a ``DataLoader`` decodes ahead
+in front of the model, with one worker or one per core, or a pool of threads decodes each batch, whichever is fastest
+here; nothing is checked or kept. ``extract-over-model`` compares with the model alone on pixels that lie in memory: the
+share of decoding, which a GPU hides and a CPU does not. The ways are timed in turn, by the wall, for ``BUDGET_S``.
 
 Does not: measure a GPU, or a disk that is slower than decoding.
 """
@@ -16,7 +15,7 @@ import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -25,6 +24,8 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from timing import Figure, interleaved, ratio
+from torch.utils.data import DataLoader, Dataset
 
 from feature_store import FeatureStore
 from mmkd_core.contract import ImageSpec, LicenseInfo, TeacherSpec, TextSpec, WeightSource
@@ -33,7 +34,6 @@ from mmkd_core.extract import ExtractConfig, Job, extract, features
 from mmkd_core.extract.decoding import cores
 from mmkd_core.plugins.loaders.open_clip import OpenClipTeacher
 
-Figure = dict[str, object]
 ROUNDS, IMAGES, BATCH, SIDE = 7, 32, 16, 512
 BUDGET_S = 200.0
 """No round is begun after it; on a busy machine there may be only one."""
@@ -68,6 +68,19 @@ def _corpus(folder: Path, count: int) -> Corpus:
     return Corpus.build(folder, rows, {})
 
 
+class Decoded(Dataset[torch.Tensor]):
+    """Images of a corpus as a teacher wants them."""
+
+    def __init__(self, corpus: Corpus, teacher: OpenClipTeacher) -> None:
+        self.corpus, self.teacher = corpus, teacher
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.teacher.preprocess(self.corpus.open(row))
+
+
 def overhead() -> list[Figure]:
     """An extraction over the same by hand, and over the model's forward passes alone."""
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
@@ -81,50 +94,38 @@ def overhead() -> list[Figure]:
     ):
         corpus = _corpus(Path(name), IMAGES)
         stores = (Path(name, f"store-{number}") for number in itertools.count())
+        decoded = Decoded(corpus, teacher)
 
-        def pixels(index: range) -> torch.Tensor:
-            return torch.stack(list(pool.map(lambda i: teacher.preprocess(corpus.open(i)), index)))
-
-        def whole() -> None:
+        def extraction(_: int) -> None:
             with FeatureStore.open(next(stores), "w") as store:
                 job = Job(teacher.spec, lambda: teacher)
                 extract(corpus, [], [job], store, config=ExtractConfig(precision="fp32")).require()
 
-        def by_hand() -> None:
-            for index in batches:
-                teacher.encode_image(pixels(index))
-
-        def model_alone() -> None:
-            for batch in ready:
+        def forward(images: Iterable[torch.Tensor]) -> None:
+            for batch in images:
                 teacher.encode_image(batch)
 
-        ready = [pixels(index) for index in batches]
-        teacher.encode_image(ready[0])
-        wall, processor = _rounds((whole, by_hand, model_alone))
-    found, threads = [], torch.get_num_threads()
-    against = f"ViT-B/16, {IMAGES} PNGs of {SIDE} x {SIDE} in batches of {BATCH}, float32, {len(wall)} rounds"
-    for clock, seconds in (("", wall), ("-processor", processor)):
-        told = f"{against}, processor time" if clock else f"{against}, {threads} threads"
-        ratios = seconds[:, :1] / seconds[:, 1:]
-        found.append(_figure(f"extract-overhead{clock}", ratios[:, 0], "x", f"decoding and forward passes of {told}"))
-        found.append(_figure(f"extract-over-model{clock}", ratios[:, 1], "x", f"forward passes alone of {told}"))
-    return found
+        def loader(workers: int) -> Callable[[int], None]:
+            made = DataLoader(decoded, BATCH, num_workers=workers, persistent_workers=True)
+            return lambda turn: forward(made)
 
-
-def _rounds(ways: tuple[Callable[[], None], ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds (rounds, ways) by the wall, and of processor time; the order turns with the rounds."""
-    wall: list[np.ndarray] = []
-    processor: list[np.ndarray] = []
-    start = time.perf_counter()
-    while len(wall) < ROUNDS and (not wall or time.perf_counter() - start < BUDGET_S):
-        spent = np.zeros((2, len(ways)))
-        for place in np.roll(np.arange(len(ways)), len(wall)):
-            before = time.perf_counter(), time.process_time()
-            ways[place]()
-            spent[:, place] = time.perf_counter() - before[0], time.process_time() - before[1]
-        wall.append(spent[0])
-        processor.append(spent[1])
-    return np.array(wall), np.array(processor)
+        by_hand: dict[str, Callable[[int], None]] = {
+            f"a DataLoader with {workers} workers": loader(workers) for workers in sorted({1, cores()})
+        }
+        by_hand["a pool of threads"] = lambda turn: forward(
+            torch.stack(list(pool.map(decoded.__getitem__, index))) for index in batches
+        )
+        ready = [torch.stack([decoded[i] for i in index]) for index in batches]
+        ways = {"extraction": extraction, "model": lambda turn: forward(ready), **by_hand}
+        seconds = interleaved(ways, lambda turn: turn, ROUNDS, warm=1, budget=BUDGET_S)
+    best = min(by_hand, key=lambda way: float(np.median(seconds[way])))
+    shared = (
+        f"ViT-B/16, {IMAGES} PNGs of {SIDE} x {SIDE} in batches of {BATCH}, float32, {torch.get_num_threads()} threads"
+    )
+    return [
+        ratio("extract-overhead", seconds["extraction"], seconds[best], f"{best} in front of {shared}"),
+        ratio("extract-over-model", seconds["extraction"], seconds["model"], f"forward passes alone of {shared}"),
+    ]
 
 
 def cached() -> list[Figure]:

@@ -23,6 +23,7 @@ def interleaved(
     *,
     warm: int = 2,
     clock: Callable[[], float] = time.perf_counter,
+    budget: float = float("inf"),
     check: Callable[[list[Any]], None] = lambda results: None,
 ) -> Seconds:
     """Seconds of each way and round.
@@ -34,11 +35,14 @@ def interleaved(
         warm: rounds before them that are not timed, and whose results go to ``check``.
         clock: ``time.thread_time`` for what computes in one thread: another process that takes the processor away does
             not count then.
+        budget: seconds by the wall after which no further round is begun; at least one is timed.
         check: must raise if the results of the ways differ.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
+    names, began = list(ways), time.perf_counter()
     for turn in range(rounds + warm):
+        if turn > warm and time.perf_counter() - began > budget:
+            break
         given = inputs(turn)
         results = []
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
