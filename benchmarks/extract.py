@@ -133,13 +133,13 @@ def cached() -> list[Figure]:
     numbers = range(CACHED)
     ids = np.array([f"{n:032x}" for n in numbers], object)
     captions = np.array([f"caption {n}" for n in numbers], object)
-    same = {name: np.full(CACHED, value, object) for name, value in (("domain", "ct"), ("split", "train"))}
     texts = np.array([text_id(text) for text in captions], object)
-    none = {name: np.full(CACHED, None, object) for name in ("label", "labels")}
-    more = np.full(CACHED, (), object)
+    ct, train, nothing = (np.full(CACHED, value, object) for value in ("ct", "train", None))
+    more = np.empty(CACHED, object)
+    more.fill(())
     corpus = Corpus(
         Path(), sample_id=ids, image_id=ids, text_id=texts, image=ids, caption=captions, more_captions=more,
-        group_id=ids, **none, **same,
+        domain=ct, label=nothing, labels=nothing, group_id=ids, split=train,
     )  # fmt: skip
     spec = _spec(8, 224)
     job = Job(spec, lambda: exit("nothing is missing, so nobody is loaded"))

@@ -2,7 +2,8 @@
 
 ``quickstart``   the command itself: seconds and memory
 ``phantom``      release 0001 against the same student with stage 1 alone for the same number of steps, against the
-                 teachers, and after the fourth teacher
+                 teachers, and after the fourth teacher; release 0002 against what could be had without a student: each
+                 domain's own best teacher (chosen on the validation split), and the mean of all teachers' posteriors
 ``real-images``  stage 1 alone, the 90 % rule, the rule by gain and everyone admitted, side by side; needs
                  MMKD_SHARED_DATA (the folder that holds ``biomed/manifest.csv``) and about half an hour a seed
 
@@ -33,6 +34,9 @@ import torch
 from poor_captions import real_manifest
 from scipy import stats
 
+from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.zero_shot import zero_shot
+from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.measuring import run_audit, zero_shot_of
 from mmkd_core.integrate.profiles import profile
 from mmkd_core.integrate.quickstart import quickstart
@@ -40,8 +44,9 @@ from mmkd_core.integrate.student_data import pixels_of, predict, run_pretrain
 from mmkd_core.integrate.summary import summarise_workspace, write_summary
 from mmkd_core.integrate.teaching import run_distill, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace, read_config
-from mmkd_core.plugins import read_lock, write_lock
+from mmkd_core.plugins import PluginHost, read_lock, write_lock
 from mmkd_core.progress import Silent
+from mmkd_core.statistics import macro_auc
 from mmkd_core.student.model import Student
 
 Figure = dict[str, Any]
@@ -52,6 +57,7 @@ SEEDS = (0, 1, 2)
 RULES = ("90", "gain", "none")
 MADE_BY_RULE = ("releases", "trust", "audits", "distil-*", "integrate-*", "summary.json")
 ALONE = "stage 1 alone, same steps"
+SPECIALISTS, ENSEMBLE = "each domain's own best teacher", "mean of all teachers' posteriors"
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ def phantom() -> list[Figure]:
         figure("phantom-distillation", rows, "gain", "stage 1 alone, same steps"),
         figure("phantom-against-teachers", rows, "over_best", "best single teacher, mean over domains"),
         figure("phantom-worst-domain", rows, "worst", "best teacher of the domain (release 0001, lowest domain)"),
+        figure("phantom-against-specialists", rows, "over_specialists", SPECIALISTS),
+        figure("phantom-against-ensemble", rows, "over_ensemble", ENSEMBLE),
         figure("phantom-new-domains", rows, "new", "release 0001, domains of the fourth teacher (lowest)"),
         figure("phantom-kept-domains", rows, "kept", "release 0001, other domains (lowest change)"),
         figure("phantom-kept-lower", rows, "kept_lower", "release 0001, other domains (lowest 95 % bound)"),
@@ -89,10 +97,11 @@ def phantom_of(seed: int) -> Run:
     with kept(f"phantom-seed{seed}") as root:
         config, images = profile(smoke=False, real=False, seed=seed)
         summary = quickstart(root, config, images, None, Silent())
-        alone = stage_one_alone(Workspace.open(root))
+        workspace = Workspace.open(root)
+        alone, without = stage_one_alone(workspace), without_student(workspace)
     teachers = {name: teacher["auc"] for name, teacher in summary["teachers"].items()}
     students = {f"release {name}": release["auc"] for name, release in summary["releases"].items()}
-    run = Run(facts(summary, alone), teachers | {ALONE: alone} | students)
+    run = Run(facts(summary, alone, without), teachers | without | {ALONE: alone} | students)
     _say(f"phantom seed {seed}: {run.facts}")
     return run
 
@@ -117,9 +126,10 @@ def quick() -> list[Figure]:
     return figures
 
 
-def facts(summary: dict[str, Any], alone: Auc) -> dict[str, float]:
+def facts(summary: dict[str, Any], alone: Auc, without: dict[str, Auc]) -> dict[str, float]:
     """What a sceptic asks of one run, in points of AUC."""
     first, teachers = summary["releases"]["0001"], summary["teachers"]
+    last = summary["releases"]["0002"]["mean_auc"]
     old = {name: teacher for name, teacher in teachers.items() if not teacher["added"]}
     new = set(summary["integration"]["gain"])
     forgetting = summary["integration"]["forgetting"]
@@ -127,6 +137,8 @@ def facts(summary: dict[str, Any], alone: Auc) -> dict[str, float]:
     return {
         "gain": 100 * (first["mean_auc"] - float(np.mean(list(alone.values())))),
         "over_best": 100 * (first["mean_auc"] - max(teacher["mean_auc"] for teacher in old.values())),
+        "over_specialists": 100 * (last - float(np.mean(list(without[SPECIALISTS].values())))),
+        "over_ensemble": 100 * (last - float(np.mean(list(without[ENSEMBLE].values())))),
         "worst": 100 * min(first["auc"][domain] - auc for domain, auc in best.items()),
         "new": 100 * min(summary["integration"]["gain"].values()),
         "kept": 100 * min(entry["delta"] for domain, entry in forgetting.items() if domain not in new),
@@ -145,6 +157,30 @@ def stage_one_alone(workspace: Workspace) -> Auc:
     return {domain: auc for domain, auc in predictions.auc().items() if auc is not None}
 
 
+def without_student(workspace: Workspace) -> dict[str, Auc]:
+    """Test AUC of what all teachers in use give without a student: each domain's own, and the mean of posteriors."""
+    corpus, host = workspace.corpus(), PluginHost.discover()
+    said: dict[str, dict[str, Predictions]] = {}
+    with open_store(workspace) as store:
+        for name, spec in locked_specs(workspace, host).items():
+            features = Features(spec, corpus, store)
+            said[name] = {
+                split: zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
+                for split in ("val", "test")
+                for rows in [corpus.where(split=split)]
+            }
+    routed, mixed = {}, {}
+    for domain, part in next(iter(said.values()))["test"].domains.items():
+        own = max(said, key=lambda name: said[name]["val"][domain].auc() or 0.0)
+        routed[domain] = said[own]["test"][domain].auc()
+        mixture = np.mean([found["test"][domain].posteriors() for found in said.values()], axis=0)
+        mixed[domain] = macro_auc(mixture, part.truth)
+    return {
+        way: {domain: auc for domain, auc in found.items() if auc is not None}
+        for way, found in ((SPECIALISTS, routed), (ENSEMBLE, mixed))
+    }
+
+
 def real_images() -> list[Figure]:
     """One set of specialists and one stage-1 student per seed; then each rule in a workspace of its own."""
     if not os.environ.get("MMKD_SHARED_DATA"):
@@ -158,6 +194,8 @@ def real_images() -> list[Figure]:
         for key, against in {
             "gain": "stage 1 alone, same steps",
             "over_best": "best single teacher, mean over domains",
+            "over_specialists": SPECIALISTS,
+            "over_ensemble": ENSEMBLE,
             "worst": "best teacher of the domain (release 0001, lowest domain)",
             "new": "release 0001, domains of the newcomer (lowest)",
             "kept": "release 0001, other domains (lowest change)",
@@ -173,13 +211,13 @@ def real_images_of(seed: int) -> dict[str, Run]:
         base = folder / "90"
         config, _ = profile(smoke=False, real=True, seed=seed, name=f"biomed-{seed}")
         quickstart(base, config, None, real_manifest(folder / "captions"), Silent())
-        alone = stage_one_alone(Workspace.open(base))
+        alone, without = stage_one_alone(Workspace.open(base)), without_student(Workspace.open(base))
         for rule in RULES:
             workspace = Workspace.open(base) if rule == "90" else with_rule(base, folder / rule, rule)
             summary = summarise_workspace(workspace)
             teachers = {name.replace(f"-{seed}-", "-"): found["auc"] for name, found in summary["teachers"].items()}
             students = {f"{name}, {rule}": release["auc"] for name, release in summary["releases"].items()}
-            runs[rule] = Run(facts(summary, alone), teachers | {ALONE: alone} | students)
+            runs[rule] = Run(facts(summary, alone, without), teachers | without | {ALONE: alone} | students)
             _say(f"real-images seed {seed} rule {rule}: {runs[rule].facts}")
     return runs
 
