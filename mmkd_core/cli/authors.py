@@ -48,7 +48,7 @@ def check(
 
 
 def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:
-    from mmkd_core.plugins.licences import in_words
+    from mmkd_core.plugins.licences import listed
 
     spec = card.spec
     yield "teacher", f"{spec.name}: {spec.title}"
@@ -57,7 +57,7 @@ def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:
     yield "text", f"{spec.text.context_length} tokens ({spec.text.tokenizer})"
     yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.4g}"
     yield "domains", ", ".join(spec.domains)
-    yield "licence", f"weights {spec.license.weights}, code {spec.license.code}, {in_words(spec.license)}"
+    yield "licence", listed(spec.license, spec.license.code)
     yield "weights", "not on disk" if card.weights_bytes is None else size(card.weights_bytes)
     if card.seconds_per_image is not None and card.seconds_per_text is not None:
         threads = f"{card.threads} thread{'s' if card.threads > 1 else ''}"

@@ -25,7 +25,7 @@ def push(
     debug: Debug = False,
 ) -> None:
     """Send an exported student to the Hugging Face hub, after its files and its licence were checked."""
-    from mmkd_core.plugins.licences import in_words
+    from mmkd_core.plugins.licences import named
     from mmkd_core.student.push import planned
     from mmkd_core.student.push import push as send
 
@@ -33,7 +33,7 @@ def push(
     upload = planned(folder, repo, public=public, accepted=accept)
     out.table(("file", "size"), [(name, size(count)) for name, count in upload.files.items()])
     out.say(f"model card: {upload.title}")
-    out.say(f"licence: {upload.license.weights} ({in_words(upload.license)})")
+    out.say(f"licence: {named(upload.license)}")
     out.say(f"repository: {upload.repo}, {'private' if upload.private else 'public'}")
     facts = {"upload": upload, "sent": not dry_run}
     if dry_run:

@@ -76,16 +76,15 @@ def _licence(facts: dict[str, Any]) -> str:
     """The licence that binds the student, what it forbids, and which teachers it comes from."""
     from mmkd_core.contract import LicenseInfo
     from mmkd_core.integrate.releases import starts
-    from mmkd_core.plugins.licences import beyond_its_name, forbids
+    from mmkd_core.plugins.licences import beyond_its_name, forbids, in_words
 
     binding = LicenseInfo(**facts["license"])
     others = set(beyond_its_name(binding))
     sources = {**facts["licenses"], **starts(facts.get("start", {}))}
     teachers = {name: LicenseInfo(**terms) for name, terms in sorted(sources.items())}
     named = [n for n, terms in teachers.items() if terms.weights == binding.weights or others & set(forbids(terms))]
-    forbidden = forbids(binding)
-    words = f"; no {', no '.join(forbidden)}" if forbidden else ""
-    return f"{binding.weights} (from {', '.join(named)}{words})"
+    words = in_words(binding)
+    return f"{binding.weights} (from {', '.join(named)}{'; ' if words else ''}{words})"
 
 
 @app.command(epilog="Example:  mmkd releases rollback 0001")

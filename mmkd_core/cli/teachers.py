@@ -256,7 +256,7 @@ def _conditions(terms: "LicenseInfo | RegistryLicense") -> Iterator[tuple[str, s
 
 
 def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
-    from mmkd_core.plugins.licences import in_words
+    from mmkd_core.plugins.licences import listed
 
     spec = known.spec
     if spec:
@@ -269,7 +269,7 @@ def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
         yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.1f}"
         for domain, claim in spec.trust.items():
             yield f"claim {domain}", f"{100 * claim.score:.1f} {claim.metric} on {claim.dataset} (n={claim.n})"
-        yield "licence", f"weights {spec.license.weights}, code {spec.license.code}, {in_words(spec.license)}"
+        yield "licence", listed(spec.license, spec.license.code)
         yield from _conditions(spec.license)
         if spec.isolation:
             yield "runtime", f"isolated, with {', '.join(spec.isolation.requires) or 'nothing installed'}"
@@ -280,7 +280,7 @@ def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
     elif known.entry:
         yield "summary", known.entry.summary
         yield "domains", ", ".join(known.entry.domains)
-        yield "licence", f"weights {known.entry.license.weights}, {in_words(known.entry.license)}"
+        yield "licence", listed(known.entry.license)
         yield from _conditions(known.entry.license)
         if known.entry.download:
             yield "download", size(known.entry.download)

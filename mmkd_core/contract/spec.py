@@ -83,8 +83,12 @@ class LicenseInfo(Frozen):
 
     code: str = Field(min_length=1, description="SPDX identifier of the code's licence.")
     weights: str = Field(min_length=1, description="SPDX identifier, or LicenseRef-..., of the weights' licence.")
-    commercial_use: bool = Field(description="Whether the weights' licence allows commercial use.")
-    derivatives: bool = Field(default=True, description="Whether it allows works derived from them, as students are.")
+    commercial_use: bool | None = Field(
+        description="Whether the weights' licence allows commercial use; null where no licence is stated."
+    )
+    derivatives: bool | None = Field(
+        default=True, description="Whether it allows works derived from them, as students are; null as above."
+    )
     gated: bool = Field(default=False, description="Whether the weights need an account that accepted terms.")
     url: str | None = Field(default=None, description="Where the terms are written.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins.licences import Terms, forbids
+from mmkd_core.plugins.licences import Terms, forbids, is_known, needs_consent
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ def require_accepted(name: str, terms: Terms, accepted: bool) -> None:
     """Restrictive licences are agreed to by an option of their own, never by the way.
 
     Raises:
-        PluginError: the licence forbids something and the user did not accept it.
+        PluginError: the licence forbids something, or is not stated, and the user did not accept it.
     """
-    forbidden = forbids(terms)
-    if forbidden and not accepted:
-        raise PluginError(
-            f"the licence of its weights ({terms.weights}) does not allow {' or '.join(forbidden)}",
-            next=f"If you agree, run `mmkd teachers add {name} --accept-license`: its students inherit it",
-        )
+    if accepted or not needs_consent(terms):
+        return
+    what = f"the licence of its weights ({terms.weights}) does not allow {' or '.join(forbids(terms))}"
+    if not is_known(terms):
+        what = "nobody states a licence of its weights, which allows nothing by itself"
+    raise PluginError(
+        what, next=f"If you agree, run `mmkd teachers add {name} --accept-license`: its students inherit it"
+    )

@@ -1,7 +1,8 @@
 """Which licence forbids most. The one place that reads licences: ``add`` asks by it, releases inherit by it.
 
 From most to least restrictive: no licence at all, no derivatives, no commercial use, share alike, terms of somebody's
-own (LicenseRef-...), everything else.
+own (LicenseRef-...), everything else. A licence that nobody states forbids nothing in so many words and allows nothing
+either: it is called "not stated", and asks for consent as a prohibition does.
 
 Does not: give legal advice. It orders what plugins declare, and reads NC, ND and SA out of SPDX identifiers, so that a
 declaration which says less than its licence's name is not believed.
@@ -20,8 +21,8 @@ _NONE = re.compile(
 )
 
 
-UNKNOWN = LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=False, derivatives=False)
-"""Of weights whose licence nobody states: nothing is allowed."""
+UNKNOWN = LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=None, derivatives=None)
+"""Of weights whose licence nobody states."""
 
 
 class Terms(Protocol):
@@ -33,13 +34,13 @@ class Terms(Protocol):
         ...
 
     @property
-    def commercial_use(self) -> bool:
-        """Whether it is allowed."""
+    def commercial_use(self) -> bool | None:
+        """Whether it is allowed; None where nobody says."""
         ...
 
     @property
-    def derivatives(self) -> bool:
-        """Whether they are allowed."""
+    def derivatives(self) -> bool | None:
+        """Whether they are allowed; None where nobody says."""
         ...
 
 
@@ -49,10 +50,15 @@ def is_known(terms: Terms) -> bool:
 
 
 def forbids(terms: Terms) -> tuple[str, ...]:
-    """What the terms do not allow, in words: none, or some of "commercial use" and "derivatives"."""
-    unlicensed, derivatives, commercial, *_ = _order(terms)
-    found = ["commercial use"] if commercial or unlicensed else []
-    return tuple([*found, "derivatives"] if derivatives or unlicensed else found)
+    """What the terms forbid, in words: none, or some of "commercial use" and "derivatives"."""
+    _, derivatives, commercial, *_ = _order(terms)
+    found = ["commercial use"] if commercial else []
+    return tuple([*found, "derivatives"] if derivatives else found)
+
+
+def needs_consent(terms: Terms) -> bool:
+    """Whether a person has to agree before they are used: they forbid something, or nobody states them."""
+    return bool(forbids(terms)) or not is_known(terms)
 
 
 def beyond_its_name(license: LicenseInfo) -> tuple[str, ...]:
@@ -62,15 +68,26 @@ def beyond_its_name(license: LicenseInfo) -> tuple[str, ...]:
 
 
 def in_words(terms: Terms) -> str:
-    """What the terms allow, for people."""
-    forbidden = forbids(terms)
-    return f"no {', no '.join(forbidden)}" if forbidden else "commercial use and derivatives allowed"
+    """What the terms forbid, for people; empty where they are stated and forbid nothing."""
+    return ", ".join([*([] if is_known(terms) else ["not stated"]), *(f"no {what}" for what in forbids(terms))])
+
+
+def named(terms: Terms) -> str:
+    """The licence of the weights by name, with what it forbids in brackets."""
+    words = in_words(terms)
+    return f"{terms.weights} ({words})" if words else terms.weights
+
+
+def listed(terms: Terms, code: str = "") -> str:
+    """The licences of weights and code, and what that of the weights forbids."""
+    parts = [f"weights {terms.weights}", f"code {code}" if code else "", in_words(terms)]
+    return ", ".join(part for part in parts if part)
 
 
 def most_restrictive(licences: Iterable[LicenseInfo]) -> LicenseInfo:
     """The licence that binds a student of teachers under all of these.
 
-    It has the name of the most restrictive one, and forbids what any of them forbids.
+    It has the name of the most restrictive one, forbids what any of them forbids, and leaves open what any leaves open.
 
     Raises:
         ValueError: there are none.
@@ -79,8 +96,10 @@ def most_restrictive(licences: Iterable[LicenseInfo]) -> LicenseInfo:
     if not known:
         raise ValueError("the most restrictive of no licences does not exist")
     forbidden = {what for licence in known for what in forbids(licence)}
-    allowed = {"commercial_use": "commercial use" not in forbidden, "derivatives": "derivatives" not in forbidden}
-    return known[-1].model_copy(update=allowed)
+    stated = True if all(map(is_known, known)) else None
+    commercial_use = False if "commercial use" in forbidden else stated
+    derivatives = False if "derivatives" in forbidden else stated
+    return known[-1].model_copy(update={"commercial_use": commercial_use, "derivatives": derivatives})
 
 
 def _order(terms: Terms) -> tuple[bool, bool, bool, bool, bool]:
@@ -88,8 +107,8 @@ def _order(terms: Terms) -> tuple[bool, bool, bool, bool, bool]:
     parts = terms.weights.upper().split("-")
     return (
         not is_known(terms),
-        "ND" in parts or not terms.derivatives,
-        "NC" in parts or not terms.commercial_use,
+        "ND" in parts or terms.derivatives is False,
+        "NC" in parts or terms.commercial_use is False,
         "SA" in parts,
         terms.weights.startswith("LicenseRef-"),
     )

@@ -16,7 +16,7 @@ from mmkd_core.plugins import downloads, fresh, offers, packs, runtimes, weights
 from mmkd_core.plugins.arrival import Arrival, Choices, bring, freshly, installed, step
 from mmkd_core.plugins.consent import Consent, require_accepted
 from mmkd_core.plugins.host import PluginHost
-from mmkd_core.plugins.licences import forbids
+from mmkd_core.plugins.licences import needs_consent
 from mmkd_core.plugins.lock import LockedRuntime, LockedTeacher, change_lock, read_lock
 from mmkd_core.plugins.registry import Registry, load_registry
 from mmkd_core.plugins.sources import portable
@@ -123,7 +123,7 @@ def _locked(
         plugin_api=PLUGIN_API,
         weights=spec.weights,
         license=spec.license,
-        license_accepted=bool(forbids(spec.license)),
+        license_accepted=needs_consent(spec.license),
         runtime=runtime,
     )
 

@@ -9,7 +9,7 @@ from mmkd_core.contract import TeacherSpec, WeightSource
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import downloads, packs, runtimes, versions, weights
 from mmkd_core.plugins.consent import Offer
-from mmkd_core.plugins.licences import Terms, forbids
+from mmkd_core.plugins.licences import named
 from mmkd_core.plugins.limits import in_words
 from mmkd_core.plugins.lock import LockedRuntime
 from mmkd_core.plugins.names import canonical
@@ -23,7 +23,7 @@ def of_package(target: str, found: Found) -> Offer:
     needs = [f"installs {found.package.name} from {found.origin}, whose code runs here with your rights"] * found.code
     entry = found.entry
     if entry is not None:
-        facts += [("licence", _terms(entry.license)), ("status", entry.status)]
+        facts += [("licence", named(entry.license)), ("status", entry.status)]
         facts += [("gated", "an account that accepted the terms is needed")] * entry.license.gated
         if entry.download:
             facts.append(("download", in_words(entry.download)))
@@ -52,7 +52,7 @@ def of_weights(
         entry = registry.teachers.get(spec.name)
         size = entry.download if entry and entry.download else downloads.size(absent)
         words = in_words(size) if size is not None else "an unknown amount"
-        facts += [("licence", _terms(spec.license)), ("download", words)]
+        facts += [("licence", named(spec.license)), ("download", words)]
         facts += [("weights", ", ".join(source.location for source in absent))]
         facts += [("gated", "an account that accepted the terms is needed")] * spec.license.gated
         needs.append(f"downloads {words} of weights")
@@ -68,11 +68,6 @@ def of_remote_code(target: str, configurations: Sequence[str]) -> Offer:
     named = ", ".join(configurations)
     needs = (f"may run code that its files name, in its own environment: {named}",) if configurations else ()
     return Offer(target, tuple(("remote code", one) for one in configurations), needs)
-
-
-def _terms(terms: Terms) -> str:
-    forbidden = forbids(terms)
-    return f"{terms.weights} (no {', no '.join(forbidden)})" if forbidden else terms.weights
 
 
 def validate(spec: TeacherSpec, package: str, version: str, entry: RegistryEntry | None) -> None:

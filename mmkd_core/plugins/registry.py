@@ -72,8 +72,10 @@ class RegistryLicense(_Frozen):
     """What is shown before installation; must equal the spec's."""
 
     weights: str = Field(min_length=1, description="SPDX identifier, or LicenseRef-..., of the weights' licence.")
-    commercial_use: bool = Field(description="Whether the weights' licence allows commercial use.")
-    derivatives: bool = Field(default=True, description="Whether it allows works derived from the weights.")
+    commercial_use: bool | None = Field(
+        description="Whether the weights' licence allows commercial use; null where no licence is stated."
+    )
+    derivatives: bool | None = Field(default=True, description="Whether it allows works derived from the weights.")
     gated: bool = Field(default=False, description="Whether the weights need an account that accepted terms.")
     url: str | None = Field(default=None, pattern=r"^https://", description="Where the terms are written.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mmkd_core.contract import LicenseInfo
-from mmkd_core.plugins.licences import beyond_its_name, forbids
+from mmkd_core.plugins.licences import beyond_its_name, forbids, is_known, named
 
 LIMITS = """\
 It is for research; it is not a medical device. Do not use it for diagnosis, triage or treatment, nor for any decision
@@ -45,7 +45,7 @@ def model_card(
     if taught:
         lines += ["", "It comes from the weights below, and the most restrictive of their licences binds it.", ""]
         lines += ["| what it learnt from | licence of its weights |", "|---|---|"]
-        lines += [f"| {name} | {terms.weights}{_short(terms)} |" for name, terms in sorted(taught.items())]
+        lines += [f"| {name} | {named(terms)} |" for name, terms in sorted(taught.items())]
     if origin:
         lines += ["", "## Where it comes from", "", *(f"- {line}" for line in origin)]
     if results:
@@ -58,13 +58,11 @@ def model_card(
 
 
 def _meaning(license: LicenseInfo) -> str:
-    forbidden = forbids(license)
-    return f"It does not allow {' or '.join(forbidden)}." if forbidden else "It allows commercial use and derivatives."
-
-
-def _short(license: LicenseInfo) -> str:
-    forbidden = forbids(license)
-    return f" (no {', no '.join(forbidden)})" if forbidden else ""
+    forbidden = f"It does not allow {' or '.join(forbids(license))}." if forbids(license) else ""
+    if not is_known(license):
+        unstated = "Of some of what it learnt from nobody states a licence: that allows nothing by itself."
+        return f"{unstated} {forbidden}".strip()
+    return forbidden or "It allows commercial use and derivatives."
 
 
 def _on_hub(license: LicenseInfo) -> str:

@@ -41,7 +41,15 @@ OWN_LOADER = {
     "ret-clip",
 }
 DECLARATIVE = sorted(set(NAMES) - OWN_LOADER)
-LONGER = {"biomed-clip": 42, "bmc-clip": 31, "genmed-clip": 38, "monet": 31, "pubmed-clip": 32, "unimed-clip": 55}
+LONGER = {
+    "biomed-clip": 42,
+    "bmc-clip": 31,
+    "genmed-clip": 38,
+    "monet": 31,
+    "plip": 31,
+    "pubmed-clip": 32,
+    "unimed-clip": 55,
+}
 """Those with a text tower of their own, with a configuration that is not published, or pinned."""
 
 
@@ -115,8 +123,10 @@ def test_they_come_with_the_wheel():
 @pytest.mark.parametrize("name", NAMES)
 def test_no_licence_is_assumed(name, plugin):
     license = plugin(name).SPEC.license
-    if "LicenseRef-unknown" in license.weights or "NC" in license.weights:
-        assert not license.commercial_use
+    if license.weights == "LicenseRef-unknown":
+        assert (license.commercial_use, license.derivatives) == (None, None), "not found is not forbidden"
+    if "NC" in license.weights:
+        assert license.commercial_use is False
 
 
 def test_declaring_all_of_them_loads_no_library():

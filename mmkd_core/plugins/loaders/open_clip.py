@@ -101,7 +101,7 @@ def _config(spec: TeacherSpec, weights: Mapping[str, Path]) -> dict[str, Any]:
     return {**config, "text_cfg": _present_names(spec, config["text_cfg"])}
 
 
-def _present_names(spec: TeacherSpec, text: Mapping[str, Any]) -> dict[str, Any]:
+def _present_names(spec: TeacherSpec, text: Any) -> dict[str, Any]:
     """The settings of a text tower under the names that open_clip reads now."""
     found = dict(text)
     for former, name in FORMER_NAMES.items():

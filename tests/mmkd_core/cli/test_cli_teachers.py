@@ -42,9 +42,11 @@ def test_info_says_the_terms_before_anything_is_installed(mmkd):
         "package mmkd-conch (not installed; path source)",
         "status community, maintained by mmkd",
     }
-    free = mmkd("teachers", "info", "quilt-net").stdout
-    assert "weights MIT, commercial use and derivatives allowed" in free
-    assert "gated" not in free
+    free = {" ".join(line.split()) for line in mmkd("teachers", "info", "quilt-net").stdout.splitlines()}
+    assert "licence weights MIT" in free
+    assert not any("gated" in line for line in free)
+    unstated = {" ".join(line.split()) for line in mmkd("teachers", "info", "plip").stdout.splitlines()}
+    assert "licence weights LicenseRef-unknown, not stated" in unstated
 
 
 @pytest.mark.parametrize("option", ["--weights", "--python"])

@@ -48,10 +48,15 @@ def test_two_licences_that_forbid_different_things_bind_together():
     assert "It does not allow commercial use or derivatives." in card
 
 
-def test_an_unknown_licence_allows_nothing():
-    unknown = LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=False)
+def test_a_licence_that_nobody_states_is_called_that():
+    unknown = LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=None, derivatives=None)
+    alone = licences(None, {"free": FREE, "plip": unknown})
+    assert _licence(alone) == "LicenseRef-unknown (from plip; not stated)"
+    card = model_card("S", "Distilled.", LicenseInfo(**alone["license"]), {"plip": unknown})
+    assert "Of some of what it learnt from nobody states a licence: that allows nothing by itself." in card
+    assert "| plip | LicenseRef-unknown (not stated) |" in card
     facts = licences(None, {"conch": ND, "plip": unknown})
-    assert _licence(facts) == "LicenseRef-unknown (from plip; no commercial use, no derivatives)"
+    assert _licence(facts) == "LicenseRef-unknown (from conch, plip; not stated, no commercial use, no derivatives)"
 
 
 def test_a_student_without_teachers_has_a_card_too():
@@ -81,7 +86,7 @@ def test_what_the_first_student_started_from_binds_it_and_its_descendants():
     assert child["start"] == one["start"], "that of the first student, whatever stage 1 is now"
     both = licences(None, {"plip": FREE}, start)
     assert both["license"]["weights"] == "LicenseRef-unknown"
-    assert _licence(both).startswith("LicenseRef-unknown (from start of the text tower (bert); no commercial use")
+    assert _licence(both).startswith("LicenseRef-unknown (from start of ")
     same = {tower: {**start["image"]} for tower in ("image", "text")}
     assert list(starts(same)) == ["start of the image and the text tower (metaclip.pt)"]
 

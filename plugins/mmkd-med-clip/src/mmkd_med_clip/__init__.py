@@ -41,7 +41,9 @@ SPEC = mmkd.TeacherSpec(
     embed_dim=512,
     logit_scale=14.3,  # 1 / 0.07, where it starts; the learnt one is read when it is added
     domains=("xray",),
-    license=mmkd.LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
+    license=mmkd.LicenseInfo(
+        code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=None, derivatives=None, url=HOME
+    ),
     provenance=mmkd.Provenance(
         paper="Wang et al. 2022, EMNLP, arXiv:2210.10163",
         homepage=HOME,

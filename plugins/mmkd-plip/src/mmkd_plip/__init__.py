@@ -25,7 +25,7 @@ SPEC = mmkd.TeacherSpec(
     embed_dim=512,
     logit_scale=100.0,  # CLIP's upper limit; the learnt one is read when it is added
     domains=("pathology",),
-    license=mmkd.LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
+    license=mmkd.LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=None, derivatives=None, url=HOME),
     provenance=mmkd.Provenance(paper="Huang et al. 2023, Nature Medicine 29:2307-2316", homepage=HOME),
 )
 

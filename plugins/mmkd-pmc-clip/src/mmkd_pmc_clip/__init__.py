@@ -41,7 +41,7 @@ SPEC = mmkd.TeacherSpec(
     embed_dim=768,
     logit_scale=83.9,  # exp(4.4292), its authors' quick-start notebook; it is in none of the published files
     domains=("xray", "ct", "mri", "ultrasound", "pathology", "dermatology", "fundus", "oct", "endoscopy", "microscopy"),
-    license=mmkd.LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
+    license=mmkd.LicenseInfo(code="MIT", weights="LicenseRef-unknown", commercial_use=None, derivatives=None, url=HOME),
     provenance=mmkd.Provenance(
         paper="Lin et al. 2023, MICCAI, arXiv:2303.07240",
         homepage=HOME,

@@ -36,7 +36,9 @@ SPEC = mmkd.TeacherSpec(
     embed_dim=1024,  # 512 of the left eye, 512 of the right eye
     logit_scale=90.0,  # where it starts; the mean of both eyes' learnt ones is read when it is added
     domains=("fundus",),
-    license=mmkd.LicenseInfo(code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=False, url=HOME),
+    license=mmkd.LicenseInfo(
+        code="LicenseRef-unknown", weights="LicenseRef-unknown", commercial_use=None, derivatives=None, url=HOME
+    ),
     provenance=mmkd.Provenance(
         paper="Du et al. 2024, MICCAI, arXiv:2405.14137",
         homepage=HOME,
