@@ -140,13 +140,26 @@ class Objective:
         draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
         captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
         tokens = torch.cat([captions, *(self.bank_tokens[domain][index] for domain, index in draw.items())])
-        heads = any(getattr(weights, term) for term in TERMS)
-        asked = [source for source in self.sources if source.teaches(step)] if heads or weights.relation else []
-        reading = self.reader.read(asked, rows, texts=heads)
+        asked = self._asked(step)
+        reading = self.reader.read(asked, rows, texts=self._heads)
         relation = self._targets(reading, rows, share, draw) if weights.relation and asked else None
         own = tokens[share.of(len(tokens))]
         frozen = step < self.frozen
         return StepBatch(step, share, rows, views, own, which, len(captions), reading, relation, frozen)
+
+    def teaching(self, rows: Rows, step: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(T, B) samples that each source teaches in a step: those of its mask, if it is asked then."""
+        asked = {source.name for source in self._asked(step)}
+        return np.stack([source.mask[rows] & (source.name in asked) for source in self.sources])
+
+    @property
+    def _heads(self) -> bool:
+        return any(getattr(self.parts.weights, term) for term in TERMS)
+
+    def _asked(self, step: int) -> list[Source]:
+        """Sources that a step reads: those that have their turn, if the recipe has any use for them."""
+        useful = self._heads or self.parts.weights.relation
+        return [source for source in self.sources if source.teaches(step)] if useful else []
 
     def _targets(self, reading: Reading, rows: Rows, share: Share, draw: Mapping[str, Rows]) -> Relation:
         """Posteriors over the drawn texts, from cached features: a matrix product for each source.

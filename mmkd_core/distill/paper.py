@@ -24,7 +24,7 @@ from mmkd_core.distill import losses as loss
 from mmkd_core.distill.align import Alignment
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.sources import Source
+from mmkd_core.distill.sources import Mask, Source
 from mmkd_core.student.batches import Rows
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import clip_loss
@@ -103,14 +103,19 @@ class PaperObjective:
             parts["icl"] = weights.icl * contrast
         return parts
 
-    def _draw(self, rows: Rows, step: int) -> tuple[Rows, Tensor, Tensor]:
-        """One trusted teacher per row; rows that nobody teaches are left out. Aligned features (B', latent)."""
+    def teaching(self, rows: Rows, step: int) -> Mask:
+        """(T, B) samples that each source teaches in a step: one trusted teacher per row, drawn at random."""
         trusted = np.stack([source.mask[rows] for source in self.sources])
         noise = np.random.default_rng([self.seed, step, 3]).uniform(size=trusted.shape)
         choice = np.where(trusted.any(axis=0), np.where(trusted, noise, -1).argmax(axis=0), -1)
+        chosen: Mask = choice == np.arange(len(self.sources))[:, None]
+        return chosen
+
+    def _draw(self, rows: Rows, step: int) -> tuple[Rows, Tensor, Tensor]:
+        """Rows that are taught, and the aligned features (B', latent) of their teachers."""
         taught, images, texts = [], [], []
-        for number, source in enumerate(self.sources):
-            mine = np.flatnonzero(choice == number)
+        for source, chosen in zip(self.sources, self.teaching(rows, step), strict=True):
+            mine = np.flatnonzero(chosen)
             taught.append(mine)
             images.append(self.alignment.aligned(source.name, source.images(rows[mine])))
             texts.append(self.alignment.aligned(source.name, source.texts(rows[mine])))

@@ -19,6 +19,7 @@ from mmkd_core.distill.budget import Watch
 from mmkd_core.distill.config import RECIPES, BudgetConfig, DistillConfig, IncrementalConfig, Parts
 from mmkd_core.distill.course import Course, urgent
 from mmkd_core.distill.heads import TeacherHead
+from mmkd_core.distill.lessons import Lessons, lessons
 from mmkd_core.distill.normalise import PhiS
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.distill.paper import PaperObjective
@@ -44,10 +45,17 @@ class Distilled:
 
     heads: dict[str, TeacherHead]
     log: list[dict[str, float]]
+    lessons: Lessons
+    """Rows of the steps that were taken, and their teachers."""
     fidelity: dict[str, float]
     """Per new head: mean cosine of the ridge fit, before any training."""
     budget: dict[str, dict[str, float]] = field(default_factory=dict)
     """By ``teacher/domain``: bound, loss and multiplier at the end (``budget.Budget.facts``)."""
+
+    @property
+    def steps(self) -> int:
+        """Steps that were taken: fewer than were asked for where the run stopped early."""
+        return int(self.log[-1]["step"])
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,8 @@ def distill(
     verdict = course.verdict()
     if verdict and progress:
         progress.say(f"{label}: {verdict}")
-    return Distilled(heads, log, fidelity, course.budget.facts())
+    taken = lessons(objective, active, batches, int(log[-1]["step"]))
+    return Distilled(heads, log, taken, fidelity, course.budget.facts())
 
 
 def _shares(sources: Sequence[Source], heads: Mapping[str, TeacherHead], parts: Parts) -> dict[str, float]:
@@ -193,4 +202,4 @@ def _paper(
     with tuned(student, config.train, seed):
         modules = nn.ModuleList([student.model, scale])
         log = train(modules, objective, after_step=lambda done: clamp_logit_scale(student))
-    return Distilled({}, log, {})
+    return Distilled({}, log, lessons(objective, sources, batches, int(log[-1]["step"])), {})

@@ -21,7 +21,16 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
 from mmkd_core.distill.objective import Samples
-from mmkd_core.distill.replay import UNTAUGHT, Coreset, Mask, MixedBatches, Replay, replay_list, with_untaught
+from mmkd_core.distill.replay import (
+    UNTAUGHT,
+    Coreset,
+    Mask,
+    MixedBatches,
+    Replay,
+    Stratum,
+    replay_list,
+    with_untaught,
+)
 from mmkd_core.distill.run import Earlier, distill
 from mmkd_core.distill.sources import Source
 from mmkd_core.errors import PluginError
@@ -189,26 +198,27 @@ class Distillation:
             )
         if not parallel.leads():
             return
-        step = self._toward(student, before)
+        step, replayed = self._toward(student, before), self._replayed(replay, new, taught.lessons.drawn)
         facts = {
             "identity": key,
             "parent": self.parent.id if self.parent else None,
             "teachers": [*(self.parent.teachers if self.parent else []), *new],
             "new": new,
             "recipe": self.config.recipe,
-            "steps": self.config.steps,
+            "steps": taught.steps,
             "batch_size": self.config.batch_size,
             "seconds": round(time.monotonic() - began, 1),
             "fidelity": taught.fidelity,
             **({"step": step.size, "tried": step.tried, "budget": taught.budget} if step else {}),
-            "replayed": 0 if replay is None else len(replay.rows),
+            "lessons": dict(taught.lessons.taught),
+            "replayed": len({sample for samples in replayed.values() for sample in samples}),
             **releases.licences(
                 self.parent, {name: self.specs[name].license for name in new}, started_from(self.workspace)
             ),
             "student": shape_of(student),
             **(more or {}),
         }
-        self.commit(student, taught.heads, self._named(replay), run / "log.jsonl", facts)
+        self.commit(student, taught.heads, replayed, run / "log.jsonl", facts)
 
     def _earlier(self, replay: Replay | None) -> Earlier | None:
         if self.parent is None or replay is None:
@@ -296,7 +306,7 @@ class Distillation:
             weights_digest(self.start),
             self.parent.id if self.parent else None,
             {name: (self.specs[name].fingerprint, self.trust[name].to_json()) for name in new},
-            None if replay is None else self._named(replay),
+            None if replay is None else self._named(replay.strata),
             more,
         )
 
@@ -334,7 +344,13 @@ class Distillation:
         forget_checkpoint(log.parent)
         return made
 
-    def _named(self, replay: Replay | None) -> dict[str, list[str]]:
+    def _replayed(self, replay: Replay | None, new: Sequence[str], drawn: Mask) -> dict[str, list[str]]:
+        """The part of the replay list that was really replayed: drawn, and not because a newcomer teaches it."""
+        if replay is None:
+            return {}
+        old = drawn & ~np.any([self.trust[name].mask for name in new], axis=0)
+        return self._named({key: rows[old[rows]] for key, rows in replay.strata.items() if old[rows].any()})
+
+    def _named(self, strata: Mapping[Stratum, Rows]) -> dict[str, list[str]]:
         """Sample ids by ``teacher/domain``; samples that nobody taught stand under ``/domain``."""
-        strata = replay.strata if replay else {}
         return {"/".join(key): [str(name) for name in self.corpus.sample_id[rows]] for key, rows in strata.items()}
