@@ -102,7 +102,7 @@ def run(folder: Path, store: Path, accumulate: int = 1, vision: str = "vit-tiny"
     # full length of what rounding leaves there.
     student = build(vision, seed=2)
     bank = Bank.build(data, BankConfig(captions=2), seed=0)
-    samples = Samples.of(student, pixels, captions, list(data.domain), bank)
+    samples = Samples.of(student, pixels, data, bank)
     two = DistillConfig(
         **{**CONFIG, "lr": 2e-4, "steps": steps}, accumulate=accumulate, bank=BankConfig(per_step=2), weights={}
     )

@@ -107,7 +107,7 @@ class Histories:
     def steps(self, earlier: int, size: int) -> Callable[[int], None]:
         """From the number of a chunk to as many steps as lie between two checks of the budget; 0 is without replay."""
         student = Student.build(StudentConfig(), self.texts, seed=0)
-        samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
+        samples = Samples.of(student, self.pixels, self.corpus, self.bank)
         of = [self.corpus.domain == f"domain {i}" for i in range(DOMAINS)]
         new = self.source(0, "new", of[0])
         old = [self.source(i + 1, f"old-{i:02d}", of[1 + i % (DOMAINS - 2)]) for i in range(earlier)]

@@ -127,7 +127,7 @@ def ours(data: Data, teachers: int) -> Callable[[int], None]:
     """A step of the default recipe, as ``training.fit`` takes it."""
     student = data.student()
     sources = [data.source(i) for i in range(teachers)]
-    samples = Samples.of(student, data.pixels, data.texts[:N], list(data.corpus.domain), data.bank)
+    samples = Samples.of(student, data.pixels, data.corpus, data.bank)
     heads = {source.name: warm_head(student, source, samples)[0] for source in sources}
     batches = partial(Epochs(np.arange(N), 0).batch, size=CONFIG.batch_size)
     objective = Objective(student, heads, sources, samples, data.bank, batches, CONFIG, 0)

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from mmkd_core.data.captions import DOMAINS, label_caption, prompts
 from mmkd_core.data.check import torn
 from mmkd_core.data.decode import decode
-from mmkd_core.data.manifest import SPLITS, Corpus, Prompts, image_id
+from mmkd_core.data.manifest import SPLITS, Corpus, image_id
+from mmkd_core.data.prompts_file import Prompts
 from mmkd_core.data.tables import Row, Table
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress, Silent

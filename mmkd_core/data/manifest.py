@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.data.files import replacing
+from mmkd_core.data.prompts_file import Prompts, prompts_yaml, read_prompts
 from mmkd_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ SPLITS = ("train", "val", "test")
 MANIFEST, PROMPTS = "manifest.parquet", "prompts.yaml"
 
 Column = NDArray[np.object_]
-Prompts = dict[str, dict[str, tuple[str, ...]]]
-"""``prompts[domain][label]``: sentences for the class; the order of the labels is the order of the classes."""
-
 _VERSION_KEY = b"mmkd.corpus"
 _NULLABLE = ("label", "labels")
 _LISTS = ("more_captions", "labels")
@@ -141,6 +139,23 @@ class Corpus:
         return (str(self.caption[i]), *self.more_captions[i])
 
     @cached_property
+    def owners(self) -> NDArray[np.int64]:
+        """(M,) the sample of each caption: first those of ``caption``, then the further ones, sample after sample."""
+        counts = np.fromiter(map(len, self.more_captions), dtype=np.int64, count=len(self))
+        samples = np.arange(len(self))
+        return np.concatenate([samples, np.repeat(samples, counts)])
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """All M captions, in the order of ``owners``."""
+        return [*map(str, self.caption), *(text for more in self.more_captions for text in more)]
+
+    @cached_property
+    def text_ids(self) -> Column:
+        """(M,) their ids."""
+        return np.concatenate([self.text_id, _column([text_id(text) for text in self.texts[len(self) :]])])
+
+    @cached_property
     def _multilabel(self) -> frozenset[str]:
         return frozenset(str(d) for d, labels in zip(self.domain, self.labels, strict=True) if labels is not None)
 
@@ -223,9 +238,8 @@ class Corpus:
         schema = pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in types.items()])
         schema = schema.with_metadata({_VERSION_KEY: str(VERSION)})
         table = pa.table({name: pa.array(getattr(moved, name), kind) for name, kind in types.items()}, schema=schema)
-        plain = {domain: {k: list(v) for k, v in classes.items()} for domain, classes in self.prompts.items()}
         with replacing(root / PROMPTS) as file:
-            file.write(_yaml(plain))
+            file.write(prompts_yaml(self.prompts))
         with replacing(root / MANIFEST) as file:  # last: its presence says that the corpus is whole
             pq.write_table(table, file, compression="zstd")
         return moved
@@ -243,7 +257,7 @@ class Corpus:
         if not (path / MANIFEST).is_file():
             raise DataError(f"the folder is not a corpus: it has no {MANIFEST}", where=str(path), next=_HOW)
         columns = _read_columns(path / MANIFEST)
-        return cls(path, prompts=_read_prompts(path / PROMPTS), **columns)
+        return cls(path, prompts=read_prompts(path / PROMPTS, _HOW), **columns)
 
 
 COLUMNS = tuple(f.name for f in fields(Corpus) if f.name not in ("root", "prompts"))
@@ -290,33 +304,3 @@ def _check_version(found: bytes | None, path: Path) -> None:
         what = f"the corpus is of version {found.decode(errors='replace')}, this mmkd reads {VERSION}"
         old = found.isdigit() and int(found) < VERSION
         raise DataError(what, where=str(path), next=_HOW if old else "Update it with `pip install --upgrade mmkd`.")
-
-
-def _yaml(plain: dict[str, dict[str, list[str]]]) -> bytes:
-    """Write readable YAML, or escaped YAML where a rare line separator would not survive the readable one."""
-    import yaml
-
-    text: str = yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True)
-    if yaml.safe_load(text) != plain:
-        text = yaml.safe_dump(plain, sort_keys=False, width=120)
-    return text.encode()
-
-
-def _read_prompts(path: Path) -> Prompts:
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return {
-            str(domain): {str(label): _sentences(texts) for label, texts in classes.items()}
-            for domain, classes in raw.items()
-        }
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
-        what = "the prompts cannot be read: a mapping domain -> label -> sentences is needed"
-        raise DataError(what, where=str(path), next=_HOW) from error
-
-
-def _sentences(texts: object) -> tuple[str, ...]:
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise TypeError("sentences")
-    return tuple(texts)

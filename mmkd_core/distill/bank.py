@@ -29,12 +29,13 @@ class Bank:
 
     @classmethod
     def build(cls, corpus: Corpus, config: BankConfig, seed: int) -> Bank:
-        """All prompts of each domain, and ``config.captions`` distinct training captions drawn by ``seed``."""
+        """All prompts of each domain, and ``config.captions`` of its distinct training captions, drawn by ``seed``."""
         texts: dict[str, tuple[str, ...]] = {}
         train = corpus.where(split="train")
         for number, domain in enumerate(corpus.domains):
             prompts = [text for label in corpus.classes(domain) for text in corpus.prompts[domain][label]]
-            captions = sorted({str(corpus.caption[i]) for i in train if corpus.domain[i] == domain} - set(prompts))
+            here = (corpus.captions(i) for i in train if corpus.domain[i] == domain)
+            captions = sorted({text for texts in here for text in texts} - set(prompts))
             rng = np.random.default_rng([seed, 7, number])
             chosen = [captions[i] for i in rng.permutation(len(captions))[: config.captions]]
             texts[domain] = tuple(dict.fromkeys(prompts + chosen))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill import losses as loss
 from mmkd_core.distill.balance import dropping
 from mmkd_core.distill.bank import Bank
@@ -23,6 +24,7 @@ from mmkd_core.distill.heads import TeacherHead
 from mmkd_core.distill.sources import Reader, Reading, Source
 from mmkd_core.distill.streamed import PAIRED, TERMS, Lesson, Method, fd_of_samples, taught
 from mmkd_core.student.batches import Rows
+from mmkd_core.student.captions import Captions
 from mmkd_core.student.model import Student, evaluating, to_device
 from mmkd_core.student.pretrain import clip_loss
 from mmkd_core.student.step import Embedded, Losses, Share
@@ -31,24 +33,26 @@ from mmkd_core.student.views import Views
 
 @dataclass(frozen=True)
 class Samples:
-    """The student's side of a corpus of N samples: pixels, caption tokens, and the number of each sample's domain."""
+    """The student's side of a corpus of N samples: pixels, caption tokens, and the number of each sample's domain.
+
+    Attributes:
+        pixels: uint8 (N, H, W, 3).
+        tokens: (M, L) of all captions, in the order of ``Corpus.texts``.
+        domain: (N,).
+        captions: which captions are whose.
+    """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     tokens: Tensor
     domain: Tensor
+    captions: Captions
 
     @classmethod
-    def of(
-        cls,
-        student: Student,
-        pixels: np.ndarray[Any, np.dtype[np.uint8]],
-        captions: Sequence[str],
-        domains: Sequence[str],
-        bank: Bank,
-    ) -> Samples:
-        """Tokenize captions (N) and number domains as the bank does; -1 is a domain without a bank."""
+    def of(cls, student: Student, pixels: np.ndarray[Any, np.dtype[np.uint8]], corpus: Corpus, bank: Bank) -> Samples:
+        """Tokenize all captions and number domains as the bank does; -1 is a domain without a bank."""
         number = {domain: i for i, domain in enumerate(bank.domains)}
-        return cls(pixels, student.tokenize(list(captions)), torch.tensor([number.get(d, -1) for d in domains]))
+        domains = torch.tensor([number.get(str(domain), -1) for domain in corpus.domain])
+        return cls(pixels, student.tokenize(corpus.texts), domains, Captions.of(corpus))
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,17 @@ class Objective:
     def batch(self, step: int, share: Share) -> StepBatch:
         """Read the share's images; captions and the texts drawn from the bank are one list, shared out like images.
 
-        People's captions repeat, so each is embedded once; the bank goes through the tower with them.
+        Of a sample with several captions one is drawn, the same for the student and for all teachers. Captions repeat,
+        so each is embedded once; the bank goes through the tower with them.
         """
         config, weights, rows = self.config, self.parts.weights, self.batches(step)
         views = Views.of(self.samples.pixels, rows, share, config.crop, self.seed, step)
         draw = self.bank.draw(config.bank.per_step, self.seed, step) if weights.relation else {}
-        captions, which = torch.unique(self.samples.tokens[torch.from_numpy(rows)], dim=0, return_inverse=True)
+        drawn = self.samples.captions.drawn(rows, self.seed, step)
+        captions, which = torch.unique(self.samples.tokens[torch.from_numpy(drawn)], dim=0, return_inverse=True)
         tokens = torch.cat([captions, *(self.bank_tokens[domain][index] for domain, index in draw.items())])
         asked = self._asked(step)
-        reading = self.reader.read(asked, rows, texts=self._heads)
+        reading = self.reader.read(asked, rows, drawn if self._heads else None)
         relation = self._targets(reading, rows, share, draw) if weights.relation and asked else None
         own = tokens[share.of(len(tokens))]
         frozen = step < self.frozen

@@ -64,8 +64,12 @@ class PaperObjective:
         """Read the share's images and captions; the teachers are drawn for everybody."""
         rows = self.batches(step)
         views = Views.of(self.samples.pixels, rows, share, self.config.crop, self.seed, step)
-        tokens = self.samples.tokens[torch.from_numpy(rows[share.of(len(rows))])]
+        drawn = self._captions(rows[share.of(len(rows))], step)
+        tokens = self.samples.tokens[torch.from_numpy(drawn)]
         return PaperBatch(step, share, rows, views, tokens)
+
+    def _captions(self, rows: Rows, step: int) -> Rows:
+        return self.samples.captions.drawn(rows, self.seed, step)
 
     def embed(self, batch: PaperBatch, piece: Share) -> Embedded:
         """Unit-norm embeddings of images (b, D) and captions (b, D)."""
@@ -118,5 +122,6 @@ class PaperObjective:
             mine = np.flatnonzero(chosen)
             taught.append(mine)
             images.append(self.alignment.aligned(source.name, source.images(rows[mine])))
-            texts.append(self.alignment.aligned(source.name, source.texts(rows[mine])))
+            captions = self._captions(rows[mine], step)
+            texts.append(self.alignment.aligned(source.name, source.texts(captions)))
         return np.concatenate(taught), torch.cat(images), torch.cat(texts)

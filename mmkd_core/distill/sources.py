@@ -30,7 +30,8 @@ class Source:
         name: the teacher's name, or ``student@0001``.
         store: an open feature store; features are gathered from its memory map, a batch at a time.
         table: the fingerprint under which the features lie.
-        image_rows, text_rows: (N,) rows of the samples' images and captions in the store.
+        image_rows: (N,) rows of the samples' images in the store.
+        text_rows: (M,) rows of all captions, in the order of ``Corpus.texts``: the first N are the samples' first.
         bank: per domain the features (K, D) of the texts of the bank, unit norm.
         logit_scale: the teacher's own, already exponentiated.
         mask: (N,) true where the source teaches.
@@ -72,10 +73,10 @@ class Source:
         self.require(int(batch.mask.sum()), len(index))
         return F.normalize(batch.images[self.table], dim=-1)
 
-    def texts(self, index: Rows) -> Tensor:
-        """Unit-norm caption features (B, D) of the samples ``index``."""
-        batch = gather(self.store, [self.table], texts=self.text_rows[index], dtype=torch.float32)
-        self.require(int(batch.mask.sum()), len(index))
+    def texts(self, captions: Rows) -> Tensor:
+        """Unit-norm features (B, D) of ``captions``; a sample's number is also that of its first caption."""
+        batch = gather(self.store, [self.table], texts=self.text_rows[captions], dtype=torch.float32)
+        self.require(int(batch.mask.sum()), len(captions))
         return F.normalize(batch.texts[self.table], dim=-1)
 
     def require(self, found: int, wanted: int) -> None:
@@ -120,8 +121,8 @@ class Reader:
             self.group[source.name] = together[0] if together else len(first)
             first += [] if together else [source]
 
-    def read(self, sources: Sequence[Source], index: Rows, *, texts: bool) -> Reading:
-        """Features of the samples ``index`` (B,) by ``sources``, of captions too if ``texts``.
+    def read(self, sources: Sequence[Source], index: Rows, captions: Rows | None) -> Reading:
+        """Features of the samples ``index`` (B,) by ``sources``, and of one of the captions (B,) of each, if given.
 
         Raises:
             PluginError: a feature that should teach is missing.
@@ -130,19 +131,19 @@ class Reader:
         found: dict[int, tuple[Tensor, Tensor | None]] = {}
         for group in dict.fromkeys(self.group[source.name] for source in sources):
             places = [i for i, source in enumerate(sources) if self.group[source.name] == group]
-            found |= self._read([sources[i] for i in places], index, trusted[places], texts, places)
+            found |= self._read([sources[i] for i in places], index, captions, trusted[places], places)
         pairs = [found[i] for i in range(len(sources))]
-        captions = tuple(text for _, text in pairs if text is not None)
-        return Reading(tuple(sources), trusted, tuple(image for image, _ in pairs), captions)
+        texts = tuple(text for _, text in pairs if text is not None)
+        return Reading(tuple(sources), trusted, tuple(image for image, _ in pairs), texts)
 
     @staticmethod
     def _read(
-        sources: Sequence[Source], index: Rows, trusted: Mask, texts: bool, places: Sequence[int]
+        sources: Sequence[Source], index: Rows, captions: Rows | None, trusted: Mask, places: Sequence[int]
     ) -> dict[int, tuple[Tensor, Tensor | None]]:
         first = sources[0]
-        images, captions = first.image_rows[index], first.text_rows[index] if texts else None
+        images, texts = first.image_rows[index], None if captions is None else first.text_rows[captions]
         tables = [source.table for source in sources]
-        batch = gather(first.store, tables, images, captions, trust=trusted.T, dtype=torch.float32)
+        batch = gather(first.store, tables, images, texts, trust=trusted.T, dtype=torch.float32)
         for source, found, wanted in zip(sources, batch.mask.sum(0).tolist(), trusted.sum(1).tolist(), strict=True):
             source.require(found, wanted)
         for features in (*batch.images.values(), *batch.texts.values()):

@@ -47,7 +47,7 @@ def _gradient(
     specs = {name: spec for name, spec in locked_specs(workspace, PluginHost.discover()).items() if name in heads}
     bank = Bank.build(corpus, config.bank, seed)
     pixels = pixels_of(workspace, corpus, progress)
-    samples = Samples.of(student, pixels, list(corpus.caption), list(corpus.domain), bank)
+    samples = Samples.of(student, pixels, corpus, bank)
     train = corpus.where(split="train")
     batches = Batches(train, corpus.domain[train], config, seed)
     found: defaultdict[str, float] = defaultdict(float)

@@ -179,7 +179,7 @@ class Distillation:
         run = self.workspace.runs / f"{label}-{key[:12]}"
         student, began = Student.load(self.start), time.monotonic()
         before = {name: value.clone() for name, value in student.model.state_dict().items()}
-        samples = Samples.of(student, self.pixels, list(self.corpus.caption), list(self.corpus.domain), self.bank)
+        samples = Samples.of(student, self.pixels, self.corpus, self.bank)
         with open_store(self.workspace) as store, self._own_store() as own:
             taught = distill(
                 student,

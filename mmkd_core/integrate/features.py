@@ -32,7 +32,7 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 def corpus_texts(corpus: Corpus) -> list[str]:
     """Every distinct text whose features are needed: captions, then prompts."""
     prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
-    return list(dict.fromkeys([*map(str, corpus.caption), *prompts]))
+    return list(dict.fromkeys([*corpus.texts, *prompts]))
 
 
 def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpec]:
@@ -79,15 +79,15 @@ class Features:
 
     @cached_property
     def text_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(N,) rows of the samples' captions."""
-        return self._rows("text", [str(name) for name in self.corpus.text_id])
+        """(M,) rows of all captions, in the order of ``Corpus.texts``."""
+        return self._rows("text", [str(name) for name in self.corpus.text_ids])
 
     def images(self, index: Any = slice(None)) -> Array:
         """Raw image features of samples."""
         return self.store.gather(self.spec.fingerprint, "image", self.image_rows[index])
 
     def captions(self) -> Array:
-        """Raw caption features of all samples."""
+        """Raw features of all captions, in the order of ``Corpus.texts``."""
         return self.store.gather(self.spec.fingerprint, "text", self.text_rows)
 
     def texts(self, texts: tuple[str, ...]) -> Array:
@@ -104,7 +104,7 @@ class Features:
         }
 
     def view(self) -> TeacherView:
-        """What the trust rule needs."""
+        """What the trust rule needs; of several captions it sees the first."""
         claims = {domain: claim.score for domain, claim in self.spec.trust.items() if "accuracy" in claim.metric}
         return TeacherView(
             self.spec.name,
@@ -112,7 +112,7 @@ class Features:
             claims,
             self.spec.logit_scale,
             self.images(),
-            self.captions(),
+            self.captions()[: len(self.corpus)],
             self.classes(),
         )
 

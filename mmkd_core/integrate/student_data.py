@@ -16,12 +16,12 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError, ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.retrieval import pairs_of
 from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
 from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.batches import Rows
+from mmkd_core.student.captions import ONE_EACH, Captions
 from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.config import PretrainConfig, StartConfig
 from mmkd_core.student.model import Student
@@ -92,7 +92,7 @@ def run_pretrain(
     if unknown:
         raise DataError(f"no samples of {', '.join(unknown)}", next=f"The corpus has {', '.join(corpus.domains)}")
     rows = corpus.where(split="train", domains=config.domains or None)
-    captions = caption_column(corpus, rows, config.captions)
+    captions, whose = training_captions(corpus, rows, config.captions)
     seed = workspace.config.seed
     shape, root = workspace.config.student, workspace.root
     started = digests(shape.start, root)
@@ -107,7 +107,9 @@ def run_pretrain(
         return folder, {**done, "trained": False}
     prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
     published = root / shape.text.files if shape.text.files else tokenizer_beside(shape.start, root)
-    student = Student.build(shape, [*(captions[i] for i in rows), *prompts], seed, published)
+    here = np.isin(corpus.owners[: len(captions)], rows)
+    words = [text for text, ours in zip(captions, here, strict=True) if ours]
+    student = Student.build(shape, [*words, *prompts], seed, published)
     load_start(student, shape.start, root)
     if parallel.leads():
         (run / "done.json").unlink(missing_ok=True)
@@ -122,6 +124,7 @@ def run_pretrain(
         run,
         seed=seed,
         identity=key,
+        whose=whose,
         progress=progress,
         trackers=workspace.config.log,
     )
@@ -140,14 +143,16 @@ def run_pretrain(
     return folder, {**facts, "seconds": time.monotonic() - start, "trained": True}
 
 
-def caption_column(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> list[str]:
-    """The samples' own captions, or sentences made from their labels; those of samples outside ``rows`` may be empty.
+def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> tuple[list[str], Captions]:
+    """All captions of the samples, or a sentence made from the labels of each, and which are whose.
+
+    Sentences of samples outside ``rows`` are left empty.
 
     Raises:
         DataError: captions of labels are asked for and a sample in ``rows`` has none.
     """
     if kind == "own":
-        return [str(text) for text in corpus.caption]
+        return corpus.texts, Captions.of(corpus)
     lacking = rows[~corpus.labelled[rows]]
     if len(lacking):
         what = f"{len(lacking)} training samples have no label, the first is {corpus.image[lacking[0]]}"
@@ -158,7 +163,7 @@ def caption_column(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> lis
         domain, labels = str(corpus.domain[i]), corpus.labels[i]
         named = (str(corpus.label[i]),) if labels is None else labels
         texts[i] = label_caption(domain, named, classes[domain], str(corpus.image_id[i]))
-    return texts
+    return texts, ONE_EACH
 
 
 def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[Any, Any]]:
@@ -173,14 +178,10 @@ def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[An
 def embed(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test") -> Embeddings:
     """What a student makes of the images and captions of one split."""
     rows = corpus.where(split=split)
-    of, captions = pairs_of(corpus.take(rows))
-    distinct = list(dict.fromkeys(captions))
-    place = {text: i for i, text in enumerate(distinct)}
-    texts = student.embed_texts(distinct)[[place[text] for text in captions]]
-    first, further = np.split(texts, [len(rows)])
-    return Embeddings(
-        corpus.sample_id[rows], embed_images(student, corpus, pixels, rows), first, further, of[len(rows) :]
-    )
+    captions = corpus.take(rows).texts
+    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    texts = student.embed_texts(list(place))[[place[text] for text in captions]]
+    return Embeddings(corpus.sample_id[rows], embed_images(student, corpus, pixels, rows), texts)
 
 
 def embed_images(student: Student, corpus: Corpus, pixels: Pixels, rows: Rows) -> Array:

@@ -210,7 +210,7 @@ def _start(workspace: Workspace, shared: Path, cell: Cell) -> None:
         run_pretrain(workspace, workspace.config.pretrain)
     else:
         corpus = workspace.corpus()
-        texts = [str(corpus.caption[row]) for row in corpus.where(split="train")]
+        texts = corpus.take(corpus.where(split="train")).texts
         prompts = [text for classes in corpus.prompts.values() for group in classes.values() for text in group]
         Student.build(workspace.config.student, [*texts, *prompts], workspace.config.seed).save(own / "student")
         write_json(own / "done.json", {"identity": f"random {weights_digest(own / 'student')}", "steps": 0})

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mmkd_core.progress import Progress
 from mmkd_core.student.batches import Batches
+from mmkd_core.student.captions import ONE_EACH, Captions
 from mmkd_core.student.config import PretrainConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.step import Embedded, Losses, Share
@@ -60,8 +61,9 @@ class ClipObjective:
 
     Args:
         pixels: uint8 (N, H, W, 3).
-        tokens: (N, L).
+        tokens: (M, L) of all captions.
         batches: rows of a step.
+        captions: which of them are whose; one is drawn in each step.
     """
 
     def __init__(
@@ -72,15 +74,17 @@ class ClipObjective:
         batches: Callable[[int], np.ndarray[Any, Any]],
         crop: float,
         seed: int,
+        captions: Captions = ONE_EACH,
     ) -> None:
-        self.student, self.pixels, self.tokens = student, pixels, tokens
+        self.student, self.pixels, self.tokens, self.captions = student, pixels, tokens, captions
         self.batches, self.crop, self.seed = batches, crop, seed
 
     def batch(self, step: int, share: Share) -> PairBatch:
         """Read the share's images and captions."""
         rows = self.batches(step)
         views = Views.of(self.pixels, rows, share, self.crop, self.seed, step)
-        return PairBatch(share, views, self.tokens[torch.from_numpy(rows[share.of(len(rows))])])
+        drawn = self.captions.drawn(rows[share.of(len(rows))], self.seed, step)
+        return PairBatch(share, views, self.tokens[torch.from_numpy(drawn)])
 
     def embed(self, batch: PairBatch, piece: Share) -> Embedded:
         """Unit-norm embeddings of images (b, D) and captions (b, D)."""
@@ -104,6 +108,7 @@ def pretrain(
     *,
     seed: int,
     identity: str,
+    whose: Captions = ONE_EACH,
     progress: Progress | None = None,
     label: str = "stage 1",
     trackers: Sequence[str] = (),
@@ -112,13 +117,15 @@ def pretrain(
 
     Args:
         pixels: uint8 (N, H, W, 3).
-        captions, domains: N texts, and the domain of each sample.
-        rows: which of the N pairs to train on.
+        captions: M texts.
+        domains: (N,) of each sample.
+        rows: which of the N samples to train on.
+        whose: which captions are of which sample.
         identity: hash of everything that determines the result; see ``training.fit``.
         trackers: see ``training.fit``.
     """
     batches = Batches(rows, domains[rows], config, seed)
-    objective = ClipObjective(student, pixels, student.tokenize(captions), batches, config.crop, seed)
+    objective = ClipObjective(student, pixels, student.tokenize(captions), batches, config.crop, seed, whose)
     return fit(
         student.model,
         objective,

@@ -106,7 +106,7 @@ def student(built: Student) -> Student:
 @pytest.fixture(scope="session")
 def samples(built: Student, corpus: Corpus, bank: Bank) -> Samples:
     pixels = np.random.default_rng(0).integers(0, 256, (N, 32, 32, 3), dtype=np.uint8)
-    return Samples.of(built, pixels, list(corpus.caption), list(corpus.domain), bank)
+    return Samples.of(built, pixels, corpus, bank)
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_a_domain_without_a_bank_has_no_relation(build, source, student, samples
     from mmkd_core.distill.bank import Bank
 
     half = Bank({"xray": bank.texts["xray"]})
-    fewer = Samples.of(student, samples.pixels, list(corpus.caption), list(corpus.domain), half)
+    fewer = Samples.of(student, samples.pixels, corpus, half)
     assert fewer.domain.tolist() == [-1, 0] * 6
     teacher = source("a", ALL)
     objective = build([teacher], samples=fewer, bank=half)

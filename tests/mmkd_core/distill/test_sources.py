@@ -71,7 +71,7 @@ def test_all_sources_are_read_with_one_call_per_store(several: list[Source], mon
     monkeypatch.setattr(sources, "gather", counted)
     index = np.array([3, 19, 5, 3])
     asked = [several[2], several[1], several[0]]
-    reading = Reader(several).read(asked, index, texts=True)
+    reading = Reader(several).read(asked, index, index)
     assert sorted(calls) == [["b", "a"], ["c"]]
     assert reading.sources == tuple(asked)
     assert reading.trusted.tolist() == [[True] * 4, [True, False, False, True], [True] * 4]
@@ -83,13 +83,13 @@ def test_all_sources_are_read_with_one_call_per_store(several: list[Source], mon
 
 
 def test_texts_are_read_only_if_they_are_wanted(several: list[Source]) -> None:
-    reading = Reader(several).read(several[:2], np.array([0, 1]), texts=False)
+    reading = Reader(several).read(several[:2], np.array([0, 1]), None)
     assert reading.texts == ()
     assert len(reading.images) == 2
-    assert Reader([]).read([], np.array([0, 1]), texts=True).trusted.shape == (0, 2)
+    assert Reader([]).read([], np.array([0, 1]), np.array([0, 1])).trusted.shape == (0, 2)
 
 
 def test_a_trusted_feature_that_is_missing_is_a_sentence(several: list[Source]) -> None:
     bold = replace(several[1], mask=np.ones(20, bool))
     with pytest.raises(PluginError, match=r"1 of 2 features of b are missing \(.*\)\. Run `mmkd extract`"):
-        Reader([several[0], bold]).read([several[0], bold], np.array([0, 19]), texts=True)
+        Reader([several[0], bold]).read([several[0], bold], np.array([0, 19]), np.array([0, 19]))

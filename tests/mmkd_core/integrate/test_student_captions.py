@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
-from mmkd_core.integrate.student_data import caption_column
+from mmkd_core.integrate.student_data import training_captions
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def corpus() -> Corpus:
 
 
 def test_own_captions_are_what_was_written(corpus: Corpus) -> None:
-    assert caption_column(corpus, np.arange(4), "own") == ["written 0", "written 1", "written 2", "written 3"]
+    assert training_captions(corpus, np.arange(4), "own")[0] == ["written 0", "written 1", "written 2", "written 3"]
 
 
 def test_captions_of_labels_name_them(corpus: Corpus) -> None:
-    texts = caption_column(corpus, np.arange(3), "labels")
+    texts = training_captions(corpus, np.arange(3), "labels")[0]
     assert "edema and mass" in texts[0]
     assert not any(word in texts[1] for word in ("edema", "mass", "written"))
     assert "drusen" in texts[2]
@@ -46,4 +46,4 @@ def test_captions_of_labels_name_them(corpus: Corpus) -> None:
 
 def test_captions_of_labels_need_labels(corpus: Corpus) -> None:
     with pytest.raises(DataError, match=r"1 training samples have no label, the first is 3.png. Use --captions own"):
-        caption_column(corpus, np.arange(4), "labels")
+        training_captions(corpus, np.arange(4), "labels")[0]
