@@ -27,7 +27,7 @@ FLOORS = [
     {"plugins", "data"},
     {"contract"},
     {"integrity"},
-    {"statistics", "progress", "errors"},
+    {"statistics", "progress", "errors", "advice"},
 ]
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_core import advice
 from mmkd_core.data.files import replacing
 from mmkd_core.data.prompts_file import Prompts, prompts_yaml, read_prompts
 from mmkd_core.errors import DataError
@@ -303,4 +304,4 @@ def _check_version(found: bytes | None, path: Path) -> None:
     if found != b"%d" % VERSION:
         what = f"the corpus is of version {found.decode(errors='replace')}, this mmkd reads {VERSION}"
         old = found.isdigit() and int(found) < VERSION
-        raise DataError(what, where=str(path), next=_HOW if old else "Update it with `pip install --upgrade mmkd`.")
+        raise DataError(what, where=str(path), next=_HOW if old else advice.NEWER)

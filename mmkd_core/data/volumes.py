@@ -139,7 +139,7 @@ def _dicom(row: Row) -> Pixels:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
     except ImportError:
-        raise _absent("pydicom", "dicom") from None
+        raise _absent("pydicom") from None
     data = pydicom.dcmread(row.image)
     if str(data.get("BurnedInAnnotation", "")).upper() == "YES":
         what = "the image has writing in its pixels (BurnedInAnnotation), which may name the patient"
@@ -205,7 +205,7 @@ def _volume(path: str, modified: int) -> NDArray[Any]:
     try:
         import nibabel
     except ImportError:
-        raise _absent("nibabel", "nifti") from None
+        raise _absent("nibabel") from None
     image = nibabel.as_closest_canonical(nibabel.load(path))
     values: NDArray[Any] = np.asanyarray(image.dataobj)
     if values.ndim > 3 and values.shape[3:] == (1,) * (values.ndim - 3):
@@ -240,5 +240,5 @@ def _refused() -> NDArray[np.uint8]:
     raise DataError(what, next="Write centre/width (as 40/400) or full into the column window.")
 
 
-def _absent(library: str, extra: str) -> DataError:
-    return DataError(f"{library} is not installed", next=f"Run `pip install 'mmkd[{extra}]'`.")
+def _absent(library: str) -> DataError:
+    return DataError(f"{library} is not installed", next=f"Run `pip install {library}`.")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_core import advice
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
@@ -213,7 +214,7 @@ def lifelines() -> Any:
         import lifelines.statistics
     except ImportError as error:
         what = "survival needs the package lifelines, which is not installed"
-        raise DataError(what, next="Run `pip install 'mmkd[survival]'`") from error
+        raise DataError(what, next=advice.install("survival")) from error
     return library
 
 

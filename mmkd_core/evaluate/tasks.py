@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkd_core import advice
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate import diagnosis, multilabel, probe, retrieval, survival, vqa, zero_shot
 from mmkd_core.evaluate.figures import Measure
@@ -28,5 +29,5 @@ def measure_of(outcomes: Outcomes) -> Measure:
     """
     if outcomes.protocol not in MEASURES:
         known = ", ".join(MEASURES)
-        raise DataError(f"unknown protocol {outcomes.protocol!r}; there are {known}", next="Update mmkd.")
+        raise DataError(f"unknown protocol {outcomes.protocol!r}; there are {known}", next=advice.NEWER)
     return MEASURES[outcomes.protocol]

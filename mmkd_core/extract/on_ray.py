@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from feature_store import FeatureStore
+from mmkd_core import advice
 from mmkd_core.data.decode import decode
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import BatchError, DataError, MmkdError, PluginError
@@ -73,7 +74,7 @@ def cluster() -> Iterator[Machines]:
         import ray.data
     except ImportError as error:
         raise PluginError(
-            f"Ray is not installed: {error}", next="Run `pip install 'mmkd[ray]'`, or leave out `--engine ray`"
+            f"Ray is not installed: {error}", next=f"{advice.install('ray')}, or leave out `--engine ray`"
         ) from error
     begun = not ray.is_initialized()
     if begun:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from feature_store import FeatureStore
+from mmkd_core import advice
 from mmkd_core.errors import MmkdError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import locked_specs
@@ -92,7 +93,7 @@ def _packages() -> Iterator[Check]:
     """Every dependency that mmkd declares, in the version that is installed."""
     from packaging.requirements import Requirement
 
-    wrong = []
+    wrong, wanted = [], []
     for line in metadata.requires("mmkd") or []:
         needed = Requirement(line)
         if needed.marker and not needed.marker.evaluate({"extra": ""}):
@@ -101,11 +102,13 @@ def _packages() -> Iterator[Check]:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
             wrong.append(f"{needed.name} is missing")
+            wanted.append(advice.plain(needed))
             continue
         if not needed.specifier.contains(version, prereleases=True):
             wrong.append(f"{needed.name} {version} is installed, {needed.specifier} is needed")
+            wanted.append(advice.plain(needed))
     if wrong:
-        yield Check("packages", "problem", "; ".join(wrong), "pip install --upgrade mmkd")
+        yield Check("packages", "problem", "; ".join(wrong), advice.pip(wanted))
     else:
         yield Check("packages", "ok", f"mmkd {metadata.version('mmkd')}, and all that it needs")
 
@@ -134,7 +137,7 @@ def _plugins() -> Iterator[Check]:
     host = PluginHost.discover()
     for record in host.records():
         if record.status in ("broken", "incompatible"):
-            fix = f"pip install --upgrade {record.distribution}, or pip uninstall {record.distribution}"
+            fix = f"pip uninstall {record.distribution}, then add it again from where it came, with `mmkd teachers add`"
             yield Check("plugins", "problem", f"{record.name} is {record.status}: {record.error}", fix)
     yield Check("plugins", "ok", f"{len(host.specs())} teachers can be loaded")
 

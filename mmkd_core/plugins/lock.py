@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mmkd_core import advice
 from mmkd_core.contract import LicenseInfo, TeacherSpec, WeightSource
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.names import did_you_mean
@@ -124,7 +125,7 @@ def read_lock(path: Path) -> Lock:
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise PluginError(
-            f"the lock has format {version}, this mmkd reads {SCHEMA_VERSION}", where=str(path), next="Upgrade mmkd"
+            f"the lock has format {version}, this mmkd reads {SCHEMA_VERSION}", where=str(path), next=advice.NEWER
         )
     if version != SCHEMA_VERSION:
         raise _damaged(path, f"schema_version is {version!r}")

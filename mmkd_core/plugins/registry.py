@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 import mmkd_core
+from mmkd_core import advice
 from mmkd_core.contract import NAME_PATTERN, PLUGIN_API
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.names import did_you_mean
@@ -161,7 +162,7 @@ def load_registry(path: Path | None = None, environ: Mapping[str, str] | None = 
         raise PluginError(
             f"the registry has format {version}, this mmkd reads {SCHEMA_VERSION}",
             where=str(file),
-            next="Upgrade mmkd",
+            next=advice.NEWER,
         )
     try:
         registry = Registry.model_validate(raw)

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from mmkd_core import advice
 from mmkd_core.contract import PLUGIN_API
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import installer
@@ -167,7 +168,7 @@ def local_path(source: str, folder: Path) -> Path | None:
 def _in_registry(name: str, entry: RegistryEntry, host: PluginHost, scratch: Path) -> Found:
     if entry.plugin_api != PLUGIN_API:
         raise PluginError(
-            f"it is written for plugin API {entry.plugin_api}, this mmkd has {PLUGIN_API}", next="Upgrade mmkd"
+            f"it is written for plugin API {entry.plugin_api}, this mmkd has {PLUGIN_API}", next=advice.NEWER
         )
     trusted = entry.status == "verified"
     match entry.source:

@@ -16,6 +16,7 @@ from typing import IO, BinaryIO
 
 from pydantic import ValidationError
 
+from mmkd_core import advice
 from mmkd_core.contract import PLUGIN_API, WeightSource
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import downloads
@@ -55,7 +56,7 @@ def read_manifest(path: Path) -> Manifest:
         raise PluginError("this is no pack that can be read", where=str(path), next="Copy it again") from error
     if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise PluginError(
-            f"the pack has format {raw['format']}, this mmkd reads {FORMAT}", where=str(path), next="Upgrade mmkd"
+            f"the pack has format {raw['format']}, this mmkd reads {FORMAT}", where=str(path), next=advice.NEWER
         )
     try:
         manifest = Manifest.model_validate(raw)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmkd_core import advice
 from mmkd_core.errors import ReleaseError
 from mmkd_core.student import tokenizer as tok
 from mmkd_core.student.model import Student
@@ -182,7 +183,7 @@ def write_onnx(student: Student, folder: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ReleaseError(f"ONNX cannot be written: {error}", next="Run `pip install 'mmkd[onnx]'`") from error
+        raise ReleaseError(f"ONNX cannot be written: {error}", next=advice.install("onnx")) from error
     folder.mkdir(parents=True, exist_ok=True)
     student.model.eval()
     examples = {

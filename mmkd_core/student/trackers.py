@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from mmkd_core import advice
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import TrainingError
 from mmkd_core.student import parallel
@@ -36,7 +37,7 @@ def require(names: Sequence[str]) -> None:
         if find_spec(name) is None:
             raise TrainingError(
                 f"`log: [{name}]` wants the package {name}, which is not installed",
-                next=f"Run `pip install 'mmkd[{name}]'`, or take it out of `log` in mmkd.yaml",
+                next=f"{advice.install(name)}, or take it out of `log` in mmkd.yaml",
             )
 
 

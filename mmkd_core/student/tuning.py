@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmkd_core import advice
 from mmkd_core.errors import TrainingError
 from mmkd_core.student.model import Student
 
@@ -86,9 +87,7 @@ def layers(tower: nn.Module) -> list[nn.Module]:
 def _adapted(model: nn.Module, rank: int, seed: int) -> Iterator[None]:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on every linear, attention and convolution layer."""
     if find_spec("peft") is None:
-        raise TrainingError(
-            "`train: lora` wants the package peft, which is not installed", next="Run `pip install 'mmkd[lora]'`"
-        )
+        raise TrainingError("`train: lora` wants the package peft, which is not installed", next=advice.install("lora"))
     from peft import LoraConfig, LoraModel
 
     config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=_targets(model))

@@ -56,7 +56,7 @@ def test_a_broken_plugin_is_named_with_its_package(looked: Looked, installed: Ca
     problems = [check for check in looked(1)["plugins"] if check["state"] == "problem"]
     assert len(problems) == 1
     assert "broken" in problems[0]["found"]
-    assert problems[0]["fix"].startswith("pip install --upgrade mmkd-")
+    assert problems[0]["fix"].startswith("pip uninstall mmkd-")
 
 
 def test_a_teacher_that_is_gone(looked: Looked, mmkd: Any, installed: Callable[..., None], with_data: Path) -> None:

@@ -93,7 +93,7 @@ def test_without_ray_a_sentence_says_how_to_get_it(mmkd, ready, monkeypatch):
     done = mmkd("extract", "--engine", "ray", "-w", ready)
     assert done.exit_code == 2
     assert "Ray is not installed" in done.stderr
-    assert "pip install 'mmkd[ray]'" in done.stderr
+    assert "Run `pip install 'ray[data]>=2.48'`, or leave out" in done.stderr
 
 
 def test_patients_of_dicom_files_are_hashed_with_the_secret_of_the_workspace(mmkd, workspace, tmp_path):

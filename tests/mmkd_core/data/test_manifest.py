@@ -190,7 +190,7 @@ def test_loading_other_versions_and_damage(corpus: Corpus) -> None:
     path = corpus.root / "manifest.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"mmkd.corpus": b"7"}), path)
-    with pytest.raises(DataError, match=r"version 7, this mmkd reads 2 .*pip install --upgrade mmkd"):
+    with pytest.raises(DataError, match=r"version 7, this mmkd reads 2 .*`pip install -e .`"):
         Corpus.load(corpus.root)
     pq.write_table(table.replace_schema_metadata({b"mmkd.corpus": b"1"}), path)
     with pytest.raises(DataError, match=r"version 1, this mmkd reads 2 .*Make a corpus with `mmkd data import PATH`"):

@@ -98,7 +98,7 @@ def test_diagnosis_is_that_of_scikit_learn() -> None:
 
 @pytest.fixture(scope="module")
 def sksurv() -> ModuleType:
-    pytest.importorskip("sksurv", reason="pip install 'mmkd[oracles]'")
+    pytest.importorskip("sksurv", reason="pip install scikit-survival")
     import sksurv.metrics
 
     return sksurv.metrics
@@ -143,7 +143,7 @@ def test_the_figure_of_the_folds_is_that_of_scikit_survival_pair_by_pair(sksurv:
 
 @pytest.mark.slow  # importing torchmetrics takes seconds
 def test_recall_and_reciprocal_rank_are_those_of_torchmetrics() -> None:
-    pytest.importorskip("torchmetrics", reason="pip install 'mmkd[oracles]'")
+    pytest.importorskip("torchmetrics", reason="pip install torchmetrics")
     import torch
     from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR
 
@@ -184,7 +184,7 @@ def medmnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The evaluator of MedMNIST, which makes a folder in the home of whoever imports it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        pytest.importorskip("medmnist", reason="pip install 'mmkd[oracles]'")
+        pytest.importorskip("medmnist", reason="pip install medmnist")
         from medmnist import evaluator
 
         yield evaluator

@@ -175,7 +175,7 @@ def test_a_name_of_the_registry_is_installed_from_its_source(monkeypatch, lock, 
     [
         ("godo", {}, "godo was not added, at step resolve: no teacher is called 'godo'. Did you mean good?"),
         ("gone.whl", {}, "at step resolve: there is no such wheel file (gone.whl)"),
-        ("good", {"plugin_api": 2}, "it is written for plugin API 2, this mmkd has 1. Upgrade mmkd"),
+        ("good", {"plugin_api": 2}, "it is written for plugin API 2, this mmkd has 1. Fetch a newer mmkd"),
         ("good", {"source": {"kind": "bundled"}}, "it comes with mmkd-good but is not offered by this installation"),
         (
             "good",

@@ -147,7 +147,7 @@ def test_a_byte_that_changed_on_the_way(packed, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format", 2, "the pack has format 2, this mmkd reads 1 .*Upgrade mmkd"),
+        ("format", 2, "the pack has format 2, this mmkd reads 1 .*Fetch a newer mmkd"),
         ("plugin_api", 2, "the pack is for plugin API 2, this mmkd has 1"),
         ("wheel", None, "the pack's manifest is damaged at wheel"),
         ("wheel", "wheels/other.whl", "wheels/other.whl is named by it and not in it"),

@@ -89,7 +89,7 @@ def test_a_wrong_stanza_names_the_field_and_the_file(tmp_path, change, message):
 
 
 def test_a_damaged_a_newer_and_a_missing_file(tmp_path):
-    with pytest.raises(PluginError, match=r"the registry has format 2, this mmkd reads 1 .* Upgrade mmkd"):
+    with pytest.raises(PluginError, match=r"the registry has format 2, this mmkd reads 1 .* Fetch a newer mmkd"):
         load_registry(write(tmp_path / "new.yaml", {}, schema_version=2))
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(PluginError, match="the registry is no valid YAML"):
