@@ -34,6 +34,8 @@ class SampleValues:
     """(n,) bool or float."""
     weight: NDArray[np.float64]
     """(n,) what each sample counts."""
+    note: str = "ok"
+    """What a reader of the metric should know."""
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -45,7 +47,12 @@ class SampleValues:
     def take(self, index: NDArray[Any]) -> SampleValues:
         """The samples at ``index``."""
         return SampleValues(
-            self.sample_id[index], self.group_id[index], self.domain[index], self.values[index], self.weight[index]
+            self.sample_id[index],
+            self.group_id[index],
+            self.domain[index],
+            self.values[index],
+            self.weight[index],
+            self.note,
         )
 
 
@@ -57,3 +64,5 @@ class Evidence:
     """Zero-shot, on the audited split: AUC, accuracy, calibration and flips come from them."""
     outcomes: Mapping[Key, SampleValues] = field(default_factory=dict)
     """Retrieval and fidelity, where they could be measured."""
+    undefined: Mapping[Key, str] = field(default_factory=dict)
+    """What says nothing on these samples, and why."""

@@ -138,6 +138,7 @@ def measured(candidate: Evidence, parent: Evidence, gate: Gate) -> Compared:
     pairs = paired_domains(candidate.predictions, parent.predictions)
     undefined = {domain: status(old) for domain, (_, old) in pairs.items() if old.auc() is None}
     defined = {domain: pair for domain, pair in pairs.items() if domain not in undefined}
+    undefined |= {" ".join(key): why for key, why in parent.undefined.items()}
     both = [key for key in parent.outcomes if key in candidate.outcomes]
     if not defined and not any(gate.rule(*key[:2]).gates for key in both):
         what = "no domain has samples of two classes, so there is no AUC to compare, and nothing else that decides"
@@ -195,10 +196,10 @@ def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Dr
 def _value_change(key: Key, new: SampleValues, old: SampleValues, draws: Draws, gate: Gate) -> Unjudged:
     """The change of a mean of outcomes: the score test for yes or no, else from resamples."""
     if old.values.dtype == bool:
-        return _shares(key, new.values, old.values, old.group_id, gate, old.weight)
+        return _shares(key, new.values, old.values, old.group_id, gate, old.weight, old.note)
     bootstrap = draws.of(old.sample_id)
     difference = bootstrap.mean(new.values - old.values, old.weight)
-    return _resampled(key, old.mean(), new.mean(), difference, bootstrap, gate)
+    return _resampled(key, old.mean(), new.mean(), difference, bootstrap, gate, old.note)
 
 
 def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Unjudged]:
@@ -274,11 +275,12 @@ def _shares(
     groups: NDArray[np.object_],
     gate: Gate,
     weight: Floats | None = None,
+    note: str = "ok",
 ) -> Unjudged:
     margin = gate.rule(key.family, key.metric).of(key.part)
     change: Change = paired_shares(new, old, groups, margin, gate.confidence, weight)
     before, after = (float(np.average(part, weights=weight)) for part in (old, new))
-    return Unjudged(key, before, after, change)
+    return Unjudged(key, before, after, change, note)
 
 
 def _flips(new: DomainPredictions, old: DomainPredictions) -> Flips:

@@ -103,5 +103,6 @@ def _status(figure: "Figure", sign: bool) -> str:
         return figure.status
     if sign and (figure.interval.lower > 0 or figure.interval.upper < 0):
         return "better" if (figure.interval.lower > 0) != figure.lower_is_better else "worse"
-    remarks = ["lower is better" if figure.lower_is_better and not sign else "", figure.remark]
+    guess = f"by chance {points(figure.chance)}" if figure.chance is not None else ""
+    remarks = ["lower is better" if figure.lower_is_better and not sign else "", figure.remark, guess]
     return "; ".join(remark for remark in remarks if remark)

@@ -42,20 +42,23 @@ def zero_shot(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
 def retrieval(model: Model, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Find the captions of images and the images of captions on the test split."""
     from mmkd_core.cli.progress import watch
+    from mmkd_core.evaluate.retrieval import KS
     from mmkd_core.integrate.measuring import retrieval_of
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
     found = retrieval_of(Workspace.open(root), model, watch())
     ways = {"image to text": found.image_to_text, "text to image": found.text_to_image}
-    ks = list(found.image_to_text.recall)
-    out.table(
-        ("direction", *(f"R@{k}" for k in ks), "median rank", "queries", "gallery"),
-        [
-            (name, *(points(way.recall[k]) for k in ks), f"{way.median_rank:g}", way.queries, way.gallery)
-            for name, way in ways.items()
-        ],
-    )
+    rows: list[tuple[object, ...]] = []
+    for name, way in ways.items():
+        told = [points(way.recall[k]) if k in way.recall else "undefined" for k in KS]
+        guess = [points(way.chance.recall(k)) if k in way.recall else "" for k in KS]
+        rows.append((name, *told, f"{way.median_rank:g}", way.queries, way.gallery))
+        rows.append(("by chance", *guess, way.chance.median_rank, "", ""))
+    out.table(("direction", *(f"R@{k}" for k in KS), "median rank", "queries", "gallery"), rows)
+    for name, way in ways.items():
+        for k, reason in way.undefined.items():
+            out.say(f"R@{k}, {name}, is undefined: {reason}")
     out.finish({"model": model, **found.to_json()}, next="mmkd report")
 
 

@@ -32,6 +32,7 @@ class Measured:
         limits: of the metric, the bounds where one group says nothing about others.
         lower_is_better: of an error.
         remark: what else a reader should know.
+        chance: what guessing gives, where that depends on the samples.
     """
 
     metric: str
@@ -42,6 +43,7 @@ class Measured:
     limits: tuple[float, float] = (0.0, 1.0)
     lower_is_better: bool = False
     remark: str = ""
+    chance: float | None = None
 
 
 Measure = Callable[[Outcomes, GroupBootstrap], Sequence[Measured]]
@@ -59,6 +61,8 @@ class Figure:
     """``ok``, or why there is no number."""
     lower_is_better: bool = False
     remark: str = ""
+    chance: float | None = None
+    """What guessing gives."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -94,7 +98,7 @@ def compare(first: Outcomes, second: Outcomes, measure: Measure, resamples: int 
 
 def _figure(protocol: str, found: Measured, bootstrap: GroupBootstrap, lower_is_better: bool | None = None) -> Figure:
     lower = found.lower_is_better if lower_is_better is None else lower_is_better
-    if found.estimate is None:
-        return Figure(protocol, found.metric, found.part, None, f"undefined: {found.undefined}", lower, found.remark)
-    interval = bootstrap.interval(found.estimate, found.draws, 0.95, found.limits)
-    return Figure(protocol, found.metric, found.part, interval, lower_is_better=lower, remark=found.remark)
+    interval, status = None, f"undefined: {found.undefined}"
+    if found.estimate is not None:
+        interval, status = bootstrap.interval(found.estimate, found.draws, 0.95, found.limits), "ok"
+    return Figure(protocol, found.metric, found.part, interval, status, lower, found.remark, found.chance)

@@ -16,13 +16,13 @@ from feature_store.errors import StoreError
 from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.contract import TeacherSpec
-from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.manifest import Corpus, text_id
 from mmkd_core.distill.heads import TeacherHead, load_heads
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.retrieval import KS, Direction, retrieval
+from mmkd_core.evaluate.retrieval import Direction, pairs_of, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate.features import Array, Features, open_store
 from mmkd_core.integrate.releases import Release
@@ -104,11 +104,11 @@ def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers
         what = f"the embeddings of release {release.id} lack sample {lost[0]}, of which it has a prediction"
         raise AuditError(f"{what} ({len(lost)} such samples)", next="Restore the data that it was measured on")
     part = corpus.take([row[str(sample)] for sample in embedded.sample_id])
-    outcomes = dict(_retrieval(embedded, part))
+    outcomes, undefined = _retrieval(embedded, part)
     heads = load_heads(release.heads)
     for teacher in teachers.values():
         outcomes |= dict(_fidelity(teacher, predictions, embedded, place, heads.get(teacher.name), corpus))
-    return Evidence(predictions, outcomes)
+    return Evidence(predictions, outcomes, undefined)
 
 
 def evidence_before(
@@ -132,26 +132,30 @@ def evidence_before(
     return Evidence(predictions, outcomes)
 
 
-def _retrieval(embedded: Embeddings, part: Corpus) -> Iterator[tuple[Key, SampleValues]]:
-    """Each sample asks with its image and with its captions; what k samples share counts 1 / k in each."""
-    owners, columns = part.owners, (part.sample_id, part.group_id, part.domain)
-    found = retrieval(embedded.images[owners], embedded.texts, part.image_id[owners], part.text_ids)
-    ways = (
-        ("image to text", found.image_to_text, part.image_id, owners[: len(part)]),
-        ("text to image", found.text_to_image, part.text_ids, owners),
-    )
-    for way, direction, ids, asking in ways:
-        for k in KS:
-            yield Key("retrieval", f"R@{k}", way), SampleValues(*columns, *_by_sample(direction, ids, asking, k))
+def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValues], dict[Key, str]]:
+    """Found or not by key, and why other keys say nothing.
+
+    Each sample asks with its image and with its captions; what k of them share counts 1 / k in each.
+    """
+    of, captions = pairs_of(part)
+    images, texts = part.image_id[of], np.array([text_id(text) for text in captions], dtype=object)
+    found = retrieval(*embedded.pairs, images, texts)
+    values: dict[Key, SampleValues] = {}
+    undefined: dict[Key, str] = {}
+    ways = (("image to text", found.image_to_text, images), ("text to image", found.text_to_image, texts))
+    for way, direction, ids in ways:
+        ranks, weight = _by_sample(direction, ids)
+        columns = (part.sample_id[of], part.group_id[of], part.domain[of])
+        for k in direction.recall:
+            note = f"gallery of {direction.gallery:,}, by chance {100 * direction.chance.recall(k):.1f}"
+            values[Key("retrieval", f"R@{k}", way)] = SampleValues(*columns, ranks <= k, weight, note)
+        undefined |= {Key("retrieval", f"R@{k}", way): why for k, why in direction.undefined.items()}
+    return values, undefined
 
 
-def _by_sample(direction: Direction, ids: np.ndarray, asking: Rows, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Share of a sample's queries ``ids`` (q,) that find a right answer among k, and what the sample counts."""
+def _by_sample(direction: Direction, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     place = np.searchsorted(direction.ids.astype(str), ids.astype(str))
-    weight = 1 / np.bincount(place, minlength=len(direction.ids))[place]
-    hit, counts = direction.ranks[place] <= k, np.bincount(asking, weight)
-    # One query a sample is a yes or a no, which is compared by another test than a share.
-    return (hit if len(ids) == len(counts) else np.bincount(asking, weight * hit) / counts), counts
+    return direction.ranks[place], 1 / np.bincount(place, minlength=len(direction.ids))[place]
 
 
 def _fidelity(

@@ -7,22 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmkd_core.audit.chain import Chain, Learnt, chain
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.audit.self_test import SelfTest, self_test
 from mmkd_core.contract import TeacherSpec
+from mmkd_core.data.manifest import text_id
 from mmkd_core.errors import ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.retrieval import Retrieval, retrieval
+from mmkd_core.evaluate.retrieval import Retrieval, pairs_of, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.auditing import audited, gathered
 from mmkd_core.integrate.evidence import evidence_before, evidence_of, references
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import pixels_of, predict, stage_one
+from mmkd_core.integrate.student_data import embed_images, pixels_of, predict, stage_one
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
@@ -60,20 +63,22 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
 
 
 def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = None) -> Retrieval:
-    """Image-to-text and text-to-image retrieval on the test split; all captions of an image are right answers."""
+    """Image-to-text and text-to-image retrieval on the test split."""
     corpus = workspace.corpus()
     rows = corpus.where(split=SPLIT)
     part = corpus.take(rows)
+    of, captions = pairs_of(part)
     found = releases.named(workspace, model)
     if found or model == STAGE_ONE:
         student = Student.load(found.student if found else stage_one(workspace))
-        images = student.embed_images(pixels_of(workspace, corpus, progress)[rows])
-        texts = student.embed_texts(part.texts)
+        images = embed_images(student, corpus, pixels_of(workspace, corpus, progress), rows)
+        texts = student.embed_texts(captions)
     else:
         with open_store(workspace) as store:
-            features = Features(_teacher(workspace, model), part, store)
-            images, texts = features.images(), features.captions()
-    return retrieval(images[part.owners], texts, part.image_id[part.owners], part.text_ids)
+            features = Features(_teacher(workspace, model), corpus, store)
+            images, texts = features.images(rows), features.texts(tuple(captions))
+    ids = np.array([text_id(text) for text in captions], dtype=object)
+    return retrieval(images[of], texts, part.image_id[of], ids)
 
 
 def run_audit(

@@ -21,12 +21,14 @@ def predictions(names, labels, scores):
 
 def test_round_trip_to_the_bit(tmp_path):
     rng = np.random.default_rng(0)
-    images, texts = (rng.normal(size=(3, 4)).astype(np.float32) for _ in range(2))
+    images, texts, more = (rng.normal(size=(n, 4)).astype(np.float32) for n in (3, 3, 2))
     path = tmp_path / "kept" / "embeddings.safetensors"
-    Embeddings(column(["x", "y", "z"]), images, texts).save(path)
+    Embeddings(column(["x", "y", "z"]), images, texts, more, np.array([0, 2])).save(path)
     found = Embeddings.load(path)
     np.testing.assert_array_equal(found.images, images)
     np.testing.assert_array_equal(found.texts, texts)
+    np.testing.assert_array_equal(found.pairs[0], images[[0, 1, 2, 0, 2]])
+    np.testing.assert_array_equal(found.pairs[1], [*texts, *more])
     assert list(found.sample_id) == ["x", "y", "z"]
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="the embeddings cannot be read"):

@@ -1,12 +1,16 @@
 """Retrieval against a brute-force search, with ties, repeated captions and collapsed models."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
-from mmkd_core.evaluate.retrieval import retrieval
+from mmkd_core.evaluate.figures import score
+from mmkd_core.evaluate.retrieval import Chance, measure, pairs_of, retrieval, search
 
 
 def ids(values):
@@ -36,7 +40,8 @@ def test_against_brute_force_with_many_right_answers(n, images, texts, seed):
     for name, rank in zip(found.text_to_image.ids, found.text_to_image.ranks, strict=True):
         right = {gallery.index(i) for i, t in zip(image, text, strict=True) if str(t) == name}
         assert rank == brute_rank(text_vectors[int(name)], image_vectors[gallery], right)
-    assert found.text_to_image.recall[1] == (found.text_to_image.ranks == 1).mean()
+    if 1 in found.text_to_image.recall:
+        assert found.text_to_image.recall[1] == (found.text_to_image.ranks == 1).mean()
 
 
 def test_perfect_model():
@@ -90,12 +95,14 @@ def test_chunks_change_nothing(monkeypatch):
 
 def test_json_names_the_protocol_and_the_gallery():
     facts = retrieval(np.eye(3), np.eye(3), ids(range(3)), ids(range(3))).to_json()
-    assert facts["protocol"] == "mmkd/retrieval@1"
+    assert facts["protocol"] == "mmkd/retrieval@2"
     assert facts["image_to_text"] == {
-        "recall": {"1": 1.0, "5": 1.0, "10": 1.0},
+        "recall": {"1": 1.0, "5": None, "10": None},
         "median_rank": 1.0,
         "queries": 3,
         "gallery": 3,
+        "chance": {"recall": {"1": pytest.approx(1 / 3), "5": None, "10": None}, "median_rank": 2},
+        "undefined": {"5": "the gallery has 3", "10": "the gallery has 3"},
     }
 
 
@@ -104,3 +111,56 @@ def test_refusals():
         retrieval(np.eye(2), np.eye(3), ids([0, 1]), ids([0, 1, 2]))
     with pytest.raises(DataError, match="text features with NaN or infinity"):
         retrieval(np.eye(2), np.full((2, 2), np.nan), ids([0, 1]), ids([0, 1]))
+
+
+def test_chance_by_hand():
+    one, two = Chance(4, np.array([1])), Chance(4, np.array([2]))
+    assert [one.recall(k) for k in (1, 2, 4)] == pytest.approx([1 / 4, 1 / 2, 1])
+    assert [two.recall(k) for k in (1, 2, 3)] == pytest.approx([1 / 2, 5 / 6, 1])
+    assert (one.median_rank, two.median_rank) == (2, 1)
+    assert one.reciprocal_rank == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert two.reciprocal_rank == pytest.approx(1 / 2 + (1 / 3) / 2 + (1 / 6) / 3)
+    assert Chance(4, np.array([1, 2])).recall(1) == pytest.approx(3 / 8)
+    assert [one.undefined(k) for k in (3, 4, 5)] == ["", "the gallery has 4", "the gallery has 4"]
+    assert two.undefined(3) == "3 of 4 always hold a right answer"
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 999))
+@settings(max_examples=20, deadline=None)
+def test_chance_is_the_mean_over_random_orders(gallery, right, k, seed):
+    right = min(right, gallery)
+    rng = np.random.default_rng(seed)
+    best = np.array([rng.permutation(gallery)[:right].min() + 1 for _ in range(4000)])
+    found = Chance(gallery, np.full(3, right))
+    assert found.recall(k) == pytest.approx((best <= k).mean(), abs=0.05)
+    assert found.reciprocal_rank == pytest.approx((1 / best).mean(), abs=0.05)
+
+
+def test_a_gallery_of_two_says_nothing_at_five_and_chance_stands_beside_one():
+    """Whatever the model does, R@5 of two captions would be 100 %."""
+    rng = np.random.default_rng(3)
+    captions = rng.normal(size=(2, 8))
+    groups = ids(range(24))
+    outcomes = search(
+        rng.normal(size=(24, 8)), captions[np.arange(24) % 2], ids(range(24)), ids(np.arange(24) % 2), groups
+    )
+    found = {(f.part, f.metric): f for f in score(outcomes, measure, resamples=10)}
+    assert found["image to text", "R@1"].chance == 0.5
+    assert found["image to text", "R@1"].remark == "gallery of 2"
+    for k in (5, 10):
+        assert found["image to text", f"R@{k}"].interval is None
+        assert found["image to text", f"R@{k}"].status == "undefined: the gallery has 2"
+    back = found["text to image", "R@5"]  # twelve of 24 images are right
+    assert back.interval is not None
+    assert back.chance == pytest.approx(1 - 792 / 42504)  # none of twelve in a draw of five
+
+
+def test_pairs_are_first_captions_and_then_further_ones():
+    rows = [
+        {"image_id": str(i), "caption": text, "more_captions": more, "domain": "ct", "group_id": "g", "split": "test"}
+        | {"image": "x"}
+        for i, (text, more) in enumerate([("a", ()), ("b", ("c", "d")), ("a", ("e",))])
+    ]
+    of, texts = pairs_of(Corpus.build(Path("/nowhere"), rows, {}))
+    assert of.tolist() == [0, 1, 2, 1, 1, 2]
+    assert texts == ["a", "b", "a", "c", "d", "e"]

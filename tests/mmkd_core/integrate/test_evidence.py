@@ -23,6 +23,7 @@ from mmkd_core.integrate.releases import Release
 from mmkd_core.integrity import hashes_of
 
 N, CAPTIONS = 60, 20
+NO_MORE = np.empty((0, 8), np.float32), np.empty(0, np.int64)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def made(corpus, folder, seed):
     captions = rng.normal(size=(CAPTIONS, 8))[np.arange(N) % CAPTIONS]
     images = captions + rng.normal(size=(N, 8))
     unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (images, captions)]
-    embedded = Embeddings(corpus.sample_id, *(part.astype(np.float32) for part in unit))
+    embedded = Embeddings(corpus.sample_id, *(part.astype(np.float32) for part in unit), *NO_MORE)
     classes = {"ct": rng.normal(size=(2, 8)).astype(np.float32)}
     zero_shot(embedded.images, classes, 5.0, corpus).save(folder / "predictions.parquet")
     torch.manual_seed(seed)
@@ -107,6 +108,48 @@ def test_a_sample_that_the_corpus_lost(corpus, tutor, tmp_path):
         AuditError, match=r"release 0001 was measured on sample .* which the corpus does not have any more"
     ):
         evidence_of(release, embedded, corpus.take(np.arange(1, N)), {})
-    fewer = Embeddings(embedded.sample_id[1:], embedded.images[1:], embedded.texts[1:])
+    fewer = Embeddings(embedded.sample_id[1:], embedded.images[1:], embedded.texts[1:], *NO_MORE)
     with pytest.raises(AuditError, match=r"the embeddings of release 0001 lack sample .* \(1 such"):
         evidence_of(release, fewer, corpus, {})
+
+
+def without_heads(folder, images, corpus):
+    folder.mkdir()
+    zero_shot(images, {"ct": np.eye(8, dtype=np.float32)[:2]}, 1.0, corpus).save(folder / "predictions.parquet")
+    save_heads({}, folder)
+    return Release(folder.name, folder, {"teachers": [], "files": hashes_of(folder)})
+
+
+def test_every_caption_of_a_sample_asks_and_is_right_for_its_image(tmp_path):
+    """Two images. The second has two captions, of which only the further one is near it."""
+    rows = [
+        {"image": f"{i}.png", "image_id": f"i{i}", "caption": text, "more_captions": more, "domain": "ct"}
+        | {"label": "a", "group_id": f"p{i}", "split": "test"}
+        for i, (text, more) in enumerate([("round", ()), ("dark", ("oval",))])
+    ]
+    corpus = Corpus.build(Path("/nowhere"), rows, {"ct": {"a": ("a",), "b": ("b",)}})
+    axes = np.eye(8, dtype=np.float32)
+    embedded = Embeddings(corpus.sample_id, axes[:2], axes[[0, 0]], axes[[1]], np.array([1]))
+    found = evidence_of(without_heads(tmp_path / "0001", axes[:2], corpus), embedded, corpus, {})
+    images, texts = (found.outcomes[Key("retrieval", "R@1", way)] for way in ("image to text", "text to image"))
+    assert images.mean() == 0.5  # "round" and "dark" are equally near the first: a tie is against the model
+    assert texts.mean() == pytest.approx(2 / 3)
+    assert sorted(texts.sample_id) == sorted(corpus.sample_id[[0, 1, 1]])
+    assert images.note == "gallery of 3, by chance 50.0"  # one right answer of three, and two of three
+    assert found.undefined[Key("retrieval", "R@5", "image to text")] == "the gallery has 3"
+    assert found.undefined[Key("retrieval", "R@10", "text to image")] == "the gallery has 2"
+
+
+def test_what_says_nothing_of_a_small_gallery_is_told_and_not_compared(corpus, tmp_path):
+    few = corpus.take(np.arange(5))
+    evidence = []
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        vectors = rng.normal(size=(2, 5, 8)).astype(np.float32)
+        release = without_heads(tmp_path / f"000{seed}", vectors[0], few)
+        evidence.append(evidence_of(release, Embeddings(few.sample_id, *vectors, *NO_MORE), few, {}))
+    found = forgetting(*evidence)
+    assert set(found.family("retrieval", "R@1")) == {"image to text", "text to image"}
+    assert found.family("retrieval", "R@10") == {}
+    assert found.undefined["retrieval R@10 image to text"] == "the gallery has 5"
+    assert found["retrieval", "R@1", "image to text"].status == "gallery of 5, by chance 20.0"

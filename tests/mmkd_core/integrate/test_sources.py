@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mmkd_core.data.manifest import Corpus
+from mmkd_core.distill.replay import MixedBatches
 from mmkd_core.distill.sources import Source
-from mmkd_core.integrate import distillation
+from mmkd_core.integrate import distillation, releases
+from mmkd_core.integrate.distillation import Distillation
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.teaching import run_distill, run_incremental
+from mmkd_core.integrate.teaching import run_distill, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.student.batches import Rows
 from mmkd_core.trust import TeacherTrust
@@ -129,6 +131,39 @@ def test_replayed_are_the_rows_that_were_drawn(whole: tuple[Workspace, Run]) -> 
     assert {key.partition("/")[0] for key in replayed} == {"phantom-eye", "phantom-radio", ""}
 
 
+def test_every_row_of_an_integration_is_a_training_row(whole: tuple[Workspace, Run]) -> None:
+    workspace, run = whole
+    split = workspace.corpus().split
+    assert set(split[sorted(set.union(*run.rows))]) == {"train"}
+    assert all(set(split[source.mask]) == {"train"} for source in run.sources.values())
+
+
+def test_the_parent_gives_up_what_it_guessed_where_a_newcomer_teaches_a_part(arrived: Callable[..., Workspace]) -> None:
+    """The newcomer is trusted with half of mri: of the other half the parent keeps what an earlier teacher taught."""
+    workspace = arrived()
+    corpus, parent = workspace.corpus(), releases.current(workspace)
+    assert parent
+    trust = run_trust(workspace)
+    mri = np.flatnonzero((corpus.domain == "mri") & (corpus.split == "train"))
+    half = np.isin(np.arange(len(corpus)), mri[::2])
+    part = replace(trust["phantom-sono"].domains["mri"], trusted=False, admitted=int(half.sum()))
+    domains = {**trust["phantom-sono"].domains, "mri": part}
+    trust["phantom-sono"] = replace(trust["phantom-sono"], mask=half, domains=domains)
+    earlier = np.isin(np.arange(len(corpus)), mri[1:4])  # one of them is not the newcomer's
+    trust["phantom-eye"] = replace(trust["phantom-eye"], mask=(trust["phantom-eye"].mask & ~half) | earlier)
+    trust["phantom-radio"] = replace(trust["phantom-radio"], mask=(corpus.domain == "ct") & (corpus.split == "train"))
+    config = workspace.config.incremental
+    job = Distillation(workspace, config, parent.student, parent, trust, None)
+    batches = MixedBatches(np.flatnonzero(half), job.replay(config, ["phantom-sono"]), 16, 0.5, 1, 0)
+    with watching() as run:
+        job.run(["phantom-sono"], batches, "integrate")
+    kept = run.sources["student-0001"].mask[mri]
+    taught = (trust["phantom-eye"].mask | trust["phantom-radio"].mask)[mri]
+    assert kept.any()
+    assert not kept.all()
+    assert kept.tolist() == [place % 2 == 1 and bool(taught[place]) for place in range(len(mri))]
+
+
 def test_a_run_that_draws_no_earlier_row_says_so(arrived: Callable[..., Workspace]) -> None:
     run = integrate(arrived(replay=0.0))
     assert run.release
@@ -161,6 +196,9 @@ def test_a_first_distillation_has_its_teachers_and_nothing_to_replay(arrived: Ca
         release = run_distill(workspace).release
     assert list(run.sources) == ["phantom-eye", "phantom-radio", "phantom-sono"]
     assert all(source.teaches(0) and source.teaches(1) for source in run.sources.values())
+    corpus = workspace.corpus()
+    assert set(corpus.split[sorted(set.union(*run.rows))]) == {"train"}
+    assert all(set(corpus.split[source.mask]) == {"train"} for source in run.sources.values())
     assert release.facts["replayed"] == 0
     assert set(release.facts["lessons"]) == set(run.sources)
     assert json.loads((release.folder / "replay.json").read_text()) == {}
