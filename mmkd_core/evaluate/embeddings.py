@@ -35,7 +35,7 @@ class Embeddings:
 
     @property
     def pairs(self) -> tuple[Features, Features]:
-        """Images and texts (n + m, D) of each sample and caption, in the order of ``retrieval.pairs_of``."""
+        """Images and texts (n + m, D) of each sample and caption, in the order of ``Corpus.texts``."""
         rows = np.concatenate([np.arange(len(self.sample_id)), self.more_of])
         return self.images[rows], np.concatenate([self.texts, self.more_texts])
 

@@ -26,7 +26,7 @@ from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.trust.beliefs import unit
 
 if TYPE_CHECKING:
-    from mmkd_core.data.manifest import Corpus
+    pass
 
 PROTOCOL = "mmkd/retrieval@2"
 KS = (1, 5, 10)
@@ -122,13 +122,6 @@ class Retrieval:
         """The figures, without the rank of each query."""
         ways = {"image_to_text": self.image_to_text, "text_to_image": self.text_to_image}
         return {"protocol": self.protocol} | {name: way.to_json() for name, way in ways.items()}
-
-
-def pairs_of(corpus: Corpus) -> tuple[NDArray[np.int64], list[str]]:
-    """(m,) rows of the samples and their captions: the first of each sample, then the further ones."""
-    further = [(row, text) for row, more in enumerate(corpus.more_captions) for text in more]
-    rows = np.array([*range(len(corpus)), *(row for row, _ in further)], np.int64)
-    return rows, [*map(str, corpus.caption), *(str(text) for _, text in further)]
 
 
 def retrieval(

@@ -16,13 +16,13 @@ from feature_store.errors import StoreError
 from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.contract import TeacherSpec
-from mmkd_core.data.manifest import Corpus, text_id
+from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.heads import TeacherHead, load_heads
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.retrieval import Direction, pairs_of, retrieval
+from mmkd_core.evaluate.retrieval import Direction, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate.features import Array, Features, open_store
 from mmkd_core.integrate.releases import Release
@@ -137,8 +137,8 @@ def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValu
 
     Each sample asks with its image and with its captions; what k of them share counts 1 / k in each.
     """
-    of, captions = pairs_of(part)
-    images, texts = part.image_id[of], np.array([text_id(text) for text in captions], dtype=object)
+    of = part.owners
+    images, texts = part.image_id[of], part.text_ids
     found = retrieval(*embedded.pairs, images, texts)
     values: dict[Key, SampleValues] = {}
     undefined: dict[Key, str] = {}

@@ -7,18 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmkd_core.audit.chain import Chain, Learnt, chain
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.audit.self_test import SelfTest, self_test
 from mmkd_core.contract import TeacherSpec
-from mmkd_core.data.manifest import text_id
 from mmkd_core.errors import ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.retrieval import Retrieval, pairs_of, retrieval
+from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.auditing import audited, gathered
@@ -67,18 +64,16 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
     corpus = workspace.corpus()
     rows = corpus.where(split=SPLIT)
     part = corpus.take(rows)
-    of, captions = pairs_of(part)
     found = releases.named(workspace, model)
     if found or model == STAGE_ONE:
         student = Student.load(found.student if found else stage_one(workspace))
         images = embed_images(student, corpus, pixels_of(workspace, corpus, progress), rows)
-        texts = student.embed_texts(captions)
+        texts = student.embed_texts(part.texts)
     else:
         with open_store(workspace) as store:
             features = Features(_teacher(workspace, model), corpus, store)
-            images, texts = features.images(rows), features.texts(tuple(captions))
-    ids = np.array([text_id(text) for text in captions], dtype=object)
-    return retrieval(images[of], texts, part.image_id[of], ids)
+            images, texts = features.images(rows), features.texts(tuple(part.texts))
+    return retrieval(images[part.owners], texts, part.image_id[part.owners], part.text_ids)
 
 
 def run_audit(

@@ -16,7 +16,6 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError, ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.retrieval import pairs_of
 from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
 from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
 from mmkd_core.progress import Progress
@@ -179,13 +178,13 @@ def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[An
 def embed(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test") -> Embeddings:
     """What a student makes of the images and captions of one split."""
     rows = corpus.where(split=split)
-    of, captions = pairs_of(corpus.take(rows))
-    distinct = list(dict.fromkeys(captions))
+    part = corpus.take(rows)
+    distinct = list(dict.fromkeys(part.texts))
     place = {text: i for i, text in enumerate(distinct)}
-    texts = student.embed_texts(distinct)[[place[text] for text in captions]]
+    texts = student.embed_texts(distinct)[[place[text] for text in part.texts]]
     first, further = np.split(texts, [len(rows)])
     return Embeddings(
-        corpus.sample_id[rows], embed_images(student, corpus, pixels, rows), first, further, of[len(rows) :]
+        corpus.sample_id[rows], embed_images(student, corpus, pixels, rows), first, further, part.owners[len(rows) :]
     )
 
 

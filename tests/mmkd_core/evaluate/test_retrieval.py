@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.figures import score
-from mmkd_core.evaluate.retrieval import Chance, measure, pairs_of, retrieval, search
+from mmkd_core.evaluate.retrieval import Chance, measure, retrieval, search
 
 
 def ids(values):
@@ -161,6 +161,7 @@ def test_pairs_are_first_captions_and_then_further_ones():
         | {"image": "x"}
         for i, (text, more) in enumerate([("a", ()), ("b", ("c", "d")), ("a", ("e",))])
     ]
-    of, texts = pairs_of(Corpus.build(Path("/nowhere"), rows, {}))
+    corpus = Corpus.build(Path("/nowhere"), rows, {})
+    of, texts = corpus.owners, corpus.texts
     assert of.tolist() == [0, 1, 2, 1, 1, 2]
     assert texts == ["a", "b", "a", "c", "d", "e"]
