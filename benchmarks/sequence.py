@@ -182,7 +182,7 @@ def teach_in_order(workspace: Workspace, order: Sequence[str]) -> None:
             known = known.without(name)
         write_lock(workspace.lock_file, known)
         made = run_distill(workspace) if count == 1 else run_incremental(workspace)
-        releases.promote(workspace, made.release.id)
+        releases.promote(workspace, made.release.id, "study")
     write_lock(workspace.lock_file, lock)
 
 
@@ -237,7 +237,7 @@ def sequence_of(setting: Setting, seed: int) -> Run:
         teach_in_order(ours, order)
         if not (root / "plain" / "releases" / "0001").exists():  # the first release is the same one
             shutil.copytree(ours.releases / "0001", plain.releases / "0001")
-            releases.promote(plain, "0001")
+            releases.promote(plain, "0001", "study")
         teach_in_order(plain, order)
         run_distill(joint)
         together, whole, part = measured(joint, judge)[-1], joint.config.distill, ours.config.incremental

@@ -8,6 +8,7 @@ count), and the hash stands in every report, so that a gate that was widened aft
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,15 @@ class Gate(BaseModel):
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return blake2b(text.encode(), digest_size=8).hexdigest()
 
+    def changes(self, before: Gate) -> dict[str, dict[str, Any]]:
+        """By setting, such as ``zero-shot auc margin``, what it ``was`` in another gate and what it ``is`` here."""
+        was, now = (_flat(gate.model_dump(mode="json", by_alias=True)) for gate in (before, self))
+        return {
+            key: {"was": was.get(key), "is": now.get(key)}
+            for key in dict.fromkeys((*was, *now))
+            if was.get(key) != now.get(key)
+        }
+
     def rule(self, family: str, metric: str) -> Rule:
         """The rule of one metric."""
         return self.families[family][metric]
@@ -111,6 +121,15 @@ class Gate(BaseModel):
             for rule in rules.values():
                 rule["parts"] or rule.pop("parts")
         return _HEAD + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+
+
+def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings inside settings under one name each; the word ``families`` says nothing."""
+    found: dict[str, Any] = {}
+    for key, value in facts.items():
+        name = f"{above} {key}".strip() if key != "families" else above
+        found |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return found
 
 
 _HEAD = """\

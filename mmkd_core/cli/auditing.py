@@ -83,9 +83,8 @@ def _student_cells(row: "Mapping[str, Any]") -> tuple[str, str, str]:
     return points(row["mean"]["mean"]), points(change["mean"], sign=True), spread
 
 
-def show_audit(out: Output, candidate: str | None, against: str | None) -> int:
+def show_audit(out: Output, candidate: str | None, against: str | None, force: bool, because: str | None) -> int:
     """Audit a release against another, and promote it if it passes."""
-    from mmkd_core.cli.progress import watch
     from mmkd_core.integrate import releases
     from mmkd_core.integrate.auditing import audit_file
     from mmkd_core.integrate.measuring import run_audit
@@ -93,16 +92,14 @@ def show_audit(out: Output, candidate: str | None, against: str | None) -> int:
 
     workspace = Workspace.open(out.root)
     with workspace.writing():
-        audit, new, old = run_audit(workspace, candidate, against, watch())
-        in_use = releases.current(workspace)
-    written = audit_file(workspace, new, old)
+        audit, new, old = run_audit(workspace, candidate, against, force, because)
+        current = releases.in_use(workspace)
+    written = audit_file(workspace, new.id, old.id)
     facts = read_json(written)
     _show(out, audit, old.id, new.id)
-    if facts["gate_changed"]:
-        out.say(f"gate.yaml was changed since release {new.id} was made (it was {facts['gate_changed']})")
+    _say_changes(out, facts["gate_changed"], new.id)
     if facts["looks"] > 1:
         out.say(f"{facts['looks']} candidates were audited against {old.id}: each is another chance to pass by luck")
-    current = in_use.id if in_use else None
     out.say(f"in use: release {current}")
     files = [written.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
     mend = audit.exit_code == 1 and new.parent == current
@@ -110,7 +107,13 @@ def show_audit(out: Output, candidate: str | None, against: str | None) -> int:
     return audit.exit_code
 
 
-def show_chain(out: Output, candidate: str | None, against: str | None) -> int:
+def _say_changes(out: Output, changed: "Mapping[str, Any]", candidate: str) -> None:
+    """Settings of the gate that were others when the candidate was made."""
+    for setting, one in changed.items():
+        out.say(f"gate.yaml was changed after release {candidate} was made: {setting}: {one['was']}, now {one['is']}")
+
+
+def show_chain(out: Output, candidate: str | None, force: bool, because: str | None) -> int:
     """The matrix of a release and all that it grew from."""
     from mmkd_core.cli.progress import watch
     from mmkd_core.integrate.measuring import run_chain
@@ -118,7 +121,7 @@ def show_chain(out: Output, candidate: str | None, against: str | None) -> int:
 
     workspace = Workspace.open(out.root)
     with workspace.writing():
-        found = run_chain(workspace, candidate, watch())
+        found = run_chain(workspace, candidate, watch(), force, because)
     out.say("on the test split, in points; * is the release that learnt it")
     for table in found.tables:
         if table.gates:

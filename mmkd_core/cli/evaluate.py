@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.options import HERE, Because, Debug, Json, Root, check_reason
 from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ def forgetting(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Audit copies that are alike: how often is the alarm false?")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Judge by a gate that was changed since; who did so and when is recorded.")
+    ] = False,
+    because: Because = None,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
@@ -121,8 +125,15 @@ def forgetting(
 
     if chain and (self_test or against):
         raise typer.BadParameter("--chain compares with every earlier release: leave out --against and --self-test")
-    show = show_chain if chain else show_self_test if self_test else show_audit
-    raise typer.Exit(show(Output(json, root), candidate, against))
+    if self_test and force:
+        raise typer.BadParameter("--self-test tries the gate as it is: leave out --force")
+    check_reason(force, because)
+    out = Output(json, root)
+    if chain:
+        raise typer.Exit(show_chain(out, candidate, force, because))
+    if self_test:
+        raise typer.Exit(show_self_test(out, candidate, against))
+    raise typer.Exit(show_audit(out, candidate, against, force, because))
 
 
 def _interval_cells(interval: "Interval | None") -> tuple[str, str]:

@@ -59,7 +59,14 @@ Interpreter = Annotated[
     Path | None,
     typer.Option("--python", metavar="PATH", exists=True, help="A ready interpreter for a teacher that runs isolated."),
 ]
+Because = Annotated[str | None, typer.Option("--because", metavar="TEXT", help="Why, for --force.")]
 HERE = Path()
+
+
+def check_reason(force: bool, because: str | None) -> None:
+    """Refuse a reason for nothing."""
+    if because and not force:
+        raise typer.BadParameter("--because gives the reason of --force: add --force, or leave it out")
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmkd_core.cli.options import HERE, Debug, Json, Root
+from mmkd_core.cli.options import HERE, Because, Debug, Json, Root, check_reason
 from mmkd_core.cli.output import Output, points
 
 app = typer.Typer(help="List, show and roll back releases of the student.", no_args_is_help=True)
@@ -15,21 +15,25 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Number of the release, su
 @app.command("list", epilog="Example:  mmkd releases list")
 def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Show all releases, oldest first, and which one is in use."""
-    from mmkd_core.integrate import releases
+    from mmkd_core.integrate import history, releases
+    from mmkd_core.integrate.using import standing
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
     workspace = Workspace.open(root)
     in_use = releases.current(workspace)
-    current = in_use.id if in_use else None
-    found = releases.all_releases(workspace)
+    current, found = in_use.id if in_use else None, releases.all_releases(workspace)
+    told, log = {r.id: standing(workspace, r) for r in found}, history.entries(workspace)
+    forced = {entry.release for entry in log if history.WAYS[entry.way].forced}
     out.table(
-        ("release", "in use", "parent", "recipe", "steps", "teachers"),
+        ("release", "in use", "parent", "audit", "by force", "recipe", "steps", "teachers"),
         [
             (
                 r.id,
                 "yes" if r.id == current else "",
                 r.parent,
+                told[r.id],
+                "yes" if r.id in forced else "",
                 r.facts["recipe"],
                 r.facts["steps"],
                 ", ".join(r.teachers),
@@ -39,6 +43,7 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     )
     facts = [
         {"id": r.id, "current": r.id == current, "parent": r.parent, "teachers": r.teachers}
+        | {"audit": told[r.id], "log": [entry for entry in log if entry.release == r.id]}
         | {"recipe": r.facts["recipe"], "steps": r.facts["steps"], "license": r.facts["license"]["weights"]}
         for r in found
     ]
@@ -50,11 +55,14 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
 def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Show one release: what it learnt, from whom, and how good it is; its files are checked against their hashes."""
     from mmkd_core.evaluate.predictions import Predictions
-    from mmkd_core.integrate import releases
+    from mmkd_core.integrate import history, releases
+    from mmkd_core.integrate.using import standing
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
-    found = releases.verify(releases.release(Workspace.open(root), release))
+    workspace = Workspace.open(root)
+    found = releases.verify(releases.release(workspace, release))
+    log = history.entries(workspace, found.id)
     predictions = Predictions.load(found.predictions)
     facts = {key: value for key, value in found.facts.items() if key != "files"}
     shown = ("parent", "recipe", "steps", "seconds", "replayed")
@@ -64,11 +72,14 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
             *((key, facts[key]) for key in shown),
             ("licence", _licence(facts)),
             ("teachers", ", ".join(found.teachers)),
+            ("audit", standing(workspace, found)),
+            *(("log", entry.sentence) for entry in log),
             ("mean AUC", points(predictions.mean_auc())),
             *((f"AUC {domain}", points(auc)) for domain, auc in predictions.auc().items()),
         ],
     )
-    whole = {**facts, "auc": predictions.auc(), "mean_auc": predictions.mean_auc(), "folder": found.folder}
+    measured = {"auc": predictions.auc(), "mean_auc": predictions.mean_auc()}
+    whole = {**facts, "audit": standing(workspace, found), "log": log, **measured, "folder": found.folder}
     out.finish(whole, next=f"mmkd export open-clip DIR --release {found.id}")
 
 
@@ -88,16 +99,29 @@ def _licence(facts: dict[str, Any]) -> str:
 
 
 @app.command(epilog="Example:  mmkd releases rollback 0001")
-def rollback(release: Id, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
-    """Put a release into use, after its files were checked; no release is deleted."""
-    from mmkd_core.integrate import releases
+def rollback(
+    release: Id,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one that passed no audit; who did so and when is recorded.")
+    ] = False,
+    because: Because = None,
+    root: Root = HERE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put a release that was in use, or passed its audit, into use again, after a check of its files."""
+    from mmkd_core.integrate import history, releases
+    from mmkd_core.integrate.using import put_into_use
     from mmkd_core.integrate.workspace import Workspace
 
+    check_reason(force, because)
     out = Output(json, root)
     workspace = Workspace.open(root)
     with workspace.writing():
-        before = releases.current(workspace)
-        chosen = releases.promote(workspace, release)
+        chosen, before = put_into_use(workspace, release, force, because)
     out.say(f"in use: release {chosen.id}")
-    facts = {"current": chosen.id, "before": before.id if before else None}
+    log = history.entries(workspace, chosen.id)
+    if log:
+        out.say(log[-1].sentence)
+    facts = {"current": chosen.id, "before": before, "log": log[-1] if log else None}
     out.finish(facts, wrote=[workspace.releases / releases.CURRENT], next="mmkd releases list")

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from mmkd_core.audit.drift import drift_table
 from mmkd_core.audit.evidence import Evidence
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
-from mmkd_core.audit.gate import GATE, read_gate
+from mmkd_core.audit.gate import GATE, Gate, GateError, read_gate
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.embeddings import Embeddings
@@ -25,17 +25,18 @@ from mmkd_core.integrate.evidence import References, evidence_of, references
 from mmkd_core.integrate.flip_cards import Card, cards, replay_first
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace, write_json
-from mmkd_core.progress import Progress
 from mmkd_core.report.audit_page import SHOWN, write_audit
 from mmkd_core.report.junit import write_junit
 
+TOLD = 5
+"""Changed settings of a gate that an error names."""
 PICTURE = 160
 """Longer side of an image on the page, in pixels."""
 
 
-def audit_file(workspace: Workspace, new: Release, old: Release) -> Path:
+def audit_file(workspace: Workspace, new: str, old: str) -> Path:
     """The JSON file of an audit; the others lie beside it."""
-    return workspace.audits / f"{new.id}-against-{old.id}.json"
+    return workspace.audits / f"{new}-against-{old}.json"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,39 @@ def gathered(workspace: Workspace, new: Release, old: Release, corpus: Corpus) -
     return Gathered(pair, (after, before), asked)
 
 
-def audited(workspace: Workspace, new: Release, old: Release, progress: Progress | None = None) -> ForgettingAudit:
-    """Compare two releases and write what came of it."""
-    corpus, gate = workspace.corpus(), workspace.gate()
+def gate_for(workspace: Workspace, new: Release, force: bool = False) -> tuple[Gate, dict[str, dict[str, Any]]]:
+    """The gate of the workspace, and its settings that were others when a candidate was made.
+
+    Raises:
+        GateError: there are such settings, and nobody forces it: a gate is fixed before anybody looks.
+    """
+    gate, before = workspace.gate(), read_gate(new.file(GATE))
+    changed = gate.changes(before)
+    if changed and not force:
+        told = [f"{name} was {_set(one['was'])} and is {_set(one['is'])}" for name, one in changed.items()]
+        more = f"; and {len(told) - TOLD} more" if len(told) > TOLD else ""
+        raise GateError(
+            f"gate.yaml was changed since release {new.id} was made: {'; '.join(told[:TOLD])}{more}",
+            where=str(workspace.root / GATE),
+            next="Put it back, or make a candidate under it with `mmkd distill --incremental`; with --force --because "
+            "TEXT it is judged by the changed gate, and that is recorded",
+        )
+    return gate, changed
+
+
+def audited(
+    workspace: Workspace,
+    new: Release,
+    old: Release,
+    gate: Gate,
+    changed: Mapping[str, Any],
+) -> ForgettingAudit:
+    """Compare two releases and write what came of it.
+
+    Args:
+        changed: settings of the gate that were others when the candidate was made.
+    """
+    corpus = workspace.corpus()
     known = gathered(workspace, new, old, corpus)
     (after, before), asked = known.evidence, known.references
     audit = forgetting(after, before, gate)
@@ -77,13 +108,13 @@ def audited(workspace: Workspace, new: Release, old: Release, progress: Progress
         **audit.to_json(),
         "candidate": new.id,
         "parent": old.id,
-        "gate_changed": changed_gate(new, gate.hash),
-        "looks": len({audit_file(workspace, new, old), *workspace.audits.glob(f"*-against-{old.id}.json")}),
+        "gate_changed": dict(changed),
+        "looks": len({audit_file(workspace, new.id, old.id), *workspace.audits.glob(f"*-against-{old.id}.json")}),
         "drift": drift_table(known.embeddings[1], known.embeddings[0], domains),
         "cards": [asdict(card) for card in found],
         "replay_first": replay_first(found),
     }
-    path = audit_file(workspace, new, old)
+    path = audit_file(workspace, new.id, old.id)
     write_json(path, facts)
     write_junit(facts, path.with_suffix(".xml"))
     write_audit(facts, _pictures(corpus, found), path.with_suffix(".html"))
@@ -106,7 +137,5 @@ def _pictures(corpus: Corpus, found: Sequence[Card]) -> dict[str, bytes]:
     return pictures
 
 
-def changed_gate(new: Release, gate: str) -> str | None:
-    """Hash of the gate under which the candidate was made, if it is not the present one."""
-    before = read_gate(new.file(GATE)).hash
-    return before if before != gate else None
+def _set(value: Any) -> str:
+    return "not set" if value is None else str(value)

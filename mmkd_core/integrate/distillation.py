@@ -86,7 +86,7 @@ class Distillation:
     ) -> None:
         self.workspace, self.config, self.start = workspace, config, start
         self.parent, self.trust, self.progress = parent, trust, progress
-        self.corpus = workspace.corpus()
+        self.corpus, self.gate = workspace.corpus(), workspace.gate()
         self.specs = locked_specs(workspace, PluginHost.discover())
         if not self.specs:
             raise PluginError("no teacher is in use", next="Run `mmkd teachers add NAME`")
@@ -163,7 +163,7 @@ class Distillation:
         assert found
         # Also for a release that was made before: a kill may have come between its commit and the pointer to it.
         if releases.current(self.workspace) is None:
-            releases.promote(self.workspace, found.id)
+            releases.promote(self.workspace, found.id, "first")
         return found.id
 
     def _make(
@@ -238,7 +238,7 @@ class Distillation:
         if self.config.keep != "search":
             mix(student, parent, candidate, 1 - self.config.keep)
             return Step(1 - self.config.keep, {})
-        gate, loss = self.workspace.gate(), self.config.loss
+        gate, loss = self.gate, self.config.loss
         taught = self.taught(self.earlier)
         found = largest_step(
             student, parent, candidate, self.corpus, self.pixels, gate, loss, self.progress, domains=taught
@@ -305,6 +305,7 @@ class Distillation:
             self.config.model_dump(),
             weights_digest(self.start),
             self.parent.id if self.parent else None,
+            self.gate.hash if self.parent else None,  # what a candidate has to hold is a part of it
             {name: (self.specs[name].fingerprint, self.trust[name].to_json()) for name in new},
             None if replay is None else self._named(replay.strata),
             more,
@@ -336,7 +337,7 @@ class Distillation:
         embedded = embed(student, self.corpus, self.pixels)
         embedded.save(staging / "embeddings.safetensors")
         predict(student, self.corpus, self.pixels, embedded=embedded).save(staging / "predictions.parquet")
-        write_gate(staging / GATE, self.workspace.gate())  # as it was before anybody looked at this candidate
+        write_gate(staging / GATE, self.gate)  # as it was before anybody looked at this candidate
         (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
         shutil.copyfile(self.workspace.lock_file, staging / LOCK)
         shutil.copyfile(log, staging / "log.jsonl")

@@ -17,8 +17,8 @@ from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
-from mmkd_core.integrate import releases
-from mmkd_core.integrate.auditing import audited, gathered
+from mmkd_core.integrate import history, releases
+from mmkd_core.integrate.auditing import audited, gate_for, gathered
 from mmkd_core.integrate.evidence import evidence_before, evidence_of, references
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
@@ -77,7 +77,11 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
 
 
 def run_audit(
-    workspace: Workspace, candidate: str | None = None, parent: str | None = None, progress: Progress | None = None
+    workspace: Workspace,
+    candidate: str | None = None,
+    parent: str | None = None,
+    force: bool = False,
+    because: str | None = None,
 ) -> tuple[ForgettingAudit, Release, Release]:
     """Compare a release with its parent, keep the outcome and, on PASS, put the newest release in use.
 
@@ -86,21 +90,26 @@ def run_audit(
     Args:
         candidate: the newest release by default.
         parent: the candidate's own parent by default.
+        force: judge by a gate that was changed since the candidate was made; it is logged who did it, and why.
+        because: why.
 
     Returns:
         The audit, the candidate and what it was compared with. The outcome lies at ``auditing.audit_file``.
 
     Raises:
         ReleaseError: the candidate has no parent, so that there is nothing that it could have forgotten.
+        GateError: the gate was changed since the candidate was made.
     """
     new, old = pair_of(workspace, candidate, parent)
+    gate, changed = gate_for(workspace, new, force)
 
     def look() -> dict[str, Any]:
-        audit = audited(workspace, new, old, progress)
-        in_use = releases.current(workspace)
+        audit, in_use = audited(workspace, new, old, gate, changed), releases.in_use(workspace)
         # An audit of old releases is a question, not a promotion: only a child of the release in use may replace it.
-        if audit.verdict is Verdict.PASS and in_use and old.id == in_use.id and new.parent == old.id:
-            releases.promote(workspace, new.id)
+        if audit.verdict is Verdict.PASS and old.id == in_use and new.parent == old.id:
+            releases.promote(workspace, new.id, "passed another gate" if changed else "passed", because, changed)
+        elif changed:
+            history.note(workspace, new.id, "judged by another gate", in_use, because, changed)
         return audit.to_json()
 
     return ForgettingAudit.from_json(parallel.by_leader(look)), new, old
@@ -117,16 +126,29 @@ def run_self_test(
     return found, new, old
 
 
-def run_chain(workspace: Workspace, candidate: str | None = None, progress: Progress | None = None) -> Chain:
+def run_chain(
+    workspace: Workspace,
+    candidate: str | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+    because: str | None = None,
+) -> Chain:
     """Compare a release (by default the newest) with all that it grew from, and keep the matrices.
+
+    Args:
+        force, because: as of ``run_audit``.
 
     Raises:
         ReleaseError: it has no parent.
+        GateError: the gate was changed since the release was made.
     """
     new, _ = pair_of(workspace, candidate, None)
+    gate, changed = gate_for(workspace, new, force)
+    if changed:
+        history.note(workspace, new.id, "judged by another gate", releases.in_use(workspace), because, changed)
     line = [new]
     while line[0].parent:
-        line.insert(0, releases.verify(releases.release(workspace, line[0].parent)))
+        line.insert(0, releases.release(workspace, line[0].parent))
     corpus = workspace.corpus()
     asked = references(workspace, line, corpus)
     evidence = {
@@ -138,11 +160,11 @@ def run_chain(workspace: Workspace, candidate: str | None = None, progress: Prog
         before = evidence_before(said, evidence[line[0].id].predictions, corpus, asked.teachers)
     except ReleaseError:  # the student came from elsewhere: chance stands for it
         before = None
-    found = chain(evidence, _learnt(line), before, workspace.gate())
+    found = chain(evidence, _learnt(line), before, gate)
     missing = {f"fidelity to {name}": why for name, why in asked.missing.items()}
     found = replace(found, undefined={**found.undefined, **missing})
     path = workspace.audits / f"chain-to-{new.id}.json"
-    facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id}
+    facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id, "gate_changed": changed}
     write_json(path, facts)
     write_junit(facts, path.with_suffix(".xml"))
     write_chain(facts, path.with_suffix(".html"))
@@ -153,7 +175,7 @@ def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> 
     """The candidate (by default the newest release) and what it is compared with (by default its parent).
 
     Raises:
-        ReleaseError: there is no such release, one of them is damaged, or the candidate has no parent.
+        ReleaseError: there is no such release, or the candidate has no parent.
     """
     known = releases.all_releases(workspace)
     if candidate is None and not known:
@@ -163,7 +185,7 @@ def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> 
     if against is None:
         what = f"release {new.id} has no parent, so there is nothing that it could have forgotten"
         raise ReleaseError(what, next="Run `mmkd distill --incremental`, or name one with --against")
-    return releases.verify(new), releases.verify(releases.release(workspace, against))
+    return new, releases.release(workspace, against)
 
 
 def _learnt(line: Sequence[Release]) -> Learnt:

@@ -12,6 +12,7 @@
       embeddings.safetensors  the student's images and captions of it: what later audits compare
       gate.yaml            what counted as forgetting when it was made
     releases/CURRENT       "0001"
+    releases/LOG.jsonl     how each came into use, by whom and when (history)
     releases/withdrawn.json  which releases hold teachers that were withdrawn (``mmkd teachers remove --unlearn``)
 
 A release is written to a temporary folder and renamed when it is whole; the pointer is replaced in one step. Files of a
@@ -33,6 +34,7 @@ from typing import Any
 from mmkd_core.contract import LicenseInfo
 from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
+from mmkd_core.integrate import history
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
 from mmkd_core.integrity import hashes_of, require
 from mmkd_core.plugins.licences import UNKNOWN, most_restrictive
@@ -216,6 +218,15 @@ def current(workspace: Workspace) -> Release | None:
     return release(workspace, name)
 
 
+def in_use(workspace: Workspace) -> str | None:
+    """The id of the release in use; None where there is none or ``CURRENT`` cannot be read."""
+    try:
+        found = current(workspace)
+    except ReleaseError:
+        return None
+    return found.id if found else None
+
+
 def named(workspace: Workspace, model: str) -> Release | None:
     """The release that ``current`` or a number stands for; None for the name of another model.
 
@@ -230,9 +241,18 @@ def named(workspace: Workspace, model: str) -> Release | None:
     return release(workspace, model) if model.isdigit() else None
 
 
-def promote(workspace: Workspace, name: str) -> Release:
-    """Make a release the one in use, in one step. Also how one rolls back."""
+def promote(
+    workspace: Workspace, name: str, way: str, because: str | None = None, gate: Mapping[str, Any] | None = None
+) -> Release:
+    """Make a release the one in use, in one step, and log how it came to that.
+
+    Args:
+        way: a key of ``history.WAYS``.
+        because: why it was forced.
+        gate: settings of the gate that were changed since the release was made (``Gate.changes``).
+    """
     chosen = verify(release(workspace, name))
+    history.note(workspace, name, way, in_use(workspace), because, gate)
     with replacing(workspace.releases / CURRENT) as file:
         file.write(f"{name}\n".encode())
     return chosen

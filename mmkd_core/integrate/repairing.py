@@ -17,7 +17,7 @@ from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.distill.heads import load_heads
 from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.auditing import audit_file
+from mmkd_core.integrate.auditing import audit_file, gate_for
 from mmkd_core.integrate.distillation import Distillation
 from mmkd_core.integrate.features import weights_digest
 from mmkd_core.integrate.interpolating import STEPS, largest_step
@@ -72,12 +72,14 @@ def run_repair(workspace: Workspace, candidate: str | None = None, progress: Pro
 
     Raises:
         ReleaseError: there is no such candidate, or it has no audit, or it passed.
+        GateError: the gate was changed since the candidate was made.
     """
     progress = progress or Silent()
     parent = releases.current(workspace)
     if parent is None:
         raise ReleaseError("there is no release in use", next="Run `mmkd distill`")
     broken = _candidate(workspace, parent, candidate)
+    gate_for(workspace, broken)
     parts = _forgotten(workspace, broken, parent)
     ways: tuple[Callable[[], Attempt], ...] = (
         lambda: _interpolated(workspace, broken, parent, progress),
@@ -117,7 +119,7 @@ def _candidate(workspace: Workspace, parent: Release, name: str | None) -> Relea
 
 def _forgotten(workspace: Workspace, broken: Release, parent: Release) -> tuple[str, ...]:
     """Domains and teachers in which the audit of the candidate failed; if it is open, in which it did not pass."""
-    facts = parallel.by_leader(lambda: read_json(audit_file(workspace, broken, parent)))
+    facts = parallel.by_leader(lambda: read_json(audit_file(workspace, broken.id, parent.id)))
     audit = run_audit(workspace, broken.id)[0] if facts is None else ForgettingAudit.from_json(facts)
     if audit.verdict is Verdict.PASS:
         what = f"release {broken.id} passed its audit, there is nothing to repair"

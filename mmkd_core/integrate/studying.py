@@ -158,7 +158,7 @@ def _run(root: Path, folder: Path, cell: Cell, seed: int) -> Run:
         for count in range(1, len(cell.order) + 1):
             write_lock(workspace.lock_file, lock.only(cell.order[:count]))
             last = (run_distill(workspace) if count == 1 else run_incremental(workspace)).release
-            releases.promote(workspace, last.id)  # the study asks what happens, not whether it may
+            releases.promote(workspace, last.id, "study")  # the study asks what happens, not whether it may
             chain.append(Predictions.load(last.predictions))
     auc = {domain: value for domain, value in chain[-1].auc().items() if value is not None}
     pairs = sum(int(TeacherTrust.load(path).mask.sum()) for name in last.teachers if (path := last.trust(name)))

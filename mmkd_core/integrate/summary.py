@@ -225,7 +225,8 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         return None
     candidate = grown[-1]
     parent = releases.release(workspace, str(candidate.parent))
-    audit = read_json(audit_file(workspace, candidate, parent))
+    written = audit_file(workspace, candidate.id, parent.id)
+    audit = read_json(written)
     if audit is None or audit.get("schema") != AUDIT_SCHEMA:  # one of an older mmkd: audit again
         return None
     new = candidate.facts["new"]
@@ -244,7 +245,7 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         "mean": {key: mean[key] for key in ("delta", "lower", "upper")} if mean else None,
         "margin": audit["gate"]["families"]["zero-shot"]["auc"]["margin"] if mean is None else mean["margin"],
         "gate": audit["gate"]["hash"],
-        "page": audit_file(workspace, candidate, parent).with_suffix(".html").relative_to(workspace.root).as_posix(),
+        "page": written.with_suffix(".html").relative_to(workspace.root).as_posix(),
         "verdict": audit["verdict"],
         "promoted": in_use is not None and in_use.id == candidate.id,
         "cost_ratio": {

@@ -86,7 +86,7 @@ def run_integrate(
         return _over(workspace, names, parent, journal)
     journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
     made = journal.step("distil", lambda: _candidate(workspace, names, journal.progress))
-    audit = journal.step("audit", lambda: _audited(workspace, made, journal.progress))
+    audit = journal.step("audit", lambda: _audited(workspace, made))
     repair = None
     if audit.verdict is Verdict.FAIL:
         repair = journal.step("repair", lambda: _repaired(workspace, made, journal.progress))
@@ -160,8 +160,8 @@ def _candidate(workspace: Workspace, names: list[str], progress: Progress) -> tu
     return made.release, f"release {made.release.id} {'was made' if made.made else 'was there already'}"
 
 
-def _audited(workspace: Workspace, made: Release, progress: Progress) -> tuple[ForgettingAudit, str]:
-    audit, _, old = run_audit(workspace, made.id, progress=progress)
+def _audited(workspace: Workspace, made: Release) -> tuple[ForgettingAudit, str]:
+    audit, _, old = run_audit(workspace, made.id)
     return audit, f"{made.id} against {old.id}: {audit.verdict.value}"
 
 
@@ -177,5 +177,5 @@ def _over(workspace: Workspace, names: list[str], in_use: Release, journal: _Jou
     journal.told["distil"] = f"release {learnt.id} has learnt from {', '.join(names)} already"
     if learnt.parent is None:
         return Integration(names, in_use, steps=journal.told, seconds=journal.seconds)
-    audit = journal.step("audit", lambda: _audited(workspace, learnt, journal.progress))
+    audit = journal.step("audit", lambda: _audited(workspace, learnt))
     return Integration(names, in_use, learnt, audit, None, journal.told, journal.seconds)

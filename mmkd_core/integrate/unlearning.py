@@ -58,7 +58,7 @@ def run_unlearn(workspace: Workspace, name: str, progress: Progress | None = Non
         return Unlearned(name, holding, None, in_use, in_use)
     clean = next((found for found in releases.lineage(workspace, in_use) if name not in found.teachers), None)
     made = _without(workspace, name, in_use, clean, holding, progress)
-    releases.promote(workspace, made.id)
+    releases.promote(workspace, made.id, "withdrawal")
     _note(workspace, name, holding, made)
     return Unlearned(name, holding, clean.id if clean else STAGE_ONE, in_use, made)
 

@@ -8,7 +8,6 @@ import torch
 
 from mmkd_core.audit.evidence import Key
 from mmkd_core.audit.forgetting import forgetting
-from mmkd_core.audit.gate import GATE, Gate, write_gate
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.heads import TeacherHead, save_heads
@@ -17,7 +16,6 @@ from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
-from mmkd_core.integrate.auditing import changed_gate
 from mmkd_core.integrate.evidence import Reference, evidence_of
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrity import hashes_of
@@ -92,13 +90,6 @@ def test_two_releases_are_compared_in_every_family(corpus, tutor, tmp_path):
     found = forgetting(*evidence)
     assert {row.family for row in found.comparisons} == {"zero-shot", "retrieval", "fidelity", "calibration", "flips"}
     assert found["fidelity", "cosine", "tutor"].n == 30
-
-
-def test_a_gate_that_was_changed_after_the_candidate_was_made(tmp_path):
-    write_gate(tmp_path / GATE, Gate(seed=1))
-    release = Release("0002", tmp_path, {"files": hashes_of(tmp_path)})
-    assert changed_gate(release, Gate(seed=1).hash) is None
-    assert changed_gate(release, Gate().hash) == Gate(seed=1).hash
 
 
 def test_a_sample_that_the_corpus_lost(corpus, tutor, tmp_path):

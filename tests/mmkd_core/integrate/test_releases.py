@@ -45,7 +45,7 @@ def workspace(tmp_path: Path) -> Workspace:
     workspace = Workspace.create(tmp_path / "ws", Config())
     made(workspace)
     made(workspace, "0001")
-    releases.promote(workspace, "0001")
+    releases.promote(workspace, "0001", "first")
     return workspace
 
 
@@ -74,7 +74,7 @@ def test_a_release_says_what_it_was_made_with(workspace):
 def test_one_flipped_bit_in_any_file_keeps_a_release_from_use(workspace, name):
     flip(workspace.releases / "0002" / name)
     with pytest.raises(ReleaseError, match=f"release 0002 is damaged: {name} is changed"):
-        releases.promote(workspace, "0002")
+        releases.promote(workspace, "0002", "passed")
     assert releases.current(workspace).id == "0001"
     with pytest.raises(ReleaseError, match="is changed"):
         releases.release(workspace, "0002").file(name)
@@ -102,10 +102,10 @@ def test_parts_are_checked_where_they_are_asked_for(workspace, part, ask):
 
 
 def test_a_release_that_is_damaged_already_cannot_be_rolled_back_to(workspace):
-    releases.promote(workspace, "0002")
+    releases.promote(workspace, "0002", "passed")
     (workspace.releases / "0001" / "heads.safetensors").unlink()
     with pytest.raises(ReleaseError, match=r"0001 is damaged: heads.safetensors is missing"):
-        releases.promote(workspace, "0001")
+        releases.promote(workspace, "0001", "first")
     assert releases.current(workspace).id == "0002"
 
 
@@ -141,7 +141,7 @@ def test_a_pointer_that_names_no_release_is_refused_and_can_be_mended(workspace,
     (workspace.releases / "CURRENT").write_bytes(raw)
     with pytest.raises(ReleaseError, match=r"CURRENT does not name a release .*mmkd releases rollback.*0001, 0002"):
         releases.current(workspace)
-    assert releases.promote(workspace, "0002").id == releases.current(workspace).id == "0002"
+    assert releases.promote(workspace, "0002", "passed").id == releases.current(workspace).id == "0002"
 
 
 def test_folders_that_were_cut_off_are_passed_over(workspace):

@@ -42,7 +42,7 @@ def line(workspace: Workspace) -> Workspace:
     release(workspace, "a", None)
     release(workspace, "ab", "0001")
     release(workspace, "abc", "0002")
-    releases.promote(workspace, "0003")
+    releases.promote(workspace, "0003", "passed")
     return workspace
 
 
@@ -117,6 +117,6 @@ def test_what_cannot_be_unlearnt_is_said(workspace, taught):
     with pytest.raises(PluginError, match="no release has learnt from it"):
         run_unlearn(workspace, "unknown")
     release(workspace, "a", None)
-    releases.promote(workspace, "0001")
+    releases.promote(workspace, "0001", "first")
     with pytest.raises(ReleaseError, match="only teacher"):
         run_unlearn(workspace, "a")

@@ -51,7 +51,7 @@ def facts(turned: int = 4, patients: int = 200) -> dict:
         for i, name in enumerate(audit.flips["ct"].negative)
     ]
     drift = {"images": DRIFT, "texts": DRIFT, "domains": {"ct": DRIFT}}
-    more = {"candidate": "0002", "parent": "0001", "gate_changed": None, "drift": drift, "cards": cards}
+    more = {"candidate": "0002", "parent": "0001", "gate_changed": {}, "drift": drift, "cards": cards}
     return {**audit.to_json(), **more, "replay_first": ["t1"]}
 
 
@@ -102,7 +102,8 @@ def test_the_headline_is_the_verdict(turned, patients, headline):
 def test_a_changed_gate_is_seen():
     given = facts()
     assert ">changed<" not in render_audit(given, {})
-    assert "was made under gate 0123abcd" in render_audit({**given, "gate_changed": "0123abcd"}, {})
+    changed = {"zero-shot auc margin": {"was": 0.02, "is": 0.99}}
+    assert "zero-shot auc margin: 0.02, now 0.99." in render_audit({**given, "gate_changed": changed}, {})
 
 
 def test_without_labels_there_is_no_figure_of_auc():

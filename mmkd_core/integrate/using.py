@@ -1,0 +1,64 @@
+"""Which releases may come into use again, and what their audits said."""
+
+from __future__ import annotations
+
+from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
+from mmkd_core.audit.gate import GATE, read_gate
+from mmkd_core.errors import ReleaseError
+from mmkd_core.integrate import history, releases
+from mmkd_core.integrate.auditing import audit_file
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.workspace import Workspace, read_json
+
+
+def verdict_of(workspace: Workspace, found: Release) -> Verdict | None:
+    """The verdict on a release against its parent, under the gate that it was made with; None without such an audit."""
+    if found.parent is None:
+        return None
+    facts = read_json(audit_file(workspace, found.id, found.parent)) or {}
+    if facts.get("schema") != AUDIT_SCHEMA or facts["gate"]["hash"] != read_gate(found.file(GATE)).hash:
+        return None
+    return Verdict(facts["verdict"])
+
+
+def standing(workspace: Workspace, found: Release) -> str:
+    """The same in words: a verdict, or why there is none."""
+    if found.parent is None:
+        return "nothing to compare with"
+    try:
+        verdict = verdict_of(workspace, found)
+    except ReleaseError:
+        return "damaged"
+    return verdict.value if verdict else "not audited"
+
+
+def put_into_use(
+    workspace: Workspace, name: str, force: bool = False, because: str | None = None
+) -> tuple[Release, str | None]:
+    """Put a release into use that was so before or passed its audit; any other by force alone, which is logged.
+
+    Returns:
+        The release, and the id of what was in use before.
+
+    Raises:
+        ReleaseError: there is no such release, it is damaged, or it never passed and nobody forces it.
+    """
+    chosen, before = releases.release(workspace, name), releases.in_use(workspace)
+    if chosen.id == before:
+        return releases.verify(chosen), before
+    earned = any(history.WAYS[entry.way].earned for entry in history.entries(workspace, chosen.id))
+    if not earned and verdict_of(workspace, chosen) is not Verdict.PASS:
+        if not force:
+            told = f"did not pass an audit ({_told(workspace, chosen)})"
+            audit = f"`mmkd audit forgetting --candidate {chosen.id}` asks for a verdict; " if chosen.parent else ""
+            forced = f"`mmkd releases rollback {chosen.id} --force --because TEXT` puts it into use, and is recorded"
+            raise ReleaseError(f"release {chosen.id} {told}", next=f"{audit}{forced}")
+        return releases.promote(workspace, name, "forced", because), before
+    return releases.promote(workspace, name, "back", because), before
+
+
+def _told(workspace: Workspace, found: Release) -> str:
+    verdict = verdict_of(workspace, found)
+    never = "it was never audited" if found.parent else "it has no parent to be compared with, and was never in use"
+    return f"{verdict.value} against {found.parent}" if verdict else never
