@@ -29,9 +29,9 @@ import yaml
 from numpy.typing import NDArray
 
 from mmkd_core.data.eval_task import HOW, TASK, TaskFile, conch_prompts, read_task
-from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "zero-shot": ("label",),
