@@ -251,11 +251,11 @@ def _domain_remarks(corpus: Corpus) -> list[str]:
             near = get_close_matches(domain.lower(), DOMAINS, n=1, cutoff=0.5)
             hint = f"; is it '{near[0]}'?" if near else ""
             remarks.append(f"domain '{domain}' is none of {', '.join(DOMAINS)}{hint}")
-        labels = set(corpus.label[corpus.where(domains=[domain])]) - {None}
-        if len(labels) == 1:
-            remarks.append(f"{domain} has a single class, {next(iter(labels))!r}: zero-shot AUC cannot be computed")
+        classes = corpus.classes(domain)
+        if len(classes) == 1 and not corpus.multilabel(domain):
+            remarks.append(f"{domain} has a single class, {classes[0]!r}: zero-shot AUC cannot be computed")
         for split in SPLITS:
-            here = set(corpus.label[corpus.where(split, [domain])])
+            here = {label for i in corpus.where(split, [domain]) for label in corpus.named(int(i)) or ()}
             if gone := [label for label in corpus.classes(domain) if label not in here]:
                 remarks.append(f"{domain}: {split} has no {', '.join(map(repr, gone))}")
     return remarks

@@ -66,7 +66,7 @@ def check(corpus: Corpus, *, images: bool = True, progress: Progress | None = No
         progress: who watches.
     """
     problems = [
-        _issue("empty caption", (_row(corpus, i) for i, text in enumerate(corpus.caption) if not _has_text(text))),
+        _issue("empty caption", (_row(corpus, i) for i in _silent(corpus))),
         _issue("group in two splits", _torn_rows(corpus, "group", corpus.group_id)),
         _issue("same image in two splits", _torn_rows(corpus, "image", corpus.image_id)),
         _issue("label without prompts", _unprompted(corpus)),
@@ -94,8 +94,10 @@ def _row(corpus: Corpus, i: int) -> str:
     return f"row {i}: {corpus.image[i]}"
 
 
-def _has_text(text: object) -> bool:
-    return isinstance(text, str) and bool(text.strip())
+def _silent(corpus: Corpus) -> Iterator[int]:
+    for i, (first, more) in enumerate(zip(corpus.caption, corpus.more_captions, strict=True)):
+        if not all(isinstance(text, str) and text.strip() for text in (first, *more)):
+            yield i
 
 
 def _torn_rows(corpus: Corpus, what: str, keys: Iterable[str]) -> Iterator[str]:
@@ -104,14 +106,16 @@ def _torn_rows(corpus: Corpus, what: str, keys: Iterable[str]) -> Iterator[str]:
 
 
 def _unprompted(corpus: Corpus) -> Iterator[str]:
-    pairs = Counter((d, k) for d, k in zip(corpus.domain, corpus.label, strict=True) if k is not None)
+    pairs = Counter((str(corpus.domain[i]), label) for i in range(len(corpus)) for label in corpus.named(i) or ())
     for (domain, label), count in sorted(pairs.items()):
         if not corpus.prompts.get(domain, {}).get(label):
             yield f"{domain}: {label!r} ({count} samples)"
 
 
 def _missing(corpus: Corpus) -> Iterator[str]:
-    present = set(zip(corpus.domain, corpus.split, corpus.label, strict=True))
+    present = {
+        (corpus.domain[i], corpus.split[i], label) for i in range(len(corpus)) for label in corpus.named(i) or ()
+    }
     for domain in corpus.domains:
         for split in SPLITS:
             for label in corpus.classes(domain):
@@ -120,7 +124,7 @@ def _missing(corpus: Corpus) -> Iterator[str]:
 
 
 def _single(corpus: Corpus) -> Iterator[str]:
-    return (domain for domain in corpus.domains if len(corpus.classes(domain)) == 1)
+    return (d for d in corpus.domains if len(corpus.classes(d)) == 1 and not corpus.multilabel(d))
 
 
 def _doubles(corpus: Corpus) -> Iterator[str]:

@@ -191,6 +191,12 @@ class Corpus:
             there[i, [place[label] for label in labels or ()]] = True
         return there
 
+    def named(self, i: int) -> tuple[str, ...] | None:
+        """Return the class of sample ``i`` as the only one, or its findings; None where it is unlabelled."""
+        if self.labels[i] is not None:
+            return tuple(self.labels[i])
+        return None if self.label[i] is None else (str(self.label[i]),)
+
     @cached_property
     def labelled(self) -> NDArray[np.bool_]:
         """(N,) True where the class or the findings of a sample are known."""
