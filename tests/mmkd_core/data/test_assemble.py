@@ -7,6 +7,8 @@ import numpy as np
 
 from mmkd_core.data.assemble import assemble
 from mmkd_core.data.check import check
+from mmkd_core.data.issues import ImportLog
+from mmkd_core.data.options import ImportOptions
 from mmkd_core.data.tables import Row, Table
 
 
@@ -24,7 +26,7 @@ def test_rows_with_findings_make_their_domain_multi_label(picture_folder: Path, 
         row(2, "xray", labels=()),
         row(3, "oct", "drusen"),
     ]
-    corpus, _ = assemble(Table(tmp_path / "table", rows, []), tmp_path / "out")
+    corpus, _ = assemble(Table(tmp_path / "table", rows), tmp_path / "out", ImportOptions(), ImportLog())
     assert list(corpus.labels) == [("edema", "mass"), ("mass",), (), None]
     assert list(corpus.label) == [None, None, None, "drusen"]
     assert corpus.captions(1) == ("as written", "again")
@@ -43,8 +45,8 @@ def test_what_is_said_of_a_domain_with_findings(picture_folder: Path, tmp_path: 
         for k, (split, labels) in enumerate(zip(splits, [("mass",), (), ("mass",), None, (), ()], strict=True))
     ]
     rows[3] = replace(rows[3], caption="unlabelled", more_captions=("again",))
-    corpus, report = assemble(Table(tmp_path / "table", rows, []), tmp_path / "out")
-    assert report.warnings == ("xray: test has no 'mass'",)
+    corpus, report = assemble(Table(tmp_path / "table", rows), tmp_path / "out", ImportOptions(), ImportLog())
+    assert report.notes == ("xray: test has no 'mass'",)
     found = check(corpus)
     assert found.ok
     assert [str(issue) for issue in found.warnings] == ["class missing in a split: 1 (xray: test has no 'mass')"]
