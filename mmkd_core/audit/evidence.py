@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,6 +43,14 @@ class SampleValues:
     def mean(self) -> float:
         """The metric."""
         return float(np.average(self.values, weights=self.weight))
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampleValues]) -> SampleValues:
+        """All samples of some parts, each part counting the same."""
+        weight = np.concatenate([part.weight / part.weight.sum() for part in parts])
+        names = ("sample_id", "group_id", "domain", "values")
+        sample, group, domain, values = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return cls(sample, group, domain, values, weight)
 
     def take(self, index: NDArray[Any]) -> SampleValues:
         """The samples at ``index``."""

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from mmkd_core.audit.evidence import Evidence, Key
 from mmkd_core.audit.forgetting import Draws
-from mmkd_core.evaluate.calibration import brier_scores, ece, resampled_ece
+from mmkd_core.evaluate.metrics import METRICS
 from mmkd_core.statistics import GroupBootstrap
 
 Floats = NDArray[np.float64]
 
+DOMAIN_FIGURES = (("zero-shot", "auc"), ("zero-shot", "accuracy"), ("calibration", "ece"), ("calibration", "brier"))
+"""Family and name of each of ``METRICS`` that an audit compares."""
 LESS_IS_BETTER = frozenset({("calibration", "ece"), ("calibration", "brier"), ("flips", "negative")})
 
 
@@ -37,15 +39,10 @@ def figures_of(evidence: Evidence, draws: Draws) -> dict[Key, Figure]:
 def _figures(evidence: Evidence, draws: Draws) -> Iterator[tuple[Key, Figure]]:
     for domain, part in evidence.predictions.domains.items():
         bootstrap, ids = draws.of(part.sample_id), part.sample_id
-        auc = part.auc()
-        if auc is not None:
-            drawn = bootstrap.macro_auc(part.log_odds, part.truth)
-            yield Key("zero-shot", "auc", domain), Figure(auc, ids, drawn)
-        sure = part.posteriors()
-        yield Key("zero-shot", "accuracy", domain), _mean(part.right, ids, bootstrap)
-        error = resampled_ece(sure, part.truth, bootstrap)
-        yield Key("calibration", "ece", domain), Figure(ece(sure, part.truth), ids, error)
-        yield Key("calibration", "brier", domain), _mean(brier_scores(sure, part.truth), ids, bootstrap)
+        for family, name in DOMAIN_FIGURES:
+            value = METRICS[name].estimate(part)
+            if value is not None:
+                yield Key(family, name, domain), Figure(value, ids, METRICS[name].draws(part, bootstrap))
     for key, found in evidence.outcomes.items():
         bootstrap = draws.of(found.sample_id)
         yield key, Figure(found.mean(), found.sample_id, bootstrap.mean(found.values, found.weight))

@@ -20,7 +20,7 @@ from mmkd_core.audit.comparison import MEAN, Comparison, Unjudged, Verdict, judg
 from mmkd_core.audit.evidence import Evidence, Key, SampleValues
 from mmkd_core.audit.gate import Gate
 from mmkd_core.audit.pairing import SAME, AuditError, paired_domains, paired_values
-from mmkd_core.evaluate.calibration import brier_scores, ece, resampled_ece
+from mmkd_core.evaluate.metrics import METRICS
 from mmkd_core.evaluate.predictions import DomainPredictions
 from mmkd_core.evaluate.summary import mean_draws, status
 from mmkd_core.statistics import Change, GroupBootstrap, paired_shares, resampled
@@ -177,20 +177,17 @@ class Draws:
 
 
 def _zero_shot(defined: Mapping[str, Pair], pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Unjudged]:
-    differences, values = [], []
-    for domain, (new, old) in defined.items():
-        bootstrap = draws.of(old.sample_id)
-        differences.append(bootstrap.macro_auc(new.log_odds, new.truth) - bootstrap.macro_auc(old.log_odds, old.truth))
-        values.append((_auc(old), _auc(new)))
-        yield _resampled(Key("zero-shot", "auc", domain), *values[-1], differences[-1], bootstrap, gate, status(old))
-    yield _mean("zero-shot", "auc", values, differences, [old for _, old in defined.values()], draws, gate)
-    hits = {domain: (new.right, old.right) for domain, (new, old) in pairs.items()}
-    for domain, (_, old) in pairs.items():
-        yield _shares(Key("zero-shot", "accuracy", domain), *hits[domain], old.group_id, gate)
-    weight = np.concatenate([np.full(len(old), 1 / len(old)) for _, old in hits.values()])
-    groups = np.concatenate([old.group_id for _, old in pairs.values()])
-    new_hits, old_hits = (np.concatenate(part) for part in zip(*hits.values(), strict=True))
-    yield _shares(Key("zero-shot", "accuracy", MEAN), new_hits, old_hits, groups, gate, weight)
+    yield from _changes("zero-shot", "auc", defined, draws, gate)
+    hits = {domain: [_hits(domain, part) for part in pair] for domain, pair in pairs.items()}
+    for domain, (new, old) in hits.items():
+        yield _value_change(Key("zero-shot", "accuracy", domain), new, old, draws, gate)
+    whole = [SampleValues.joined([pair[side] for pair in hits.values()]) for side in (0, 1)]
+    yield _value_change(Key("zero-shot", "accuracy", MEAN), whole[0], whole[1], draws, gate)
+
+
+def _hits(domain: str, part: DomainPredictions) -> SampleValues:
+    names = np.full(len(part), domain, dtype=object)
+    return SampleValues(part.sample_id, part.group_id, names, part.hits, np.ones(len(part)))
 
 
 def _value_change(key: Key, new: SampleValues, old: SampleValues, draws: Draws, gate: Gate) -> Unjudged:
@@ -203,24 +200,28 @@ def _value_change(key: Key, new: SampleValues, old: SampleValues, draws: Draws, 
 
 
 def _calibration(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Unjudged]:
-    """Less is better: the change is the parent's figure minus the candidate's."""
     for metric in ("ece", "brier"):
-        values, differences = [], []
-        for domain, (new, old) in pairs.items():
-            bootstrap = draws.of(old.sample_id)
-            if metric == "ece":
-                figures = [ece(part.posteriors(), part.truth) for part in (old, new)]
-                drawn = [resampled_ece(part.posteriors(), part.truth, bootstrap) for part in (old, new)]
-            else:
-                each = [brier_scores(part.posteriors(), part.truth) for part in (old, new)]
-                figures, drawn = [float(part.mean()) for part in each], [bootstrap.mean(part) for part in each]
-            differences.append(drawn[0] - drawn[1])
-            values.append((figures[0], figures[1]))
-            yield _resampled(
-                Key("calibration", metric, domain), *values[-1], differences[-1], bootstrap, gate, less_is_better=True
-            )
-        olds = [old for _, old in pairs.values()]
-        yield _mean("calibration", metric, values, differences, olds, draws, gate, less_is_better=True)
+        yield from _changes("calibration", metric, pairs, draws, gate)
+
+
+def _changes(family: str, name: str, pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[Unjudged]:
+    """One of ``METRICS`` in every domain, and its mean over them. Of an error the change is the parent's minus the
+    candidate's.
+    """
+    metric, less = METRICS[name], METRICS[name].lower_is_better
+    values: list[tuple[float, float]] = []
+    differences = []
+    for domain, (new, old) in pairs.items():
+        bootstrap = draws.of(old.sample_id)
+        before, after = metric.estimate(old), metric.estimate(new)
+        assert before is not None  # domains without the figure were set aside
+        assert after is not None
+        change = metric.draws(new, bootstrap) - metric.draws(old, bootstrap)
+        values.append((before, after))
+        differences.append(-change if less else change)
+        note = status(old) if name == "auc" else "ok"
+        yield _resampled(Key(family, name, domain), before, after, differences[-1], bootstrap, gate, note, less)
+    yield _mean(family, name, values, differences, [old for _, old in pairs.values()], draws, gate, less)
 
 
 def _flip_rates(pairs: Mapping[str, Pair], gate: Gate) -> Iterator[Unjudged]:
@@ -287,9 +288,3 @@ def _flips(new: DomainPredictions, old: DomainPredictions) -> Flips:
     was, now = old.right, new.right
     names = old.sample_id.astype(str)
     return Flips(tuple(names[~was & now].tolist()), tuple(names[was & ~now].tolist()))
-
-
-def _auc(part: DomainPredictions) -> float:
-    auc = part.auc()
-    assert auc is not None  # domains without one were set aside
-    return auc

@@ -2,7 +2,8 @@
 
 ``ece``: expected calibration error of the first choice in 15 bins of equal width, (0, 1/15], (1/15, 2/15], ... (Guo et
 al. 2017, arXiv 1706.04599, equation 3). ``brier``: squared distance between the posterior and the truth as one-hot,
-summed over classes (Brier 1950), 0 to 2. The values of ``ece`` hang on the binning: quote both.
+summed over classes (Brier 1950), 0 to 2; of findings, each of which is there or not there, the mean over them. The
+values of ``ece`` hang on the binning: quote both.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.statistics import GroupBootstrap
+from mmkd_core.statistics.auc import positives
 
 BINS = 15
 
 Floats = NDArray[np.float64]
 
 
-def brier_scores(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> Floats:
-    """(n,) Brier score of each sample, from posteriors (n, C); their mean is that of the model."""
-    wrong = posterior.astype(np.float64)
-    wrong[np.arange(len(truth)), truth] -= 1
-    return np.square(wrong).sum(axis=1)  # type: ignore[no-any-return]
+def brier_scores(posterior: NDArray[np.floating], truth: NDArray[np.int64] | NDArray[np.bool_]) -> Floats:
+    """(n,) Brier score of each sample, from posteriors (n, C); their mean is that of the model.
+
+    Args:
+        posterior: (n, C) of the classes, or that each finding is there.
+        truth: (n,) class of each sample, or (n, C) bool: which findings are there.
+    """
+    square = np.square(posterior.astype(np.float64) - positives(truth, posterior.shape[1]))
+    return np.asarray(2 * square.mean(axis=1) if truth.ndim == 2 else square.sum(axis=1))
 
 
 def ece(posterior: NDArray[np.floating], truth: NDArray[np.int64]) -> float:

@@ -8,10 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from mmkd_core.evaluate.calibration import BINS, brier_scores, error, resampled_error
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.statistics import GroupBootstrap, macro_auc
+from mmkd_core.statistics.classification import balanced_accuracies, balanced_accuracy
 from mmkd_core.statistics.classification import classification as resampled
 from mmkd_core.statistics.odds import log_odds, softmax
 
 MACRO_AUC = "macro AUC (one-vs-rest)"
+ONE_CLASS = "one class only"
 
 
 def classification(
@@ -28,17 +30,16 @@ def classification(
     choice, classes, ranking = logits.argmax(axis=1), logits.shape[1], log_odds(logits)
     posterior = softmax(logits)
     draws = resampled(truth, choice, classes, bootstrap)
-    here = np.flatnonzero(np.bincount(truth, minlength=classes))
+    balanced = balanced_accuracies(truth, choice, classes, bootstrap)
     right = choice == truth
-    recall = [float(right[truth == number].mean()) for number in here]
     chosen = np.bincount(choice, minlength=classes)
     hits = np.bincount(truth[right], minlength=classes)
     f1 = 2 * hits / np.maximum(np.bincount(truth, minlength=classes) + chosen, 1)
     brier = share("Brier score", part, brier_scores(posterior, truth), np.ones(len(truth)), bootstrap)
     return [
-        Measured(MACRO_AUC, part, macro_auc(ranking, truth), bootstrap.macro_auc(ranking, truth), "one class only"),
+        Measured(MACRO_AUC, part, macro_auc(ranking, truth), bootstrap.macro_auc(ranking, truth), ONE_CLASS),
         Measured("accuracy", part, float(right.mean()), draws.accuracy),
-        Measured("balanced accuracy", part, float(np.mean(recall)), draws.recall * classes / len(here)),
+        Measured("balanced accuracy", part, balanced_accuracy(truth, choice, classes), balanced, ONE_CLASS),
         Measured("macro F1", part, float(f1.mean()), draws.f1),
         Measured("Brier score", part, brier.estimate, brier.draws, limits=(0.0, 2.0), lower_is_better=True),
         calibration_error(posterior.max(axis=1), right, part, bootstrap),

@@ -21,7 +21,7 @@ def agreement(student: DomainPredictions, teacher: DomainPredictions) -> dict[st
     """By sample id: whether both choose the same class; samples that only one was asked about are left out."""
     choice = dict(zip(teacher.sample_id.astype(str), teacher.choice, strict=True))
     rows = zip(student.sample_id.astype(str), student.choice, strict=True)
-    return {str(sample): bool(own == choice[sample]) for sample, own in rows if sample in choice}
+    return {str(sample): bool(np.all(own == choice[sample])) for sample, own in rows if sample in choice}
 
 
 def trusted_with(teacher: DomainPredictions, whole: bool, threshold: float) -> NDArray[Any]:
@@ -30,5 +30,5 @@ def trusted_with(teacher: DomainPredictions, whole: bool, threshold: float) -> N
     Args:
         whole: it is trusted with the domain; else only where it is right and at least ``threshold`` sure.
     """
-    sure = teacher.right & (teacher.posteriors().max(axis=1) >= threshold)
+    sure = teacher.right & (teacher.sure >= threshold)
     return np.flatnonzero(np.ones(len(teacher), bool) if whole else sure)

@@ -21,12 +21,11 @@ from mmkd_core.evaluate.classifier import fit
 from mmkd_core.evaluate.figures import Measured
 from mmkd_core.evaluate.outcomes import Outcomes
 from mmkd_core.evaluate.probe import draw_groups, draws, over_runs
-from mmkd_core.evaluate.zero_shot import class_embeddings
+from mmkd_core.evaluate.zero_shot import class_embeddings, finding_logits
 from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.statistics.auc import auc
 from mmkd_core.statistics.intervals import Floats
 from mmkd_core.statistics.odds import NEVER, log_odds
-from mmkd_core.trust.beliefs import logits
 
 ZERO_SHOT, PROBE = "mmkd/zero-shot-multilabel@2", "mmkd/linear-probe-multilabel@2"
 AUC, ACCURACY = "macro AUC over classes", "accuracy, mean over classes (threshold 0.5)"
@@ -56,8 +55,8 @@ def choose(
         absent: those that say that it is not.
         logit_scale: of the model, already exponentiated.
     """
-    pairs = [class_embeddings([there[name], absent[name]]) for name in there]
-    said = np.stack([log_odds(logits(images.features, pair, logit_scale))[:, 0] for pair in pairs], axis=1)
+    yes, no = (class_embeddings([texts[name] for name in there]) for texts in (there, absent))
+    said = finding_logits(images.features, yes, no, logit_scale)
     columns = {"sample_id": images.sample_id, "group_id": images.group_id, "log_odds": said}
     facts = {"classes": list(there), "logit_scale": logit_scale}
     return Outcomes(ZERO_SHOT, columns | {"truth": images.truth.astype(np.int8)}, facts)

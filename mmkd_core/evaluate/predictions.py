@@ -1,7 +1,7 @@
 """Per-sample predictions, in memory and as parquet: every published figure can be computed from the file again.
 
-One row per sample (sample_id, group_id, domain, label, logits); the classes that the logits belong to and the protocol
-that made them stand in the metadata of the file. Never pixels.
+One row per sample (sample_id, group_id, domain, label or labels, logits); the classes that the logits belong to and the
+protocol that made them stand in the metadata of the file. Never pixels.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmkd_core.errors import DataError
+from mmkd_core.evaluate.calibration import brier_scores
 from mmkd_core.evaluate.parquet import Kind
 from mmkd_core.statistics import macro_auc
-from mmkd_core.statistics.odds import log_odds, softmax
+from mmkd_core.statistics.classification import balanced_accuracy
+from mmkd_core.statistics.odds import log_odds, sigmoid, softmax
 
-_COLUMNS = ("sample_id", "group_id", "domain", "label", "logits")
+_COLUMNS = ("sample_id", "group_id", "domain", "label", "labels", "logits")
 _FILE = Kind("predictions", 2, _COLUMNS, "Evaluate again with `mmkd eval zero-shot`.")
 
 
 @dataclass(frozen=True, eq=False)
 class DomainPredictions:
     """What one model says about n samples of one domain.
+
+    Of a multi-label domain each of the C classes is a finding, which is there or not there.
 
     Raises:
         DataError: columns of different lengths, a label that is no class, or logits that are not finite.
@@ -35,10 +39,12 @@ class DomainPredictions:
     sample_id: NDArray[np.object_]
     group_id: NDArray[np.object_]
     label: NDArray[np.object_]
-    truth: NDArray[np.int64]
-    """(n,) index of ``label`` in ``classes``."""
+    """(n,) class of each sample, or the tuple of its findings."""
+    truth: NDArray[np.int64] | NDArray[np.bool_]
+    """(n,) index of ``label`` in ``classes``, or (n, C) bool: which findings are there."""
     logits: NDArray[np.float64]
-    """(n, C) logit scale x cosine. What ranks samples is ``log_odds``, what is a probability ``posteriors``."""
+    """(n, C) logit scale x cosine, of findings there minus not there. What ranks samples is ``log_odds``, what is a
+    probability ``posteriors``."""
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -62,41 +68,86 @@ class DomainPredictions:
         logits: NDArray[np.floating],
         classes: tuple[str, ...],
     ) -> DomainPredictions:
-        """Look the labels up among the classes."""
+        """Look the labels up among the classes; where they are tuples, the domain is a multi-label one."""
         order = {name: index for index, name in enumerate(classes)}
-        for sample, name in zip(sample_id, label, strict=True):
-            if name not in order:
-                what = f"the label {name!r} is none of the classes {', '.join(classes)}"
+        multilabel = any(map(several, label))
+        given = [name if multilabel else (name,) for name in label]
+        for sample, names in zip(sample_id, given, strict=True):
+            if odd := [name for name in names if name not in order]:
+                what = f"the label {odd[0]!r} is none of the classes {', '.join(classes)}"
                 raise DataError(what, where=f"sample {sample}", next="Add it to prompts.yaml.")
-        truth = np.array([order[name] for name in label], dtype=np.int64)
         matrix = np.asarray(logits, dtype=np.float64).reshape(len(label), len(classes))
+        if multilabel:
+            there = np.zeros(matrix.shape, dtype=bool)
+            for row, names in enumerate(given):
+                there[row, [order[name] for name in names]] = True
+            return cls(sample_id, group_id, label, there, matrix, tuple(classes))
+        truth = np.array([order[names[0]] for names in given], dtype=np.int64)
         return cls(sample_id, group_id, label, truth, matrix, tuple(classes))
 
     def __len__(self) -> int:
         return len(self.sample_id)
 
+    @property
+    def multilabel(self) -> bool:
+        """True where the classes are findings, of which an image has any number."""
+        return self.truth.ndim == 2
+
     def posteriors(self) -> NDArray[np.float64]:
-        """(n, C) softmax of the logits: how sure the model is. It ranks nothing, for near 0 and 1 it is rounded."""
-        return softmax(self.logits)
+        """(n, C) probability of each class, or that each finding is there: how sure the model is.
+
+        They rank nothing, for near 0 and 1 they are rounded.
+        """
+        return sigmoid(self.logits) if self.multilabel else softmax(self.logits)
 
     @cached_property
     def log_odds(self) -> NDArray[np.float64]:
-        """(n, C) of each class against the others: what orders samples by a class."""
-        return log_odds(self.logits)
+        """(n, C) of each class against the others, or of each finding: what orders samples by it."""
+        return self.logits if self.multilabel else log_odds(self.logits)
 
     @cached_property
-    def choice(self) -> NDArray[np.int64]:
-        """(n,) class with the highest logit."""
-        return np.asarray(self.logits.argmax(axis=1), np.int64)
+    def choice(self) -> NDArray[np.int64] | NDArray[np.bool_]:
+        """(n,) class with the highest logit, or (n, C) which findings are said to be there."""
+        return np.asarray(self.logits > 0) if self.multilabel else np.asarray(self.logits.argmax(axis=1), np.int64)
+
+    @cached_property
+    def sure(self) -> NDArray[np.float64]:
+        """(n,) probability of the choice; of findings that of the least sure answer."""
+        said = self.posteriors()
+        return np.asarray(np.maximum(said, 1 - said).min(axis=1) if self.multilabel else said.max(axis=1))
+
+    @cached_property
+    def hits(self) -> NDArray[np.bool_] | NDArray[np.float64]:
+        """(n,) whether the choice is the truth, or the share of the findings of which it is."""
+        right = np.asarray(self.choice == self.truth)
+        return right.mean(axis=1) if self.multilabel else right
 
     @cached_property
     def right(self) -> NDArray[np.bool_]:
-        """(n,) whether the choice is the truth."""
-        return np.asarray(self.choice == self.truth)
+        """(n,) whether the choice is the truth, with all its findings."""
+        right = np.asarray(self.choice == self.truth)
+        return np.asarray(right.all(axis=1)) if self.multilabel else right
+
+    def answers(self) -> list[str]:
+        """The choice for each sample in words."""
+        if not self.multilabel:
+            return [self.classes[c] for c in self.choice]
+        return [named(tuple(np.array(self.classes, object)[there])) for there in self.choice]
 
     def auc(self) -> float | None:
-        """Macro one-vs-rest AUC over the classes present; None if fewer than two are."""
+        """Macro AUC, one class against the rest, over the classes or findings that some samples have and some do not.
+
+        None if there is none.
+        """
         return macro_auc(self.log_odds, self.truth)
+
+    def balanced_accuracy(self) -> float | None:
+        """Mean of the accuracies of the classes present; of findings the mean over them (sensitivity, specificity)."""
+        return balanced_accuracy(self.truth, self.choice, len(self.classes))
+
+    def brier(self) -> float | None:
+        """Mean Brier score, 0 to 2."""
+        return float(brier_scores(self.posteriors(), self.truth).mean()) if len(self) else None
 
     def take(self, index: NDArray[Any]) -> DomainPredictions:
         """The samples at ``index``."""
@@ -130,11 +181,13 @@ class Predictions:
     def save(self, path: Path) -> None:
         """Write one parquet file; ``load`` gives back the same bits in the same order."""
         parts = self.domains.items()
+        labels = [name for _, part in parts for name in part.label]
         columns = {
             "sample_id": _strings([part.sample_id for _, part in parts]),
             "group_id": _strings([part.group_id for _, part in parts]),
             "domain": pa.array([domain for domain, part in parts for _ in range(len(part))], pa.string()),
-            "label": _strings([part.label for _, part in parts]),
+            "label": pa.array([None if several(name) else str(name) for name in labels], pa.string()),
+            "labels": pa.array([list(name) if several(name) else None for name in labels], pa.list_(pa.string())),
             "logits": _lists([part.logits for _, part in parts]),
         }
         classes = {domain: list(part.classes) for domain, part in parts}
@@ -154,8 +207,21 @@ class Predictions:
             raise DataError(f"the predictions are damaged: {error.what}", where=str(path), next=_FILE.again) from error
 
 
+def named(label: object) -> str:
+    """A label, or findings, in words."""
+    return (" + ".join(label) or "none of them") if isinstance(label, tuple) else str(label)
+
+
+def several(label: object) -> bool:
+    """True for findings."""
+    return isinstance(label, tuple)
+
+
 def _domains(table: pa.Table, classes: dict[str, list[str]]) -> dict[str, DomainPredictions]:
     column = {name: _objects(table.column(name)) for name in _COLUMNS[:-1]}
+    for row, names in enumerate(column["labels"]):
+        if names is not None:
+            column["label"][row] = tuple(names)
     if strange := sorted(set(column["domain"]) - set(classes)):
         raise DataError(f"no classes are given for the domain {strange[0]!r}")
     logits = table.column("logits").combine_chunks()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.statistics import GroupBootstrap, Interval, defined_classes, percentile_interval
+from mmkd_core.statistics.auc import positives
 
 OK = "ok"
 
@@ -99,12 +100,18 @@ def mean_draws(draws: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def status(part: DomainPredictions) -> str:
     """``ok``, or what is missing for an AUC over all classes."""
-    absent = [name for index, name in enumerate(part.classes) if not (part.truth == index).any()]
-    if not defined_classes(part.truth, len(part.classes)):
-        return f"undefined: {len(part.classes) - len(absent)} of {len(part.classes)} classes have samples"
+    classes = len(part.classes)
+    defined, has = defined_classes(part.truth, classes), np.flatnonzero(positives(part.truth, classes).any(axis=0))
+    if part.multilabel and len(defined) < classes:
+        absent = [name for index, name in enumerate(part.classes) if index not in defined]
+        if not defined:
+            return f"undefined: each of the {classes} labels is on all samples or on none"
+        return f"over {len(defined)} of {classes} labels: all samples or none have {', '.join(absent)}"
+    absent = [name for index, name in enumerate(part.classes) if index not in has]
+    if not defined:
+        return f"undefined: {classes - len(absent)} of {classes} classes have samples"
     if absent:
-        present = len(part.classes) - len(absent)
-        return f"over {present} of {len(part.classes)} classes: no sample of {', '.join(absent)}"
+        return f"over {classes - len(absent)} of {classes} classes: no sample of {', '.join(absent)}"
     return OK
 
 

@@ -20,7 +20,7 @@ from mmkd_core.data.manifest import Corpus, text_id
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.sources import Mask, Source
 from mmkd_core.errors import PluginError, WorkspaceError
-from mmkd_core.evaluate.zero_shot import class_embeddings
+from mmkd_core.evaluate.zero_shot import class_texts, embedded_classes
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
@@ -30,9 +30,8 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def corpus_texts(corpus: Corpus) -> list[str]:
-    """Every distinct text whose features are needed: captions, then prompts."""
-    prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
-    return list(dict.fromkeys([*corpus.texts, *prompts]))
+    """Every distinct text whose features are needed: captions, then sentences of classes."""
+    return list(dict.fromkeys([*corpus.texts, *class_texts(corpus)]))
 
 
 def locked_specs(workspace: Workspace, host: PluginHost) -> dict[str, TeacherSpec]:
@@ -95,13 +94,8 @@ class Features:
         return self.store.gather(self.spec.fingerprint, "text", self._rows("text", [text_id(text) for text in texts]))
 
     def classes(self) -> dict[str, Array]:
-        """Class embeddings by domain, in the order of ``Corpus.classes``."""
-        prompts = self.corpus.prompts
-        return {
-            domain: class_embeddings([self.texts(texts) for texts in prompts[domain].values()])
-            for domain in self.corpus.domains
-            if prompts.get(domain)
-        }
+        """Class embeddings by domain, as ``zero_shot`` needs them."""
+        return embedded_classes(self.corpus, self.texts)
 
     def view(self) -> TeacherView:
         """What the trust rule needs; of several captions it sees the first."""
@@ -113,7 +107,7 @@ class Features:
             self.spec.logit_scale,
             self.images(),
             self.captions()[: len(self.corpus)],
-            self.classes(),
+            {domain: texts for domain, texts in self.classes().items() if texts.ndim == 2},
         )
 
     def source(self, bank: Bank, mask: Mask, *, heads: bool = True, factor: float = 1.0) -> Source:

@@ -18,7 +18,7 @@ from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import MmkdError
 from mmkd_core.evaluate.embeddings import Embeddings
-from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
+from mmkd_core.evaluate.predictions import DomainPredictions, Predictions, named
 from mmkd_core.integrate.evidence import Reference
 from mmkd_core.integrate.features import Array, Features, release_spec
 from mmkd_core.integrate.releases import Release
@@ -87,7 +87,7 @@ def cards(
         for name, near in zip(names, neighbours.of(domain, names), strict=True):
             told = {teacher: answers[name] for teacher, answers in asked.items() if name in answers}
             may = tuple(teacher for teacher in told if name in trusted[teacher])
-            result.append(Card(name, domain, str(labels[name]), said[name], says[name], told, may, *near))
+            result.append(Card(name, domain, named(labels[name]), said[name], says[name], told, may, *near))
     return sorted(result, key=lambda card: (-card.before.sure, card.sample_id))
 
 
@@ -98,9 +98,8 @@ def replay_first(found: Iterable[Card]) -> list[str]:
 
 def _said(part: DomainPredictions, names: Iterable[str]) -> dict[str, Said]:
     place = {str(sample): i for i, sample in enumerate(part.sample_id)}
-    sure = part.posteriors().max(axis=1)
-    rows = {name: place[name] for name in names if name in place}
-    return {name: Said(part.classes[part.choice[row]], float(sure[row])) for name, row in rows.items()}
+    said, rows = part.answers(), {name: place[name] for name in names if name in place}
+    return {name: Said(said[row], float(part.sure[row])) for name, row in rows.items()}
 
 
 Near = tuple[tuple[str, ...], str | None, float | None]

@@ -19,7 +19,7 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.novelty import FOLDS, Interference, Novelty, interference, novelty, only_right
 from mmkd_core.distill.reservoir import Reservoir
 from mmkd_core.errors import PluginError
-from mmkd_core.evaluate.zero_shot import zero_shot
+from mmkd_core.evaluate.zero_shot import class_texts, zero_shot
 from mmkd_core.extract import extract
 from mmkd_core.extract.plan import Share, plan
 from mmkd_core.integrate import releases
@@ -122,8 +122,7 @@ def _strata(corpus: Corpus, in_use: Release | None, known: list[str], seed: int)
 
 
 def _texts(corpus: Corpus, bank: Bank) -> list[str]:
-    prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
-    return list(dict.fromkeys([*prompts, *(text for texts in bank.texts.values() for text in texts)]))
+    return list(dict.fromkeys([*class_texts(corpus), *(text for texts in bank.texts.values() for text in texts)]))
 
 
 class _View:

@@ -16,7 +16,7 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError, ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.zero_shot import class_embeddings, zero_shot
+from mmkd_core.evaluate.zero_shot import class_texts, embedded_classes, zero_shot
 from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
@@ -105,11 +105,10 @@ def run_pretrain(
         pixels = pixels_of(workspace, corpus, progress)
     if done and done["identity"] == key and (folder / "open_clip_model.safetensors").exists():
         return folder, {**done, "trained": False}
-    prompts = [text for classes in corpus.prompts.values() for texts in classes.values() for text in texts]
     published = root / shape.text.files if shape.text.files else tokenizer_beside(shape.start, root)
     here = np.isin(corpus.owners[: len(captions)], rows)
     words = [text for text, ours in zip(captions, here, strict=True) if ours]
-    student = Student.build(shape, [*words, *prompts], seed, published)
+    student = Student.build(shape, [*words, *class_texts(corpus)], seed, published)
     load_start(student, shape.start, root)
     if parallel.leads():
         (run / "done.json").unlink(missing_ok=True)
@@ -160,18 +159,15 @@ def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> 
     classes = {domain: corpus.classes(domain) for domain in corpus.domains}
     texts = [""] * len(corpus)
     for i in rows:
-        domain = str(corpus.domain[i])
-        texts[i] = label_caption(domain, corpus.named(i) or (), classes[domain], str(corpus.image_id[i]))
+        domain, labels = str(corpus.domain[i]), corpus.labels[i]
+        named = (str(corpus.label[i]),) if labels is None else labels
+        texts[i] = label_caption(domain, named, classes[domain], str(corpus.image_id[i]))
     return texts, ONE_EACH
 
 
 def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[Any, Any]]:
-    """Class embeddings of every domain with prompts."""
-    return {
-        domain: class_embeddings([student.embed_texts(texts) for texts in corpus.prompts[domain].values()])
-        for domain in corpus.domains
-        if corpus.prompts.get(domain)
-    }
+    """Class embeddings by domain, as ``zero_shot`` needs them."""
+    return embedded_classes(corpus, student.embed_texts)
 
 
 def embed(student: Student, corpus: Corpus, pixels: Pixels, split: str = "test") -> Embeddings:
@@ -213,7 +209,7 @@ def measured_claims(workspace: Workspace, student: Student, domains: tuple[str, 
     for domain in domains:
         part = predictions.domains.get(domain)
         if part is not None:
-            right = float(part.right.mean())
+            right = float(part.hits.mean())
             claims[domain] = TrustClaim(
                 score=round(right, 4),
                 metric="zero-shot accuracy",
@@ -229,6 +225,6 @@ def probe_scores(student: Student, corpus: Corpus, pixels: Pixels) -> dict[str, 
     scores = {}
     for domain, classes in student_classes(student, corpus).items():
         rows = corpus.where(split="val", domains=[domain])
-        if len(rows):
+        if len(rows) and classes.ndim == 2:
             scores[domain] = posterior(student.embed_images(pixels[rows]), classes, student.logit_scale)
     return scores

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_core.evaluate.predictions import Predictions
+from mmkd_core.evaluate.zero_shot import class_texts
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import weights_digest
 from mmkd_core.integrate.student_data import run_pretrain
@@ -211,8 +212,9 @@ def _start(workspace: Workspace, shared: Path, cell: Cell) -> None:
     else:
         corpus = workspace.corpus()
         texts = corpus.take(corpus.where(split="train")).texts
-        prompts = [text for classes in corpus.prompts.values() for group in classes.values() for text in group]
-        Student.build(workspace.config.student, [*texts, *prompts], workspace.config.seed).save(own / "student")
+        Student.build(workspace.config.student, [*texts, *class_texts(corpus)], workspace.config.seed).save(
+            own / "student"
+        )
         write_json(own / "done.json", {"identity": f"random {weights_digest(own / 'student')}", "steps": 0})
 
 

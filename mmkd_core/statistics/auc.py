@@ -1,4 +1,4 @@
-"""Macro one-vs-rest AUC, of samples as they are or weighted."""
+"""Macro one-vs-rest AUC, of samples as they are or weighted: of one class per sample, or of any number of findings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def macro_auc(scores: ArrayLike, truth: ArrayLike) -> float | None:
 
     Args:
         scores: (N, C), higher means more of the class.
-        truth: (N,) integers in ``range(C)``.
+        truth: (N,) integers in ``range(C)``, or (N, C) bool: which of the C findings are there.
 
     Returns:
         A fraction, or None if no class has both positives and negatives. A class that lacks either is left out.
     """
-    checked, labels = checked_scores(scores, truth)
-    aucs = [auc(checked[:, column], labels == column) for column in defined_classes(labels, checked.shape[1])]
+    checked, positive = checked_scores(scores, truth)
+    aucs = [auc(checked[:, c], positive[:, c]) for c in defined_classes(positive, checked.shape[1])]
     return float(np.mean(aucs)) if aucs else None
 
 
@@ -34,10 +34,16 @@ def auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
     return float((order.below + order.up_to).sum()) / (2 * len(order.positives) * len(order.negatives))
 
 
+def positives(truth: ArrayLike, classes: int) -> NDArray[np.bool_]:
+    """(N, C) which classes each sample has, of the class (N,) of each or of findings (N, C), which are that already."""
+    given = np.asarray(truth)
+    return given.astype(bool) if given.ndim == 2 else given[:, None] == np.arange(classes)
+
+
 def defined_classes(truth: ArrayLike, classes: int) -> list[int]:
     """The classes that have at least one positive and one negative, in class order."""
-    counts = np.bincount(np.asarray(truth, dtype=np.int64), minlength=classes)
-    return [column for column in range(classes) if 0 < counts[column] < counts.sum()]
+    counts = positives(truth, classes).sum(axis=0)
+    return np.flatnonzero((counts > 0) & (counts < len(np.asarray(truth)))).tolist()
 
 
 class Order:
@@ -69,17 +75,17 @@ def rows(matrix: NDArray[np.float32], index: NDArray[np.intp]) -> NDArray[np.flo
     return np.take(matrix, index, axis=0, mode="clip")  # "clip" spares the check of every index
 
 
-def checked_scores(scores: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """The same as arrays.
+def checked_scores(scores: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Scores (N, C), and which classes each sample has (N, C).
 
     Raises:
         ValueError: shapes that do not belong together, NaN or infinity, or a truth that is no class.
     """
-    matrix, labels = np.asarray(scores), np.asarray(truth, dtype=np.int64)
-    if matrix.ndim != 2 or labels.shape != matrix.shape[:1]:
+    matrix, labels = np.asarray(scores), np.asarray(truth)
+    if matrix.ndim != 2 or labels.shape not in (matrix.shape[:1], matrix.shape):
         raise ValueError(f"scores {matrix.shape} and truth {labels.shape} do not belong together")
     if not np.isfinite(matrix).all():
         raise ValueError("scores hold NaN or infinity")
-    if len(labels) and (labels.min() < 0 or labels.max() >= matrix.shape[1]):
+    if labels.ndim == 1 and labels.size and (labels.min() < 0 or labels.max() >= matrix.shape[1]):
         raise ValueError(f"truth outside the {matrix.shape[1]} classes")
-    return matrix, labels
+    return matrix, positives(labels, matrix.shape[1])

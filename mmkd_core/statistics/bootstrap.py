@@ -119,9 +119,9 @@ class GroupBootstrap:
         A class that vanishes in a resample is left out of that resample's mean. Equal to copying the samples out, at
         O(B n) per class: the weight of the negatives below each positive is a running sum over the sorted negatives.
         """
-        checked, labels = checked_scores(scores, truth)
-        columns = defined_classes(labels, checked.shape[1])
-        aucs = self.aucs(checked[:, columns], labels[:, None] == columns)
+        checked, positive = checked_scores(scores, truth)
+        columns = defined_classes(positive, checked.shape[1])
+        aucs = self.aucs(checked[:, columns], positive[:, columns])
         defined = np.isfinite(aucs)
         total, classes = np.where(defined, aucs, 0.0).sum(axis=1), defined.sum(axis=1)
         mean: Floats = np.divide(total, classes, out=np.full(self.resamples, np.nan), where=classes > 0)

@@ -353,3 +353,27 @@ def test_neither_the_order_of_samples_nor_the_names_of_patients_matter(seed):
     ]
     shuffled = [Predictions({"ct": p["ct"].take(rng.permutation(len(p)))}, PROTOCOL) for p in renamed]
     assert audit(*shuffled, gate).to_json() == expected
+
+
+def test_findings_are_audited_like_classes():
+    """Two findings an image; the candidate says of one of them the opposite of what its parent says."""
+    rng = np.random.default_rng(10)
+    there = rng.random((200, 2)) < 0.4
+    names, kinds = column([f"s{i}" for i in range(200)]), np.array(["edema", "mass"], object)
+    label = np.empty(200, dtype=object)
+    for row, found in enumerate(there):
+        label[row] = tuple(kinds[found])
+    good = 3.0 * (2 * there - 1) + rng.normal(size=(200, 2))
+    worse = good * [1, -1]
+    old, new = (
+        Predictions({"xray": DomainPredictions.build(names, names, label, said, tuple(kinds))}, PROTOCOL)
+        for said in (good, worse)
+    )
+    found = audit(new, old)
+    change = found["zero-shot", "auc", "xray"]
+    assert change.before > 0.99
+    assert change.after == pytest.approx((change.before + 0) / 2, abs=0.01)
+    assert found.verdict is Verdict.FAIL
+    assert found["zero-shot", "accuracy", "xray"].before > 0.97
+    assert found["zero-shot", "accuracy", "xray"].after == pytest.approx(0.5, abs=0.02)
+    assert len(found.flips["xray"].negative) > 180

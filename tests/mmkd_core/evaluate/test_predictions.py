@@ -52,7 +52,7 @@ def test_round_trip_is_exact(tmp_path_factory, shapes, seed):
 def test_the_file_can_be_read_by_others(tmp_path):
     Predictions({"ct": part(4, ("a", "b"))}, "x@1").save(tmp_path / "p.parquet")
     table = pq.read_table(tmp_path / "p.parquet")
-    assert table.column_names == ["sample_id", "group_id", "domain", "label", "logits"]
+    assert table.column_names == ["sample_id", "group_id", "domain", "label", "labels", "logits"]
     assert table.schema.field("logits").type == pa.list_(pa.float64())
     assert json.loads(table.schema.metadata[b"mmkd.predictions"])["classes"] == {"ct": ["a", "b"]}
 
