@@ -16,10 +16,19 @@ from mmkd_core.data.captions import label_caption
 from mmkd_core.data.phantom.generate import POOR_CAPTIONS
 
 
+def real_name() -> str:
+    """A name for workspaces of the real images, another one where captions are poor."""
+    return "real-poor" if _poor() else "real"
+
+
+def _poor() -> bool:
+    return os.environ.get("MMKD_POOR_CAPTIONS") == "1"
+
+
 def real_manifest(folder: Path) -> Path:
     """The manifest of the real images, or one with poor captions that is written to ``folder``."""
     source = Path(os.environ["MMKD_SHARED_DATA"], "biomed", "manifest.csv")
-    if os.environ.get("MMKD_POOR_CAPTIONS") != "1":
+    if not _poor():
         return source
     with source.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

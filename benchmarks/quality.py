@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from poor_captions import real_manifest
+from poor_captions import real_manifest, real_name
 from scipy import stats
 
 from mmkd_core.evaluate.predictions import Predictions
@@ -207,7 +207,7 @@ def real_images() -> list[Figure]:
 def real_images_of(seed: int) -> dict[str, Run]:
     """All rules for one seed; its specialists bear the seed in their names, because all seeds share an environment."""
     runs = {}
-    with kept(f"real-seed{seed}") as folder:
+    with kept(f"{real_name()}-seed{seed}") as folder:
         base = folder / "90"
         config, _ = profile(smoke=False, real=True, seed=seed, name=f"biomed-{seed}")
         quickstart(base, config, None, real_manifest(folder / "captions"), Silent())

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import MmkdError
+from mmkd_core.files import replacing
 
 GATE = "gate.yaml"
 

@@ -10,8 +10,18 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root, names
 from mmkd_core.cli.output import Output
 
 if TYPE_CHECKING:
+    from mmkd_core.data.issues import Remarks
     from mmkd_core.data.manifest import Corpus
     from mmkd_core.integrate.workspace import Workspace
+
+LabelsFrom = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Columns of 1 and 0 that are findings, or names of the places of such lists."),
+]
+MergeLabels = Annotated[
+    bool, typer.Option("--merge-labels", help="Labels that differ only by case, white space or Unicode form are one.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse what the summary would remark upon; write nothing.")]
 
 app = typer.Typer(help="Make, import and check the images and captions.", no_args_is_help=True)
 
@@ -135,31 +145,49 @@ def import_(
         str | None,
         typer.Option(metavar="NAME", help="Kind of all images, such as xray, where no column or folder says it."),
     ] = None,
+    labels_from: LabelsFrom = None,
+    merge_labels: MergeLabels = False,
+    caption_lines: Annotated[
+        bool, typer.Option("--caption-lines", help="Every line of a .txt is a caption of its own.")
+    ] = False,
     max_bad: Annotated[int, typer.Option(min=0, help="Unreadable images that may be left out.")] = 0,
+    strict: Strict = False,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Bring in real images: hash them, assign splits by patient, and turn labels into captions."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.data.importers import import_data
-    from mmkd_core.data.manifest import MANIFEST
-    from mmkd_core.errors import DataError
+    from mmkd_core.data.importers import ImportOptions
+    from mmkd_core.integrate.importing import import_corpus
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
-    workspace = Workspace.open(root)
-    target = _folder(workspace)
-    with workspace.writing():
-        if (target / MANIFEST).exists():
-            mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
-            raise DataError("the workspace has its data already", where=str(target), next=mend)
-        seed = workspace.config.seed
-        options: dict[str, Any] = {"seed": seed, "max_bad": max_bad, "progress": watch(), "salt": workspace.salt}
-        corpus, report = import_data(path, target, domain=domain, **options)
-    for line in (*report.skipped, *report.warnings):
-        out.say(f"note: {line}")
+    options = ImportOptions(
+        domain=domain, labels_from=names(labels_from), caption_lines=caption_lines,
+        merge_labels=merge_labels, strict=strict, max_bad=max_bad, progress=watch(),
+    )  # fmt: skip
+    corpus, report = import_corpus(Workspace.open(root), path, options)
+    _remarks(out, report)
+    out.say("captions as they will be trained on:")
+    for caption in report.captions:
+        out.say(f"  {caption}")
     _answer(out, corpus, {"report": report})
+
+
+def _remarks(out: Output, found: "Remarks") -> None:
+    """What an import leaves a person to know: all of it, line by line."""
+    from mmkd_core.data.issues import absent_lines
+
+    out.say(f"rows read: {found.rows:,}")
+    for issue in found.left_out:
+        out.say(f"left out: {issue}")
+    for line in absent_lines(found.absent):
+        out.say(f"taken as absent: {line}")
+    for issue in found.issues:
+        out.say(f"look at: {issue}")
+    for line in found.notes:
+        out.say(f"note: {line}")
 
 
 @app.command(epilog="Example:  mmkd data check")

@@ -23,7 +23,7 @@ DEBUG = "mmkd.debug"
 TYPED = "mmkd.typed"
 """Key of the click context under which the arguments of the command lie."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as data.files.NO_ROOM, which costs an import
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as files.NO_ROOM, which costs an import
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -10,26 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from mmkd_core.data.decode import decode
+from mmkd_core.data.issues import EXAMPLES, Issue
+from mmkd_core.data.labels import alike
 from mmkd_core.data.manifest import SPLITS, Corpus, image_id
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress, Silent
-
-EXAMPLES = 5
-"""How many cases of one kind a report names; it counts all."""
-
-
-@dataclass(frozen=True)
-class Issue:
-    """One kind of problem: how often it occurs and the first cases."""
-
-    what: str
-    count: int
-    examples: tuple[str, ...]
-
-    def __str__(self) -> str:
-        more = f", and {self.count - len(self.examples)} more" if self.count > len(self.examples) else ""
-        return f"{self.what}: {self.count} ({'; '.join(self.examples)}{more})"
 
 
 @dataclass(frozen=True)
@@ -66,16 +54,18 @@ def check(corpus: Corpus, *, images: bool = True, progress: Progress | None = No
         progress: who watches.
     """
     problems = [
-        _issue("empty caption", (_row(corpus, i) for i, text in enumerate(corpus.caption) if not _has_text(text))),
+        _issue("empty caption", (_row(corpus, i) for i in _silent(corpus))),
         _issue("group in two splits", _torn_rows(corpus, "group", corpus.group_id)),
         _issue("same image in two splits", _torn_rows(corpus, "image", corpus.image_id)),
         _issue("label without prompts", _unprompted(corpus)),
+        _issue("labels that differ only by case, white space or Unicode form", _alike(corpus)),
     ]
     if images:
         problems += _images(corpus, progress or Silent())
     warnings = [
         _issue("class missing in a split", _missing(corpus)),
         _issue("domain with a single class", _single(corpus)),
+        _issue("image with different labels in two rows", _contradictory(corpus)),
         _issue("same image and caption twice", _doubles(corpus)),
     ]
     return CheckReport(
@@ -94,8 +84,10 @@ def _row(corpus: Corpus, i: int) -> str:
     return f"row {i}: {corpus.image[i]}"
 
 
-def _has_text(text: object) -> bool:
-    return isinstance(text, str) and bool(text.strip())
+def _silent(corpus: Corpus) -> Iterator[int]:
+    for i, (first, more) in enumerate(zip(corpus.caption, corpus.more_captions, strict=True)):
+        if not all(isinstance(text, str) and text.strip() for text in (first, *more)):
+            yield i
 
 
 def _torn_rows(corpus: Corpus, what: str, keys: Iterable[str]) -> Iterator[str]:
@@ -104,14 +96,31 @@ def _torn_rows(corpus: Corpus, what: str, keys: Iterable[str]) -> Iterator[str]:
 
 
 def _unprompted(corpus: Corpus) -> Iterator[str]:
-    pairs = Counter((d, k) for d, k in zip(corpus.domain, corpus.label, strict=True) if k is not None)
+    pairs = Counter((str(corpus.domain[i]), label) for i in range(len(corpus)) for label in corpus.named(i) or ())
     for (domain, label), count in sorted(pairs.items()):
         if not corpus.prompts.get(domain, {}).get(label):
             yield f"{domain}: {label!r} ({count} samples)"
 
 
+def _alike(corpus: Corpus) -> Iterator[str]:
+    for domain in corpus.domains:
+        rows = corpus.where(domains=[domain]).tolist()
+        for group in alike({label for i in rows for label in corpus.named(i) or ()}):
+            yield f"{domain}: {', '.join(map(ascii, group))}"
+
+
+def _contradictory(corpus: Corpus) -> Iterator[str]:
+    first: dict[tuple[str, str], int] = {}
+    for i in np.flatnonzero(corpus.labelled).tolist():
+        j = first.setdefault((corpus.image_id[i], corpus.domain[i]), i)
+        if corpus.named(i) != corpus.named(j):
+            yield f"row {i} {'|'.join(corpus.named(i) or ())!r}, row {j} {'|'.join(corpus.named(j) or ())!r}"
+
+
 def _missing(corpus: Corpus) -> Iterator[str]:
-    present = set(zip(corpus.domain, corpus.split, corpus.label, strict=True))
+    present = {
+        (corpus.domain[i], corpus.split[i], label) for i in range(len(corpus)) for label in corpus.named(i) or ()
+    }
     for domain in corpus.domains:
         for split in SPLITS:
             for label in corpus.classes(domain):
@@ -120,7 +129,7 @@ def _missing(corpus: Corpus) -> Iterator[str]:
 
 
 def _single(corpus: Corpus) -> Iterator[str]:
-    return (domain for domain in corpus.domains if len(corpus.classes(domain)) == 1)
+    return (d for d in corpus.domains if len(corpus.classes(d)) == 1 and not corpus.multilabel(d))
 
 
 def _doubles(corpus: Corpus) -> Iterator[str]:

@@ -17,6 +17,7 @@ from mmkd_core.errors import DataError
 MAX_PIXELS = 64 * 1024 * 1024
 """Larger images are refused before they are decoded: 200 MB as RGB, and a tiny file can claim any size."""
 
+_FRAMES = "mmkd:frames"
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # Pillow opens 16-bit colour as RGB and drops the low byte in silence; only the tile's raw mode tells.
 _DEEP_RAW = re.compile(r";(16[BLNS]|32|64)")
@@ -39,7 +40,9 @@ def decode(source: Path | str | bytes, name: str | None = None) -> Image.Image:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _check(image, where)
             image.load()
-            return _eight_bit(ImageOps.exif_transpose(image))
+            plain = _eight_bit(ImageOps.exif_transpose(image))
+            plain.info[_FRAMES] = getattr(image, "n_frames", 1)
+            return plain
     except (DataError, MemoryError):
         raise
     except FileNotFoundError:
@@ -50,6 +53,11 @@ def decode(source: Path | str | bytes, name: str | None = None) -> Image.Image:
         raise DataError(f"the image is too large, the limit is {MAX_PIXELS} pixels", where=where) from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
         raise DataError(f"the image cannot be decoded: {str(error).rstrip('.')}", where=where) from error
+
+
+def frames(image: Image.Image) -> int:
+    """Return how many pages or frames the file of a decoded image has; the first was read."""
+    return int(image.info.get(_FRAMES, 1))
 
 
 def _check(image: Image.Image, where: str) -> None:

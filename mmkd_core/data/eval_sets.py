@@ -29,9 +29,9 @@ import yaml
 from numpy.typing import NDArray
 
 from mmkd_core.data.eval_task import HOW, TASK, TaskFile, conch_prompts, read_task
-from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "zero-shot": ("label",),
@@ -139,9 +139,9 @@ def _cell(value: Any) -> str | None:
 
 
 def _columns(path: Path) -> dict[str, Column]:
-    from mmkd_core.data.tables import cells_of
+    from mmkd_core.data.cells import cells_of
 
-    names, rows = cells_of(path, COLUMNS)
+    names, rows = cells_of(path, lambda name: name in COLUMNS)
     if unknown := sorted(set(names) - set(COLUMNS)):
         raise DataError(f"unknown column {unknown[0]!r}", where=str(path), next=f"Use {', '.join(COLUMNS)}.")
     if "image" not in names:

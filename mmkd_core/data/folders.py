@@ -3,7 +3,7 @@
     images/xray/0001.png    images/xray/0001.txt
 
 The kind of image is given for all of them, or it is the name of a folder on the way to the image. Does not: guess
-patients. Who knows them writes a manifest.
+patients or labels. Who knows them writes a manifest.
 """
 
 from __future__ import annotations
@@ -12,52 +12,109 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkd_core.data.captions import DOMAINS
+from mmkd_core.data.cells import encodable, lines_of, read_text
+from mmkd_core.data.domains import domain_name, known_domain
+from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.tables import UNGROUPED, Row, Table, as_row
+from mmkd_core.data.volumes import DICOM
 from mmkd_core.errors import DataError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *DICOM)
 CAPTION = ".txt"
+_NO_DATA = ("readme", "license", "licence", "thumbs", "desktop")  # by the name before the first dot
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All images in a folder and below it, by name; hidden files and folders are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below it, by name; hidden files and folders are left out."""
+    found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def read_folder(folder: Path, domain: str | None = None) -> Table:
+def images_below(folder: Path) -> list[Path]:
+    """All images in a folder and below it, by name."""
+    return [path for path in files_below(folder) if path.suffix.lower() in IMAGES]
+
+
+def read_folder(folder: Path, log: ImportLog, domain: str | None = None, *, caption_lines: bool = False) -> Table:
     """The images of a folder with their captions.
 
     Args:
         folder: where the images lie, or their folders.
+        log: is told what is not read.
         domain: kind of all images; where it is left out, a folder on the way must be called so.
+        caption_lines: every line of a text is a caption of its own.
 
     Raises:
-        DataError: an image has no caption, or it is not known what kind of image it is.
+        DataError: images have no caption, or it is not known, or told in two ways, what kind of images they are.
     """
-    images = images_below(folder)
+    files = files_below(folder)
+    images = [path for path in files if path.suffix.lower() in IMAGES]
+    _refuse_bare(images, folder)
+    _refuse_two_domains(images, folder, domain)
+    taken = {*images, *(image.with_suffix(CAPTION) for image in images)}
+    for path in files:
+        kind = path.suffix.lower()
+        if path not in taken and path.name.lower().split(".")[0] not in _NO_DATA:
+            what = "a text without an image" if kind == CAPTION else f"{kind or 'suffixless'} files, which are not read"
+            log.left_out.add(what, ascii_name(path, folder))
+    problems, rows = Problems(), list[Row]()
+    for image in images:
+        log.rows += 1
+        with problems.gathered():
+            rows.append(_row(image, folder, domain, log, caption_lines))
+    problems.refuse(str(folder))
+    if not any(image.suffix.lower() in DICOM for image in images):  # they name their patients
+        log.note(UNGROUPED)
+    return Table(folder, rows)
+
+
+def _refuse_bare(images: Sequence[Path], folder: Path) -> None:
     bare = [image for image in images if not image.with_suffix(CAPTION).is_file()]
-    if bare:
-        what = f"{len(bare):,} of {len(images):,} images have no caption, the first is {bare[0].relative_to(folder)}"
-        advice = f"Write {bare[0].with_suffix(CAPTION).name} beside it, or a csv with the columns image and caption."
-        raise DataError(what, where=str(folder), next=advice)
-    return Table(folder, [_row(image, folder, domain) for image in images], [UNGROUPED])
+    if not bare:
+        return
+    what = f"{len(bare):,} of {len(images):,} images have no caption, the first is {ascii_name(bare[0], folder)}"
+    text = ascii_name(bare[0].with_suffix(CAPTION), bare[0].parent)
+    advice = f"Write {text} beside it, or a csv with the columns image and caption."
+    if {image.parent for image in images} != {folder}:
+        advice += " Where folders are classes, write a csv with the columns image and label."
+    raise DataError(what, where=str(folder), next=advice)
 
 
-def _row(image: Path, folder: Path, domain: str | None) -> Row:
-    text, name = image.with_suffix(CAPTION), str(image.relative_to(folder))
-    try:
-        caption = " ".join(text.read_text(encoding="utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", where=str(text), next="Save it as UTF-8.") from error
-    cells = {"image": image, "domain": domain or _domain_of(image.relative_to(folder).parts[:-1], folder)}
-    return as_row(name, {**cells, "caption": caption}, str(text), ("caption",))
+def ascii_name(path: Path, folder: Path) -> str:
+    """A name that can be printed, whatever its bytes."""
+    return str(path.relative_to(folder)).encode(errors="backslashreplace").decode()
 
 
-def _domain_of(folders: Sequence[str], whole: Path) -> str:
+def _refuse_two_domains(images: Sequence[Path], folder: Path, domain: str | None) -> None:
+    """An option that says one kind of image and folders that say another cannot both be right."""
+    named = {path: _domain_of(path.relative_to(folder).parts[:-1], folder) for path in images} if domain else {}
+    wanted = domain_name(domain) if domain else ""
+    other = sorted({name for name in named.values() if name and name != wanted})
+    if other:
+        what = f"--domain {domain} contradicts folders that are named after other domains: {', '.join(other)}"
+        mend = "Leave --domain out: folders say what they hold; or rename them, or import one folder at a time."
+        raise DataError(what, where=str(folder), next=mend)
+
+
+def _row(image: Path, folder: Path, domain: str | None, log: ImportLog, caption_lines: bool) -> Row:
+    name, place = str(image.relative_to(folder)), str(image.with_suffix(CAPTION))
+    encodable(str(image), "the name of the image", place)
+    told = domain or _domain_of(image.relative_to(folder).parts[:-1], folder)
+    if not told:
+        advice = "`mmkd data import PATH --domain xray` says it for all; or call their folders so"
+        where = str(image.parent)
+        raise DataError("it is not known what kind of images these are", where=where, next=f"{advice}: {_ALL}.")
+    text = read_text(image.with_suffix(CAPTION))
+    captions = lines_of(text, caption_lines)
+    if not captions:
+        raise DataError("the caption is empty", where=place, next="Write one, or remove the image.")
+    return as_row(name, {"image": image, "domain": told, "caption": captions}, place, log, ("caption",))
+
+
+_ALL = ", ".join(DOMAINS)
+
+
+def _domain_of(folders: Sequence[str], whole: Path) -> str | None:
     """The innermost folder that is called like a domain."""
-    known = [name.lower() for name in (whole.resolve().name, *folders) if name.lower() in DOMAINS]
-    if known:
-        return known[-1]
-    advice = f"`mmkd data import PATH --domain xray` says it for all; or call their folders so: {', '.join(DOMAINS)}."
-    raise DataError("it is not known what kind of images these are", where=str(whole.joinpath(*folders)), next=advice)
+    named = [known for name in (whole.resolve().name, *folders) if (known := known_domain(name))]
+    return named[-1] if named else None

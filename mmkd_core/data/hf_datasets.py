@@ -28,7 +28,7 @@ from mmkd_core.data.manifest import SPLITS
 from mmkd_core.data.medmnist_eval import KEEP_ONCE
 from mmkd_core.data.pngs import keep_encoded
 from mmkd_core.errors import DataError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.progress import Progress, Silent
 
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|testing)(?=[-_./]|$)")

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import Corpus
+from mmkd_core.files import is_whole, sealing
 from mmkd_core.progress import Progress, Silent
 
 Resize = Literal["squash", "shortest"]
+SLOW = 4 * 2**30
+"""Bytes of a cache from which on reading it takes more than a moment."""
 
 
 def load_pixels(
@@ -36,12 +38,12 @@ def load_pixels(
         index: rows in any order; all by default.
         size: side in pixels.
         resize: ``squash`` both sides to ``size``, or the ``shortest`` side and crop the centre; bicubic.
-        cache: folder for one ``.npy`` per set of images, size and resize; the result is then a read-only memory map.
-            Images are known by their hash at import: a file that changes afterwards is not noticed (``check`` does).
+        cache: folder for one ``.npy`` per set of images, size and resize; the result is then a read-only memory map. It
+            is checked before its first use in a process, and made again if it is damaged.
         progress: who watches.
 
     Raises:
-        DataError: an image is missing or unreadable.
+        DataError: an image is missing, unreadable, or changed since its import.
     """
     chosen = corpus if index is None else corpus.take(index)
     watch = progress or Silent()
@@ -51,7 +53,7 @@ def load_pixels(
             pixels[i] = square
         return pixels
     path = Path(cache) / f"pixels-{_key(chosen, size, resize)}.npy"
-    if not path.exists():
+    if not (path.exists() and _is_whole(path, watch)):
         _write(path, chosen, size, resize, watch)
     return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
@@ -86,9 +88,19 @@ def _squares(corpus: Corpus, size: int, resize: Resize, progress: Progress) -> I
             advance(1)
 
 
+def _is_whole(path: Path, progress: Progress) -> bool:
+    """Whether a cache is as it was written; says so where that takes long, or where it is not."""
+    if (size := path.stat().st_size) > SLOW:
+        progress.say(f"reading {size / 2**30:.0f} GiB of decoded images once, to see that they are whole")
+    whole = is_whole(path)
+    if not whole:
+        progress.say(f"the cache of decoded images is damaged; it is made again ({path})")
+    return whole
+
+
 def _write(path: Path, corpus: Corpus, size: int, resize: Resize, progress: Progress) -> None:
     """Write image after image; not through a map, where a full disk would be a SIGBUS and not an error."""
-    with replacing(path) as file:
+    with sealing(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(corpus), size, size, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         for square in _squares(corpus, size, resize, progress):

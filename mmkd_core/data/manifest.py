@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from mmkd_core import advice
-from mmkd_core.data.files import replacing
 from mmkd_core.data.prompts_file import Prompts, prompts_yaml, read_prompts
 from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,7 @@ _LISTS = ("more_captions", "labels")
 
 
 def image_id(image: Image) -> str:
-    """Return 32 hex digits: BLAKE2b of mode, size and bytes of the decoded pixels, without channels that say nothing.
+    """Return 32 hex digits: XXH3 of mode, size and bytes of the decoded pixels, without channels that say nothing.
 
     A picture with full opacity everywhere is the one without an alpha channel, and one with three equal channels is a
     grey one: common tools write any of them, and every model is shown the same.
@@ -50,9 +51,24 @@ def image_id(image: Image) -> str:
         mode, pixels = "RGB", pixels[..., :3]
     if mode == "RGB" and (pixels[0] == pixels[0, :, :1]).all() and (pixels == pixels[..., :1]).all():  # a row: cheap
         mode, pixels = "L", pixels[..., 0]
-    digest = blake2b(f"{mode} {image.width}x{image.height}\n".encode(), digest_size=16)
-    digest.update(pixels.tobytes())
+    digest = xxh3_128(f"{mode} {image.width}x{image.height}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+def decode_as(path: Path, name: str) -> Image:
+    """Decode the image that was imported under the id ``name``.
+
+    Raises:
+        DataError: the file is missing or unreadable, or holds other pixels than at its import.
+    """
+    from mmkd_core.data.decode import decode
+
+    image = decode(path)
+    if image_id(image) != name:
+        next = "Put the old file back, or import the data again; `mmkd data check` names all that changed"
+        raise DataError("the image changed since it was imported", where=str(path), next=next)
+    return image
 
 
 def text_id(text: str) -> str:
@@ -175,6 +191,12 @@ class Corpus:
             there[i, [place[label] for label in labels or ()]] = True
         return there
 
+    def named(self, i: int) -> tuple[str, ...] | None:
+        """Return the class of sample ``i`` as the only one, or its findings; None where it is unlabelled."""
+        if self.labels[i] is not None:
+            return tuple(self.labels[i])
+        return None if self.label[i] is None else (str(self.label[i]),)
+
     @cached_property
     def labelled(self) -> NDArray[np.bool_]:
         """(N,) True where the class or the findings of a sample are known."""
@@ -201,14 +223,12 @@ class Corpus:
         return Path(self.root, self.image[i])
 
     def open(self, i: int) -> Image:
-        """Decode the image of sample ``i``.
+        """Decode the image of sample ``i`` and compare it with its id.
 
         Raises:
-            DataError: the file is missing or unreadable.
+            DataError: the file is missing, unreadable, or changed since its import.
         """
-        from mmkd_core.data.decode import decode
-
-        return decode(self.path(i))
+        return decode_as(self.path(i), self.image_id[i])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ from mmkd_core.data.medmnist_file import flag_of, opened
 from mmkd_core.data.medmnist_sets import FLAGS, NON_COMMERCIAL, SEVERAL
 from mmkd_core.data.pngs import keep_png
 from mmkd_core.errors import DataError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.progress import Progress, Silent
 
 KEEP_ONCE = "Add --keep-once: the test split stays as it is, and the copies in the other splits are left out."

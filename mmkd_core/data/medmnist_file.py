@@ -56,7 +56,12 @@ def opened(path: Path) -> Iterator[MedmnistFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_keys(archive, path)
-            yield MedmnistFile(path, {split: _labels(archive, split, path) for split in SPLITS}, archive)
+            labels = {split: _labels(archive, split, path) for split in SPLITS}
+            widths = {split: values.shape[1] for split, values in labels.items()}
+            if len(set(widths.values())) > 1:
+                told = ", ".join(f"{split} {width}" for split, width in widths.items())
+                raise DataError(f"the splits differ in labels per image: {told}", where=path.name, next=LAYOUT)
+            yield MedmnistFile(path, labels, archive)
     except FileNotFoundError:
         raise DataError("no such file", where=str(path), next="Give a MedMNIST file or a folder of them.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:

@@ -1,33 +1,35 @@
-"""Manifests as people write them (csv, jsonl, parquet) become rows, or one sentence that names file and line.
+"""Manifests as people write them (csv, tsv, jsonl, parquet) become rows, or one error that names file and lines.
 
-Columns: ``image``, ``domain``, and ``label`` or ``caption`` are needed; ``group_id`` and ``split`` are used where
-given; others are ignored. Does not: open images, or guess what a column of another name means (it only says which one
-looks right).
+Columns: ``image``, ``domain``, and ``label`` (``labels``) or ``caption`` (``caption_2``, ``caption_3`` ...) are needed;
+``group_id`` and ``split`` are used where given; others are ignored. Does not: open images, or guess what a column of
+another name means (it only says which one looks right).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
+from mmkd_core.data.cells import cells_of, encodable, text_cell
+from mmkd_core.data.domains import domain_name
+from mmkd_core.data.issues import ImportLog, Problems
+from mmkd_core.data.labels import LabelColumns
 from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 UNGROUPED = "every image is its own group, so intervals may be too narrow"
-_KNOWN = ("image", "domain", "label", "caption", "group_id", "split", "window", "slice")
+_KNOWN = ("image", "domain", "label", "labels", "caption", "group_id", "split", "window", "slice")
+_CAPTION = re.compile(r"caption(?:_(\d+))?")
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 # What other data sets call our columns: only ever a hint in an error.
 _HINTS: dict[str, tuple[str, ...]] = {
     "image": ("image_path", "img_path", "img", "path", "file", "filename", "file_name", "filepath", "imgpath"),
     "domain": ("modality", "imaging_modality", "dataset", "type"),
-    "label": ("class", "diagnosis", "target", "finding", "labels", "dx", "category"),
+    "label": ("class", "diagnosis", "target", "finding", "findings", "dx", "category"),
     "caption": ("text", "captions", "txt", "report", "description", "title"),
     "group_id": (
         "patient_id",
@@ -67,116 +69,54 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A manifest that was read: its rows, and what was said about its columns."""
+    """What was read: rows, the order of classes by domain if the source has one, and ids of images hashed already."""
 
     path: Path
     rows: list[Row]
-    warnings: list[str]
+    order: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ids: Mapping[Path, str] = field(default_factory=dict)
 
 
-def read_table(path: Path, domain: str | None = None) -> Table:
+def read_table(path: Path, log: ImportLog, domain: str | None = None, labels_from: Sequence[str] = ()) -> Table:
     """Read a manifest; relative image paths are relative to its folder.
 
     Args:
-        path: a csv, jsonl or parquet file.
+        path: a csv, tsv, jsonl or parquet file.
+        log: is told what was taken as absent.
         domain: kind of all images, where the manifest has no column for it.
+        labels_from: columns of 0 and 1 that are findings, or names for the places of lists of 0 and 1.
 
     Raises:
-        DataError: no such file, unknown format, damaged, wrong columns, or a row without image, domain or text.
+        DataError: no such file, unknown format, damaged, wrong columns, or rows without image, domain or text.
     """
-    columns, cells = cells_of(path, _KNOWN)
+    columns, cells = cells_of(path, lambda name: name in (*_KNOWN, *labels_from) or bool(_CAPTION.fullmatch(name)))
     if domain and "domain" in columns:
         raise DataError("the manifest has a column domain itself", where=path.name, next="Leave --domain out.")
     if domain:
         columns, cells = [*columns, "domain"], ((where, {**values, "domain": domain}) for where, values in cells)
-    _check_columns(columns, path)
-    rows = [_row(where, values, path, columns) for where, values in cells]
+    labels = LabelColumns.among(labels_from, columns, path.name)
+    _check_columns(columns, path, labels)
+    rows: list[Row] = []
+    problems = Problems()
+    for where, values in cells:
+        log.rows += 1
+        place = f"{path.name}, {where}"
+        with problems.gathered():
+            image = text_cell(values.get("image"), "image", place, log)
+            whole = {**values, "image": path.parent / image if image else None}
+            rows.append(as_row(where, whole, place, log, columns, labels))
+    problems.refuse(path.name)
     if not rows:
         raise DataError("the manifest has no rows", where=path.name)
-    return Table(path, rows, _remarks(columns))
+    if "group_id" not in columns:
+        near = _nearest("group_id", columns)
+        log.note(f"no column group_id: {UNGROUPED}" + (f"; is '{near}' the patient? Then rename it" if near else ""))
+    return Table(path, rows, dict.fromkeys({row.domain for row in rows}, labels.names) if labels.names else {})
 
 
-Cells = Iterator[tuple[str, Mapping[str, object]]]
-"""Where a row stands, and its cells by column."""
-
-
-def cells_of(path: Path, known: Collection[str]) -> tuple[list[str], Cells]:
-    """Columns and rows of a csv, jsonl or parquet file as they are; of a parquet file only the ``known`` columns.
-
-    Raises:
-        DataError: no such file, unknown format, or damaged.
-    """
-    if not path.is_file():
-        raise DataError("no such file", where=str(path), next="Give a csv, jsonl or parquet manifest.")
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet(path, known)
-    readers = {".csv": _csv, ".jsonl": _jsonl}
-    if suffix not in readers:
-        raise DataError("unknown kind of manifest", where=str(path), next=f"Use one of {', '.join(SUFFIXES)}.")
-    return readers[suffix](path)
-
-
-def _csv(path: Path) -> tuple[list[str], Cells]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
-
-    def cells() -> Cells:
-        try:
-            for values in reader:
-                where = f"line {reader.line_num}"
-                if None in values:
-                    what = f"the line has more than {len(columns)} cells"
-                    raise DataError(what, where=f"{path.name}, {where}", next='Put "..." around text with commas.')
-                yield where, values
-        except csv.Error as error:
-            raise DataError(f"not a csv table: {error}", where=f"{path.name}, line {reader.line_num}") from error
-
-    return columns, cells()
-
-
-def _jsonl(path: Path) -> tuple[list[str], Cells]:
-    records: list[tuple[str, Mapping[str, object]]] = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"not JSON: {error}", where=f"{path.name}, line {number}") from error
-        if not isinstance(record, dict):
-            raise DataError("not a JSON object", where=f"{path.name}, line {number}", next='Write {"image": ...}.')
-        columns.update(dict.fromkeys(record))
-        records.append((f"line {number}", record))
-    return list(columns), iter(records)
-
-
-def _parquet(path: Path, known: Collection[str]) -> tuple[list[str], Cells]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = list(file.schema_arrow.names)
-            wanted = [name for name in columns if name in known]
-            records = file.read(columns=wanted).to_pylist() if wanted else []
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a parquet table: {error}", where=path.name) from error
-    return columns, ((f"row {number}", record) for number, record in enumerate(records, start=1))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", where=path.name, next="Save it as UTF-8.") from error
-
-
-def _check_columns(columns: list[str], path: Path) -> None:
+def _check_columns(columns: list[str], path: Path, labels: LabelColumns) -> None:
     missing = [name for name in ("image", "domain") if name not in columns]
-    if "label" not in columns and "caption" not in columns:
+    if not ({"label", "labels"} & set(columns) or labels.present or any(map(_CAPTION.fullmatch, columns))):
         missing.append("label or caption")
     if not missing:
         return
@@ -199,22 +139,13 @@ def _nearest(name: str, columns: list[str]) -> str | None:
     return free[close[0]] if close else None
 
 
-def _remarks(columns: list[str]) -> list[str]:
-    remarks = []
-    if "group_id" not in columns:
-        near = _nearest("group_id", columns)
-        hint = f"; is '{near}' the patient? Then rename it" if near else ""
-        remarks.append(f"no column group_id: {UNGROUPED}{hint}")
-    return remarks
-
-
-def _row(where: str, values: Mapping[str, object], path: Path, columns: list[str]) -> Row:
-    image = _cell(values, "image", f"{path.name}, {where}")
-    return as_row(where, {**values, "image": path.parent / image if image else None}, f"{path.name}, {where}", columns)
-
-
 def as_row(
-    where: str, values: Mapping[str, object], place: str, columns: Collection[str] = ("label", "caption")
+    where: str,
+    values: Mapping[str, object],
+    place: str,
+    log: ImportLog,
+    columns: Collection[str] = ("label", "caption"),
+    labels: LabelColumns = LabelColumns(),
 ) -> Row:
     """Check the cells of one sample.
 
@@ -222,44 +153,60 @@ def as_row(
         where: its place in the table, which the row keeps.
         values: cells by column; ``image`` is a path.
         place: table and place, for errors.
+        log: is told what was taken as absent.
         columns: those that the table has, for errors.
+        labels: where its labels stand.
 
     Raises:
         DataError: image, domain or text is missing, or a cell holds what it cannot hold.
     """
-    image, caption = values["image"], _cell(values, "caption", place)
-    domain, label = (" ".join((_cell(values, name, place) or "").split()) for name in ("domain", "label"))
-    if not isinstance(image, Path) or not domain:
-        raise DataError(f"the {'domain' if image else 'image'} is missing", where=place)
-    if caption == "":
-        raise DataError("the caption is empty", where=place, next="Write one, or remove the row.")
-    if caption is None and not label:
-        needed = " and ".join(name for name in ("label", "caption") if name in columns)
+    image = values["image"]
+    if not isinstance(image, Path):
+        raise DataError("the image is missing", where=place)
+    encodable(str(image), "the name of the image", place)
+    called = text_cell(values.get("domain"), "domain", place, log)
+    if called is None:
+        raise DataError("the domain is missing", where=place)
+    if (domain := domain_name(called, place)) != called:
+        log.note(f"the domain {called!r} is {domain}")
+    given, texts = labels.read(values, place, log), captions_of(values, place, log)
+    if given is None and not texts:
+        needed = " and ".join(name for name in ("label", "labels", "caption") if name in columns) or "caption"
         raise DataError(f"the {needed} is missing", where=place, next="Every image needs a label or a caption.")
+    cells = {name: text_cell(values.get(name), name, place, log) for name in ("group_id", "split")}
+    window, slice_ = (text_cell(values.get(name), name, place, log, empty_counts=False) for name in ("window", "slice"))
     return Row(
         where,
         image,
         domain,
-        label or None,
-        caption,
-        _cell(values, "group_id", place) or None,
-        _split(_cell(values, "split", place), place),
-        _cell(values, "window", place) or None,
-        _cell(values, "slice", place) or None,
+        given if isinstance(given, str) else None,
+        texts[0] if texts else None,
+        cells["group_id"],
+        split_named(cells["split"], place),
+        window,
+        slice_,
+        texts[1:],
+        given if isinstance(given, tuple) else None,
     )
 
 
-def _cell(values: Mapping[str, object], name: str, place: str) -> str | None:
-    """Return a cell as stripped text, or None where it is absent."""
-    value = values.get(name)
-    if value is None or value != value:  # NaN, which is how pandas writes an absent text
-        return None
-    if not isinstance(value, (str, int, float)):
-        raise DataError(f"the {name} is no single value but a {type(value).__name__}", where=place)
-    return str(value).strip()
+def captions_of(values: Mapping[str, object], place: str, log: ImportLog) -> tuple[str, ...]:
+    """Return the captions of a row, each once: ``caption``, a text or a list of them, and then ``caption_2`` and on."""
+    names = sorted((int(found[1] or 0), name) for name in values if (found := _CAPTION.fullmatch(name)))
+    texts: list[str | None] = []
+    for number, name in names:
+        value = values[name]
+        for cell in value if isinstance(value, (list, tuple)) else [value]:
+            texts.append(text_cell(cell, name, place, log, empty_counts=number < 2))
+    return tuple(dict.fromkeys(text for text in texts if text is not None))
 
 
-def _split(value: str | None, place: str) -> str | None:
+def split_named(value: str | None, place: str) -> str | None:
+    """Return train, val or test, however it is called.
+
+    Raises:
+        DataError: it is another name.
+    """
     if not value:
         return None
     plain = _SPLIT_NAMES.get(value.lower(), value.lower())

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.pngs import keep_png
 from mmkd_core.data.tables import Row, Table
 from mmkd_core.errors import DataError
@@ -41,42 +42,41 @@ PLANES = ("sagittal", "coronal", "axial")
 _SLICE = re.compile(r"(sagittal|coronal|axial)[ :](\d+)")
 
 
-def converted(
-    table: Table, out_root: Path, salt: Salt, max_bad: int = 0
-) -> tuple[Table, dict[Path, str], tuple[str, ...]]:
+def converted(table: Table, out_root: Path, salt: Salt, log: ImportLog, max_bad: int = 0) -> Table:
     """Replace DICOM and NIfTI images of a table by PNGs below ``out_root/images``.
 
     Args:
         table: as read from a manifest.
         out_root: folder of the new corpus.
         salt: gives the secret of the workspace; the same patient gets the same group id under the same secret.
+        log: is told what was left out.
         max_bad: how many may be left out because they cannot be read.
 
     Returns:
-        The table, image ids by path of the PNGs, and a line for every row that was left out.
+        The table, with ids of the PNGs.
 
     Raises:
         DataError: more than that cannot be read, or a library for them is not installed.
     """
     rows: list[Row] = []
     ids: dict[Path, str] = {}
-    skipped: list[str] = []
-    secret = salt() if any(_kind(row.image) == DICOM for row in table.rows) else None  # then group ids are patients
-    for row in table.rows:
+    kinds = [_kind(row.image) for row in table.rows]
+    secret = salt() if DICOM in kinds else None  # then group ids are patients
+    bad = Problems()
+    for row, kind in zip(table.rows, kinds, strict=True):
         place = f"{table.path.name}, {row.where}"
         try:
-            changed = _converted(row, Path(out_root) / "images", ids)
+            changed = _converted(row, kind, Path(out_root) / "images", ids)
         except DataError as error:
-            if "is not installed" in error.what or len(skipped) >= max_bad:
+            if "is not installed" in error.what:
                 raise DataError(error.what, where=place, next=error.next) from None
-            skipped.append(f"{place}: {error.what}")
+            bad.add(DataError(error.what, where=place, next=error.next))
             continue
         if secret is not None and changed.group_id is not None:
             changed = replace(changed, group_id=hashed(changed.group_id, secret))
         rows.append(changed)
-    if not rows:
-        raise DataError("no image can be read", where=table.path.name)
-    return replace(table, rows=rows), ids, tuple(skipped)
+    bad.allow(max_bad if rows else 0, table.path.name, log)
+    return replace(table, rows=rows, ids={**table.ids, **ids})
 
 
 def new_salt() -> bytes:
@@ -95,20 +95,25 @@ def windowed(values: NDArray[Any], centre: float, width: float) -> NDArray[np.ui
     Args:
         values: (H, W), after rescaling (HU for CT).
         centre: value that becomes grey.
-        width: at least 1; everything outside is black or white.
+        width: at least 1; everything outside is black or white. What is no number is black: where a scanner or a tool
+            measured nothing.
     """
-    scaled = ((values.astype(np.float64) - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5) * 255
+    known = np.nan_to_num(values.astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    scaled = ((known - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5) * 255
     grey: NDArray[np.uint8] = np.clip(np.round(scaled), 0, 255).astype(np.uint8)
     return grey
 
 
 def _kind(path: Path) -> tuple[str, ...]:
+    """DICOM, NIFTI or neither: by the suffix, and of a file without one (as archives write them) by its content."""
     name = path.name.lower()
+    if not path.suffix.strip(".0123456789") and path.is_file():
+        with path.open("rb") as file:
+            return DICOM if file.read(132)[128:] == b"DICM" else ()
     return next((kind for kind in (DICOM, NIFTI) if name.endswith(kind)), ())
 
 
-def _converted(row: Row, folder: Path, ids: dict[Path, str]) -> Row:
-    kind = _kind(row.image)
+def _converted(row: Row, kind: tuple[str, ...], folder: Path, ids: dict[Path, str]) -> Row:
     if not kind:
         if row.window or row.slice:
             raise DataError("window and slice are for DICOM and NIfTI images", next="Leave them empty.")
@@ -220,7 +225,10 @@ def _window(text: str | None, values: NDArray[Any]) -> tuple[float, float] | Non
     if text is None:
         return None
     if text.lower() == "full":
-        low, high = float(values.min()), float(values.max())
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            raise DataError("the image holds no number at all", next="Choose another slice, or remove the row.")
+        low, high = float(finite.min()), float(finite.max())
         return (low + high + 1) / 2, high - low + 1
     try:
         centre, width = (float(part) for part in text.split("/"))

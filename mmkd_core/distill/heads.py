@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkd_core.data.files import replacing
 from mmkd_core.distill.normalise import PhiS
 from mmkd_core.errors import ReleaseError
+from mmkd_core.files import replacing
 
 MAX_SCALE = 100.0
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
 
 Features = NDArray[np.float32]
 

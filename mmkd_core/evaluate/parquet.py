@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
 
 
 @dataclass(frozen=True)

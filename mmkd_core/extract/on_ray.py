@@ -25,8 +25,7 @@ import numpy as np
 
 from feature_store import FeatureStore
 from mmkd_core import advice
-from mmkd_core.data.decode import decode
-from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.manifest import Corpus, decode_as
 from mmkd_core.errors import BatchError, DataError, MmkdError, PluginError
 from mmkd_core.extract import features as local
 from mmkd_core.extract.asking import PATIENCE, Asked, Job
@@ -125,11 +124,11 @@ def extract_on_ray(
 
 @dataclass(frozen=True)
 class _Shard:
-    """One batch: rows of a tower, and the texts or the paths of the images to encode."""
+    """One batch: rows of a tower, and the texts or the images (path and id) to encode."""
 
     tower: str
     rows: local.Rows
-    inputs: list[str]
+    inputs: list[Any]
     samples: list[int]
 
     def item(self, number: int) -> Json:
@@ -146,8 +145,8 @@ def _shards(work: Work, store: FeatureStore, job: Job) -> list[_Shard]:
     ]
     for part in cells(work.image_rows, images, local.IMAGE_BATCH):
         samples = [int(i) for i in work.index[part]]
-        paths = [str(work.corpus.path(i).absolute()) for i in samples]
-        found.append(_Shard("image", work.image_rows[part], paths, samples))
+        files = [(str(work.corpus.path(i).absolute()), work.corpus.image_id[i]) for i in samples]
+        found.append(_Shard("image", work.image_rows[part], files, samples))
     return found
 
 
@@ -282,7 +281,7 @@ class _Actor:
         raw = b"" if features is None else np.ascontiguousarray(features, np.float32).tobytes()
         return {"number": batch["number"], "told": [json.dumps(told)], "features": [raw]}
 
-    def _features(self, tower: str, inputs: list[str], bad: dict[int, tuple[str, str]]) -> Any:
+    def _features(self, tower: str, inputs: list[Any], bad: dict[int, tuple[str, str]]) -> Any:
         if tower == "text":
             return self.asked.answer("text", inputs)
         ours = self.asked.prepares_as_we_do()
@@ -296,8 +295,9 @@ class _Actor:
         return None
 
 
-def _open(paths: list[str], place: int) -> Any:
-    return decode(Path(paths[place]))
+def _open(files: list[tuple[str, str]], place: int) -> Any:
+    path, name = files[place]
+    return decode_as(Path(path), name)
 
 
 def _probe(job: Job, setting: Setting, threads: int, item: Json) -> Precision | Json:

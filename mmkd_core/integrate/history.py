@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from mmkd_core.data.files import replacing
+from mmkd_core.files import replacing
 from mmkd_core.integrate.workspace import Workspace
 
 LOG = "LOG.jsonl"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmkd_core.data.importers import import_data
+from mmkd_core.data.importers import ImportOptions, import_data
 from mmkd_core.data.manifest import MANIFEST, Corpus
 from mmkd_core.data.phantom.generate import PhantomConfig, generate
 from mmkd_core.errors import DataError
@@ -86,7 +86,7 @@ def imported(source: Path, target: Path, seed: int, progress: Progress) -> Corpu
         return Corpus.load(target)
     if not source.exists():
         raise DataError("no such file or folder", where=str(source), next="Give a manifest or a folder to --data")
-    return import_data(source, target, seed=seed, progress=progress)[0]
+    return import_data(source, target, ImportOptions(seed=seed, progress=progress))[0]
 
 
 def add_missing(workspace: Workspace, targets: dict[str, str], names: list[str], progress: Progress) -> None:

@@ -32,11 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_core.contract import LicenseInfo
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
+from mmkd_core.files import hashes_of, replacing, require
 from mmkd_core.integrate import history
 from mmkd_core.integrate.workspace import Workspace, read_json, write_json
-from mmkd_core.integrity import hashes_of, require
 from mmkd_core.plugins.licences import UNKNOWN, most_restrictive
 
 CURRENT = "CURRENT"

@@ -159,9 +159,8 @@ def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> 
     classes = {domain: corpus.classes(domain) for domain in corpus.domains}
     texts = [""] * len(corpus)
     for i in rows:
-        domain, labels = str(corpus.domain[i]), corpus.labels[i]
-        named = (str(corpus.label[i]),) if labels is None else labels
-        texts[i] = label_caption(domain, named, classes[domain], str(corpus.image_id[i]))
+        domain = str(corpus.domain[i])
+        texts[i] = label_caption(domain, corpus.named(i) or (), classes[domain], str(corpus.image_id[i]))
     return texts, ONE_EACH
 
 

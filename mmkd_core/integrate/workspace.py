@@ -24,11 +24,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmkd_core.audit.gate import GATE, Gate, read_gate, write_gate
-from mmkd_core.data.files import NO_ROOM, replacing
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.errors import MmkdError, WorkspaceError
 from mmkd_core.extract.config import ExtractConfig
+from mmkd_core.files import NO_ROOM, replacing
 from mmkd_core.student.config import PretrainConfig, StudentConfig
 from mmkd_core.trust import TrustConfig
 

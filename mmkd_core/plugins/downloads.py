@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from mmkd_core.contract import WeightSource
 from mmkd_core.errors import DataError, PluginError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins.scratch import scratch
 
 HUB = ("hf", "hf-dataset")

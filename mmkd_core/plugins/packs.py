@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmkd_core.contract import PLUGIN_API
 from mmkd_core.errors import PluginError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins import installer, runtimes, versions, weights
 from mmkd_core.plugins.host import PluginHost
 from mmkd_core.plugins.lock import STATE, LockedTeacher, as_locked, read_lock, require_locked

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import MmkdError, PluginError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins import fresh, installer, isolated, packs, runtimes, weights
 from mmkd_core.plugins.host import PluginHost
 from mmkd_core.plugins.lock import Lock, LockedTeacher, as_locked, is_as_locked, read_lock

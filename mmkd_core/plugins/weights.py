@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmkd_core.contract import TeacherSpec, WeightSource
 from mmkd_core.errors import PluginError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins import downloads
 
 

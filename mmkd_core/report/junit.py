@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-from mmkd_core.data.files import replacing
+from mmkd_core.files import replacing
 from mmkd_core.report.words import clean
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmkd_core.data.files import replacing
+from mmkd_core.files import replacing
 from mmkd_core.student import parallel
 from mmkd_core.student.trackers import TOLD
 

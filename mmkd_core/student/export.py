@@ -29,7 +29,7 @@ from mmkd_core.contract import (
     measure_golden,
 )
 from mmkd_core.errors import ReleaseError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins.wheels import write_wheel
 from mmkd_core.student.card import model_card
 from mmkd_core.student.formats import write_onnx, write_transformers

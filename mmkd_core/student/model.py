@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import ReleaseError
+from mmkd_core.files import replacing
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student import tokenizer as tok
 from mmkd_core.student import towers

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmkd_core.contract import LicenseInfo
 from mmkd_core.errors import ReleaseError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins.licences import forbids, is_known
 from mmkd_core.student.export import FACTS, SCHEMA, SUMS, write_sums
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmkd_core.contract import LicenseInfo
 from mmkd_core.errors import ReleaseError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins.licences import UNKNOWN, forbids
 from mmkd_core.student.config import StartConfig
 from mmkd_core.student.model import Student

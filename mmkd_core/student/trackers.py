@@ -18,8 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 from mmkd_core import advice
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import TrainingError
+from mmkd_core.files import replacing
 from mmkd_core.student import parallel
 
 Row = Mapping[str, float]

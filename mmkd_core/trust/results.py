@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.data.files import replacing
 from mmkd_core.errors import TrustError
+from mmkd_core.files import replacing
 from mmkd_core.statistics import Interval
 
 VERSION = 1

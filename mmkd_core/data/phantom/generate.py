@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mmkd_core.data.files import replacing
 from mmkd_core.data.manifest import MANIFEST, Corpus, image_id
 from mmkd_core.data.phantom.canvas import Truth
 from mmkd_core.data.phantom.captions import clean_caption, poor_caption, prompts
 from mmkd_core.data.phantom.catalogue import DOMAINS, FINDINGS, PAINTERS, check_finding
 from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
 from mmkd_core.progress import Progress, Silent
 
 VERSION = 1

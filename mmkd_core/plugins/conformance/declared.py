@@ -6,7 +6,7 @@ from typing import Any
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.contract.golden import pixels_of
-from mmkd_core.integrity import forget_hashes
+from mmkd_core.files import forget_hashes
 from mmkd_core.plugins import weights
 from mmkd_core.plugins.conformance.subject import FailedError, SkippedError, Subject, Tower
 from mmkd_core.plugins.record import describe

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmkd_core.data.folders import read_folder
-from mmkd_core.data.importers import import_data
+from mmkd_core.data.importers import ImportOptions, import_data
+from mmkd_core.data.issues import ImportLog
 from mmkd_core.errors import DataError
 
 
@@ -23,14 +24,14 @@ def folder(picture_folder: Path) -> Path:
 def test_every_image_with_its_caption_becomes_a_sample(folder: Path, tmp_path: Path) -> None:
     (folder / "README").write_text("how they were made")
     (folder / ".hidden.png").write_bytes(b"of a file manager")
-    corpus, report = import_data(folder, tmp_path / "out", domain="xray")
+    corpus, report = import_data(folder, tmp_path / "out", ImportOptions(domain="xray"))
     assert sorted(corpus.caption) == sorted(f"finding {k}, left lung" for k in range(12))
     assert corpus.image[0] == str(folder / "0.png"), "images stay where they are"
     assert report.domains == {"xray": 12}
     assert sum(report.splits.values()) == 12
-    assert "every image is its own group, so intervals may be too narrow" in report.warnings
-    assert any("no image has a label" in line and "mmkd eval retrieval" in line for line in report.warnings)
-    again, _ = import_data(folder, tmp_path / "again", domain="xray")
+    assert "every image is its own group, so intervals may be too narrow" in report.notes
+    assert any("no image has a label" in line and "mmkd eval retrieval" in line for line in report.notes)
+    again, _ = import_data(folder, tmp_path / "again", ImportOptions(domain="xray"))
     assert again.fingerprint == corpus.fingerprint
 
 
@@ -40,14 +41,15 @@ def test_folders_say_what_kind_of_images_they_hold(folder: Path, tmp_path: Path)
         into.mkdir(parents=True, exist_ok=True)
         for kind in (".png", ".txt"):
             shutil.move(folder / f"{k}{kind}", into)
-    table = read_folder(folder)
+    table = read_folder(folder, ImportLog())
     assert {row.image.stem: row.domain for row in table.rows} == {
         str(k): ("ct" if k % 2 else "xray") for k in range(12)
     }
     assert [row.image for row in table.rows] == sorted(row.image for row in table.rows)
-    assert {row.domain for row in read_folder(folder, "oct").rows} == {"oct"}
-    assert {row.domain for row in read_folder(folder / "xray" / "patient 0", "xray").rows} == {"xray"}
-    assert {row.domain for row in read_folder(folder / "xray").rows} == {"xray"}, "its own name counts too"
+    with pytest.raises(DataError, match=r"--domain oct contradicts folders that are named .*: ct, xray"):
+        read_folder(folder, ImportLog(), "oct")
+    assert {row.domain for row in read_folder(folder / "xray" / "patient 0", ImportLog(), "xray").rows} == {"xray"}
+    assert {row.domain for row in read_folder(folder / "xray", ImportLog()).rows} == {"xray"}, "its own name counts too"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_folders_say_what_kind_of_images_they_hold(folder: Path, tmp_path: Path)
 def test_what_is_wrong_is_a_sentence(folder: Path, tmp_path: Path, domain: str | None, harm, says: str) -> None:
     harm(folder)
     with pytest.raises(DataError, match=says):
-        import_data(folder, tmp_path / "out", domain=domain)
+        import_data(folder, tmp_path / "out", ImportOptions(domain=domain))
     assert not (tmp_path / "out").exists()
 
 
@@ -71,8 +73,8 @@ def test_a_manifest_without_a_domain_takes_it_from_the_option(folder: Path, tmp_
     (folder / "captions.csv").write_text("image,caption\n0.png,one\n1.png,two\n")
     with pytest.raises(DataError, match=r"no column domain.*--domain"):
         import_data(folder, tmp_path / "no")
-    corpus, _ = import_data(folder, tmp_path / "out", domain="ct")
+    corpus, _ = import_data(folder, tmp_path / "out", ImportOptions(domain="ct"))
     assert (list(corpus.caption), corpus.domains) == (["one", "two"], ["ct"])
     (folder / "captions.csv").write_text("image,caption,domain\n0.png,one,mri\n")
     with pytest.raises(DataError, match=r"has a column domain itself.*Leave --domain out"):
-        import_data(folder, tmp_path / "both", domain="ct")
+        import_data(folder, tmp_path / "both", ImportOptions(domain="ct"))

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_core.data.check import check
-from mmkd_core.data.importers import import_data, import_medmnist
+from mmkd_core.data.importers import import_data
 from mmkd_core.data.manifest import SPLITS, Corpus
 from mmkd_core.data.medmnist_sets import FLAGS
 from mmkd_core.errors import DataError
@@ -44,9 +44,7 @@ def test_pixels_labels_and_splits_come_through(tmp_path: Path) -> None:
         assert labels == values[f"{split}_labels"][:, 0].tolist()
     assert corpus.image[0].startswith("images/pathmnist/"), "images that the import wrote move with the corpus"
     assert check(Corpus.load(tmp_path / "out")).ok
-    assert report.warnings == (
-        "MedMNIST names no patients: every image is its own group, so intervals may be too narrow",
-    )
+    assert report.notes == ("MedMNIST names no patients: every image is its own group, so intervals may be too narrow",)
     assert report.groups == report.samples == 54
 
 
@@ -61,11 +59,23 @@ def test_a_folder_of_sets_shares_domains(tmp_path: Path) -> None:
     assert corpus.open(int(corpus.where(domains=["my-set"])[0])).mode == "L"
 
 
+def test_several_findings_an_image_are_a_multi_label_domain(tmp_path: Path) -> None:
+    values = arrays(2, colour=False)
+    for split in SPLITS:
+        values[f"{split}_labels"] = np.zeros((4, 14), np.uint8)
+        values[f"{split}_labels"][1, [0, 13]] = values[f"{split}_labels"][2, 13] = 1
+    corpus, _ = import_data(save(tmp_path / "chestmnist.npz", values), tmp_path / "out")
+    assert corpus.multilabel("xray")
+    assert corpus.classes("xray") == ["atelectasis", "hernia"], "classes that no image has are none"
+    assert list(corpus.labels[corpus.where("val")]) == [(), ("atelectasis", "hernia"), ("hernia",), ()]
+    assert check(Corpus.load(tmp_path / "out")).ok
+
+
 def test_a_second_run_writes_nothing_and_gives_the_same(tmp_path: Path) -> None:
     path = save(tmp_path / "octmnist.npz", arrays(4, colour=False))
-    first, _ = import_medmnist(path, tmp_path / "out")
+    first, _ = import_data(path, tmp_path / "out")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "images").rglob("*.png")}
-    second, _ = import_medmnist([path], tmp_path / "out")
+    second, _ = import_data(path, tmp_path / "out")
     assert second.fingerprint == first.fingerprint
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "images").rglob("*.*")}
     assert len(times) == 24
@@ -76,9 +86,14 @@ def test_repeated_images_are_kept_once_in_the_later_split(tmp_path: Path) -> Non
     values["val_images"][1] = values["train_images"][0]
     values["test_images"][3] = values["train_images"][0]
     values["train_images"][2] = values["train_images"][1]
-    corpus, report = import_medmnist(save(tmp_path / "pneumoniamnist.npz", values), tmp_path / "out")
+    corpus, report = import_data(save(tmp_path / "pneumoniamnist.npz", values), tmp_path / "out")
     assert report.splits == {"train": 2, "val": 3, "test": 4}
-    assert report.warnings[1] == "3 of 12 images repeat another: each was kept once, test before val before train"
+    (copies,) = report.left_out
+    assert (copies.what, copies.count) == ("copies (test was kept before val before train)", 3)
+    assert copies.examples[0] == "train_images[0], of test_images[3]"
+    assert report.rows == 12
+    (differ,) = report.issues
+    assert differ.what == "images with different labels in two rows"
     assert len(set(corpus.image_id)) == 9
 
 
@@ -93,10 +108,8 @@ def refused(tmp_path: Path, values: Arrays, name: str = "pneumoniamnist.npz") ->
 def test_what_is_refused(tmp_path: Path) -> None:
     good = arrays(2, colour=False)
     many = {**good, "train_labels": np.zeros((4, 14), dtype=np.uint8)}
-    assert refused(tmp_path, many, "chestmnist.npz") == (
-        "the images have 14 labels each (chestmnist.npz). To evaluate on it run `mmkd data import-set FILE`; "
-        "training needs one label for each image."
-    )
+    text = refused(tmp_path, many, "chestmnist.npz")
+    assert text.startswith("the splits differ in labels per image: train 14, val 1, test 1 (chestmnist.npz)")
     volumes = {**good, "train_images": np.zeros((4, 28, 28, 28), dtype=np.uint8)}
     assert "train_images are uint8 of shape (4, 28, 28, 28), not uint8 of N x H x W" in refused(tmp_path, volumes)
     floats = {**good, "val_images": np.zeros((4, 28, 28))}
@@ -141,10 +154,10 @@ def test_one_set_in_two_sizes(tmp_path: Path) -> None:
 
 
 def test_no_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no \.npz files"):
-        import_medmnist(tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match=r"no such file \(.*x.npz\)"):
-        import_medmnist([tmp_path / "x.npz"], tmp_path / "out")
+    with pytest.raises(DataError, match=r"no \.npz file"):
+        import_data(tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match=r"no such file or folder \(.*x.npz\)"):
+        import_data(tmp_path / "x.npz", tmp_path / "out")
 
 
 def test_the_published_sets() -> None:

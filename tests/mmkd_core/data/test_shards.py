@@ -61,7 +61,7 @@ def test_a_folder_of_shards_is_imported_and_nothing_is_unpacked(tmp_path):
     assert list(corpus.split) == ["train", "val", "test"]
     assert list(corpus.group_id) == ["p0", "p1", "p2"]
     assert corpus.label[2] == "pneumonia"
-    assert (report.samples, report.skipped) == (3, ())
+    assert (report.rows, report.samples, report.left_out, report.issues) == (3, 3, (), ())
     again = Corpus.load(tmp_path / "out")
     for i in range(3):
         assert image_id(again.open(i)) == corpus.image_id[i] == image_id(picture(i))
@@ -93,7 +93,7 @@ def test_names_in_folders_suffixes_in_capitals_and_other_members(tmp_path):
         (sample(1, domain=None, modality="ct"), ["no domain", "Rename 'modality' to 'domain'"]),
         (sample(1, caption=None), ["the label and caption is missing", "sample 000001"]),
         ({**sample(1), "000001.json": b"{"}, ["the .json cannot be read", "sample 000001"]),
-        ({**sample(1), "000001.json": b"[]"}, ["the .json is no object"]),
+        ({**sample(1), "000001.json": b"[]"}, ["the .json is not a JSON object"]),
         ({**sample(1), "000001.txt": b"\xff\xfe"}, ["not UTF-8"]),
         ({**sample(1), "000001.png": b"nonsense"}, ["not an image", "000001.png"]),
         ({"readme": b"x"}, ["the shards hold no samples"]),

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmkd_core.data.importers import import_data
+from mmkd_core.data.importers import ImportOptions, import_data
+from mmkd_core.data.issues import Issue
 from mmkd_core.data.volumes import hashed, windowed
 from mmkd_core.errors import DataError
 
@@ -72,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def imported(folder: Path, *rows: dict[str, object], **options: object):
-    return import_data(manifest(folder, *rows), folder.parent / "out", salt=lambda: b"salt", **options)
+    return import_data(manifest(folder, *rows), folder.parent / "out", ImportOptions(salt=lambda: b"salt", **options))
 
 
 def grey(corpus, i: int = 0) -> np.ndarray:
@@ -170,7 +171,7 @@ def test_no_identifier_reaches_the_corpus(folder):
         if path.is_file():
             assert PATIENT.encode() not in path.read_bytes()
             assert b"Smith" not in path.read_bytes()
-    assert report.skipped == ("manifest.csv, line 5: the image cannot be read (InvalidDicomError)",)
+    assert report.left_out == (Issue("the image cannot be read (InvalidDicomError)", 1, ("manifest.csv, line 5",)),)
     assert corpus.group_id[0] == corpus.group_id[1] == hashed(PATIENT, b"salt") != corpus.group_id[2]
     assert hashed(PATIENT, b"salt") != hashed(PATIENT, b"pepper")
 

@@ -302,6 +302,22 @@ def test_unreadable_images_are_left_out_up_to_a_limit_and_tried_again(corpus, tm
         assert list(again.skipped) == [corpus.image_id[6]]
 
 
+def test_an_image_that_changed_since_its_import_is_left_out_like_an_unreadable_one(corpus, tmp_path):
+    kept = corpus.path(5).read_bytes()
+    corpus.path(5).write_bytes(corpus.path(6).read_bytes())
+    teachers = [Sensitive("a"), OurOwn("b")]
+    jobs = [teacher.job() for teacher in teachers]
+    with FeatureStore.open(tmp_path / "store", "w") as store:
+        with pytest.raises(DataError, match=r"the image changed since it was imported \(.*5\.png; 1 of 23 images"):
+            extract(corpus, TEXTS, jobs, store, config=ExtractConfig(max_bad=0))
+        done = extract(corpus, TEXTS, jobs, store, config=ExtractConfig(max_bad=0.1)).require()
+        assert done.skipped == {corpus.image_id[5]: ("5.png", "the image changed since it was imported")}
+        row = store.rows("image", [corpus.image_id[5]])
+        assert row[0] < 0 or store.missing(teachers[0].spec.fingerprint, "image", row).all()
+        corpus.path(5).write_bytes(kept)
+        assert extract(corpus, TEXTS, jobs, store).images == {"a": 1, "b": 1}
+
+
 def test_one_too_many_stops_the_run_with_its_name(corpus, tmp_path):
     spoil(corpus, 2, 9)
     with FeatureStore.open(tmp_path / "store", "w") as store:

@@ -16,9 +16,9 @@ from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
+from mmkd_core.files import hashes_of
 from mmkd_core.integrate.evidence import Reference, evidence_of
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrity import hashes_of
 
 N, CAPTIONS = 60, 20
 NO_MORE = np.empty((0, 8), np.float32), np.empty(0, np.int64)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mmkd_core.errors import ReleaseError
+from mmkd_core.files import forget_hashes
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Config, Workspace
-from mmkd_core.integrity import forget_hashes
 
 FILES = {
     "student/open_clip_model.safetensors": b"weights" * 500,

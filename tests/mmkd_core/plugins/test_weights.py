@@ -11,7 +11,7 @@ import pytest
 
 from mmkd_core.contract import WeightSource
 from mmkd_core.errors import PluginError
-from mmkd_core.integrity import sha256_of
+from mmkd_core.files import sha256_of
 from mmkd_core.plugins import downloads, weights
 
 COMMIT = "0123456789" * 4

@@ -1,4 +1,4 @@
-"""Whole files: a file is hashed when it is written, and compared with that hash before its first use in a process.
+"""Whole files: written under a temporary name, hashed, and compared with that hash before their first use in a process.
 
 A hash is remembered for the life of the process as long as path, size and time of modification stay, so that a check
 costs one reading of the file and no more.
@@ -6,13 +6,73 @@ costs one reading of the file and no more.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn, Protocol
 
 from mmkd_core.errors import MmkdError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a full quota, a file as large as this system lets it be (``ulimit -f``, FAT)."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that becomes ``path`` when the block ends, and never if it raises.
+
+    A reader sees the old file or the whole new one. The parent folder is created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+class Sink(Protocol):
+    """What takes bytes."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take them all."""
+        ...
+
+
+@contextmanager
+def sealing(path: Path) -> Iterator[Sink]:
+    """``replacing``, with the hash of all that is written kept beside the file, for ``is_whole``."""
+    with replacing(path) as file:
+        sink = _Hashed(file)
+        yield sink
+        with replacing(_seal_of(path)) as seal:
+            seal.write(sink.hexdigest())
+
+
+class _Hashed:
+    def __init__(self, file: BinaryIO) -> None:
+        from xxhash import xxh3_128
+
+        self._file, self._hash = file, xxh3_128()
+
+    def write(self, data: bytes, /) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def hexdigest(self) -> bytes:
+        return self._hash.hexdigest().encode()
 
 
 def sha256_of(path: Path) -> str:
@@ -30,6 +90,18 @@ def xxh3_of(path: Path) -> str:
 def forget_hashes() -> None:
     """Read every file again the next time that it is asked for."""
     _hash.cache_clear()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and is as ``sealing`` left it."""
+    try:
+        return _seal_of(path).read_bytes().strip() == xxh3_of(path).encode()
+    except OSError:
+        return False
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.xxh3")
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
@@ -76,3 +148,9 @@ def _hash(path: str, kind: str, _size: int, _mtime_ns: int, _inode: int) -> str:
         import xxhash
 
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,64 @@
+"""Rows of a table get their classes: cells are cut, spellings made one, and each domain is of one kind.
+
+Does not: read cells (``labels``), or make sentences (``captions``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from mmkd_core.data.issues import ImportLog, Problems
+from mmkd_core.data.labels import doubtful, merged, separated
+from mmkd_core.data.tables import Table
+
+Classes = dict[str, list[str]]
+"""By domain, in class order."""
+
+
+def with_classes(table: Table, log: ImportLog, *, merge: bool = False) -> tuple[Table, Classes]:
+    """Return the table with a class per row, or findings where an image of the domain has several or none.
+
+    Args:
+        table: rows as they were read; ``order`` says which class comes first, else the alphabet does.
+        log: is told of merged and doubtful labels.
+        merge: labels that differ only by case, white space or Unicode form are one.
+
+    Raises:
+        DataError: cells that can be read in two ways, or labels that are alike.
+    """
+    rows = table.rows
+    given = separated([row.label if row.labels is None else row.labels for row in rows], table.path.name)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row, names in zip(rows, given, strict=True):
+        counts[row.domain].update(names or ())
+    same: dict[str, dict[str, str]] = {}
+    problems = Problems()
+    for domain, count in sorted(counts.items()):
+        with problems.gathered():
+            same[domain] = merged(count, domain, merge=merge, log=log)
+    problems.refuse(table.path.name)
+    labels = [
+        None if names is None else tuple(dict.fromkeys(same[row.domain][name] for name in names))
+        for row, names in zip(rows, given, strict=True)
+    ]
+    several = {row.domain for row, names in zip(rows, labels, strict=True) if names is not None and len(names) != 1}
+    found: dict[str, dict[tuple[str, ...], None]] = defaultdict(dict)
+    for row, names in zip(rows, labels, strict=True):
+        if names is not None:
+            found[row.domain][names] = None
+    doubtful(found, log)
+    changed = [
+        replace(row, label=names[0] if names and row.domain not in several else None,
+                labels=names if row.domain in several else None)
+        for row, names in zip(rows, labels, strict=True)
+    ]  # fmt: skip
+    classes = {domain: _ordered(table.order.get(domain, ()), combinations) for domain, combinations in found.items()}
+    return replace(table, rows=changed), {domain: names for domain, names in sorted(classes.items()) if names}
+
+
+def _ordered(order: Sequence[str], combinations: Iterable[tuple[str, ...]]) -> list[str]:
+    names = {name for combination in combinations for name in combination}
+    first = [name for name in order if name in names]
+    return [*first, *sorted(names - set(first))]
