@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+NOTHING = "nothing to compare with"
+FOLLOWING = {
+    None: "mmkd report",
+    "PASS": "mmkd report",
+    "FAIL": "mmkd audit trust",
+    "INCONCLUSIVE": "mmkd audit forgetting",
+}
+"""By verdict, the next command."""
+
 
 @app.command(epilog="Example:  mmkd integrate phantom-sono")
 def integrate(
@@ -28,6 +37,7 @@ def integrate(
 ) -> None:
     """Add, extract, trust, distil, audit and, if need be, repair a teacher; run again after a kill, it goes on."""
     from mmkd_core.cli.progress import alone_or_led
+    from mmkd_core.integrate.auditing import audit_file
     from mmkd_core.integrate.transaction import run_integrate
     from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins.lifecycle import Choices
@@ -45,21 +55,23 @@ def integrate(
         _say_worst(out, done.audit)
     if done.repair:
         _say_repair(out, done.repair)
-    out.say(f"verdict: {done.verdict.value}")
+    verdict = done.verdict.value if done.verdict else None
+    out.say(f"verdict: {verdict or f'none, {NOTHING}'}")
     out.say(f"in use: release {done.release.id}")
-    code = done.verdict.exit_code
+    written = audit_file(workspace, done.candidate.id, str(done.candidate.parent)) if done.candidate else None
     facts: dict[str, Any] = {
         "teachers": done.teachers,
         "steps": done.steps,
         "seconds": done.seconds,
-        "verdict": done.verdict.value,
+        "verdict": verdict,
+        "why": None if verdict else NOTHING,
+        "audit": written,
         "candidate": done.candidate.id if done.candidate else None,
         "in_use": done.release.id,
         "repair": _facts(done.repair) if done.repair else None,
     }
-    following = {0: "mmkd report", 1: "mmkd audit trust", 3: "mmkd audit forgetting"}[code]
-    out.finish(facts, wrote=[done.release.folder], next=following)
-    raise typer.Exit(code)
+    out.finish(facts, wrote=[done.release.folder], next=FOLLOWING[verdict])
+    raise typer.Exit(done.verdict.exit_code if done.verdict else 0)
 
 
 @app.command(epilog="Example:  mmkd repair 0003")

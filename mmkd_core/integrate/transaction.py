@@ -24,6 +24,7 @@ from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import Repair, run_repair
 from mmkd_core.integrate.student_data import run_pretrain, stage_one
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
+from mmkd_core.integrate.using import standing
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins.lifecycle import Choices, add
 from mmkd_core.progress import Progress, Silent
@@ -40,8 +41,9 @@ class Integration:
         teachers: what was integrated.
         steps: by step what it came to, in order; for people.
         release: what is in use now.
-        candidate: what was distilled for it; None for a first release, which has nothing to be compared with.
-        audit: of the candidate against its parent; None for a first release.
+        candidate: what was distilled for it; None where nothing was.
+        audit: of the candidate against its parent; None where nothing was compared: the first release has nothing to be
+            compared with, and of a teacher that the release in use has learnt from already there is no candidate.
         repair: what came of the candidate's failure; None if it did not fail.
         seconds: by step, of this run.
     """
@@ -55,11 +57,11 @@ class Integration:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def verdict(self) -> Verdict:
-        """Of what is in use now, or of what could not be put into use."""
-        if self.audit is None or (self.repair and self.repair.passed):
-            return Verdict.PASS
-        return self.audit.verdict
+    def verdict(self) -> Verdict | None:
+        """Of what is in use now, or of what could not be put into use; None where nothing was compared."""
+        if self.audit is None:
+            return None
+        return Verdict.PASS if self.repair and self.repair.passed else self.audit.verdict
 
 
 def run_integrate(
@@ -172,10 +174,8 @@ def _repaired(workspace: Workspace, made: Release, progress: Progress) -> tuple[
 
 
 def _over(workspace: Workspace, names: list[str], in_use: Release, journal: _Journal) -> Integration:
-    """The release in use has learnt from them: say when and how."""
+    """The release in use has learnt from them: say when, and what its audit said then."""
     learnt = next(r for r in reversed(releases.lineage(workspace, in_use)) if set(names) <= set(r.teachers))
     journal.told["distil"] = f"release {learnt.id} has learnt from {', '.join(names)} already"
-    if learnt.parent is None:
-        return Integration(names, in_use, steps=journal.told, seconds=journal.seconds)
-    audit = journal.step("audit", lambda: _audited(workspace, learnt))
-    return Integration(names, in_use, learnt, audit, None, journal.told, journal.seconds)
+    journal.told["audit"] = f"of {learnt.id} then: {standing(workspace, learnt)}"
+    return Integration(names, in_use, steps=journal.told, seconds=journal.seconds)
