@@ -117,7 +117,7 @@ def test_killed_anywhere_it_goes_on_and_ends_the_same(
 
     for name in steps:
         monkeypatch.setattr(transaction, name, mortal(getattr(transaction, name)))
-    # `add` and what has a release already are not asked a second time, so a later kill comes sooner than the count says.
+    # What is done already is not done again, so the same kill comes later in the order.
     kills, moments = 0, 0
     while True:
         left = moments
