@@ -49,6 +49,7 @@ def check(
 
 def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:
     from mmkd_core.plugins.licences import listed
+    from mmkd_core.trust.sureness import sureness
 
     spec = card.spec
     yield "teacher", f"{spec.name}: {spec.title}"
@@ -56,6 +57,7 @@ def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:
     yield "image", f"{spec.image.size} pixels, {spec.image.resize}, {spec.image.interpolation}"
     yield "text", f"{spec.text.context_length} tokens ({spec.text.tokenizer})"
     yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.4g}"
+    yield "sure", sureness(spec.logit_scale)
     yield "domains", ", ".join(spec.domains)
     yield "licence", listed(spec.license, spec.license.code)
     yield "weights", "not on disk" if card.weights_bytes is None else size(card.weights_bytes)

@@ -257,6 +257,7 @@ def _conditions(terms: "LicenseInfo | RegistryLicense") -> Iterator[tuple[str, s
 
 def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
     from mmkd_core.plugins.licences import listed
+    from mmkd_core.trust.sureness import sureness
 
     spec = known.spec
     if spec:
@@ -266,7 +267,9 @@ def _lines(known: "TeacherInfo") -> Iterator[tuple[str, str]]:
         yield "domains", ", ".join(spec.domains)
         yield "image", f"{spec.image.size} pixels, {spec.image.resize}, {spec.image.interpolation}"
         yield "text", f"{spec.text.context_length} tokens ({spec.text.tokenizer})"
-        yield "embedding", f"{spec.embed_dim} dimensions, logit scale {spec.logit_scale:.1f}"
+        scale = (known.locked.logit_scale if known.locked else None) or spec.logit_scale
+        yield "embedding", f"{spec.embed_dim} dimensions, logit scale {scale:.1f}"
+        yield "sure", sureness(scale)
         for domain, claim in spec.trust.items():
             yield f"claim {domain}", f"{100 * claim.score:.1f} {claim.metric} on {claim.dataset} (n={claim.n})"
         yield "licence", listed(spec.license, spec.license.code)

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from mmkd_core.contract import CLIP_MEAN, CLIP_STD
+
 Family = Literal["open_clip", "transformers"]
 
 SIZE, CONTEXT, DIM, LOGIT_SCALE = 32, 32, 16, 14.3
@@ -38,7 +40,9 @@ def _write_open_clip(folder: Path) -> None:
     model = open_clip.CLIP(embed_dim=DIM, vision_cfg=vision, text_cfg=text)
     _save(model, folder / "open_clip_model.safetensors")
     config = {"embed_dim": DIM, "vision_cfg": vision, "text_cfg": {**text, "hf_tokenizer_name": "tokenizer.json"}}
-    (folder / "open_clip_config.json").write_text(_pretty({"model_cfg": config}), encoding="utf-8")
+    preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    whole = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(_pretty(whole), encoding="utf-8")
 
 
 def _write_transformers(folder: Path) -> None:
@@ -56,6 +60,16 @@ def _write_transformers(folder: Path) -> None:
     vision = {**tower, "image_size": SIZE, "patch_size": 8}
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=DIM)
     config.save_pretrained(folder)
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize", "convert_rgb")},
+        "size": {"shortest_edge": SIZE},
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "resample": 3,  # Pillow's bicubic
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+    }
+    (folder / "preprocessor_config.json").write_text(_pretty(processor), encoding="utf-8")
     _save(transformers.CLIPModel(config), folder / "model.safetensors")
 
 

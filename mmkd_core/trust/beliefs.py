@@ -85,6 +85,11 @@ def posterior(image: NDArray[np.floating], text: NDArray[np.floating], logit_sca
     return logits
 
 
+def best_posterior(scale: float, texts: int) -> float:
+    """The surest that a softmax over ``texts`` cosines can be at this logit scale: one is 1, all others are -1."""
+    return float(1 / (1 + (texts - 1) * np.exp(-2 * scale)))
+
+
 def own_caption(
     image: Features,
     caption: Features,

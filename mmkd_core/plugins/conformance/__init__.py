@@ -92,6 +92,8 @@ CHECKS = (
     Check("golden-pixels", "fast", declared.golden_pixels),
     Check("golden-image", "fast", declared.golden_image_values),
     Check("golden-text", "fast", declared.golden_text_values),
+    Check("configuration", "standard", declared.configuration_agrees),
+    Check("learnt-scale", "standard", declared.learnt_scale_agrees),
     Check("batch-invariance", "standard", answers.batches_do_not_matter),
     Check("any-image", "standard", inputs.any_8_bit_image_will_do),
     Check("any-text", "standard", inputs.any_text_will_do),

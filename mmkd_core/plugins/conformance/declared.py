@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.contract.golden import pixels_of
+from mmkd_core.errors import PluginError
 from mmkd_core.files import forget_hashes
 from mmkd_core.plugins import weights
 from mmkd_core.plugins.conformance.subject import FailedError, SkippedError, Subject, Tower
 from mmkd_core.plugins.record import describe
+
+_SCALE = 1e-2
+"""Relative difference up to which two logit scales are one."""
 
 
 def spec_is_valid(subject: Subject) -> None:
@@ -51,6 +56,33 @@ def every_file_is_hashed_again(subject: Subject) -> None:
         weights.resolve(subject.spec)
     except Exception as error:
         raise FailedError(describe(error)) from error
+
+
+def configuration_agrees(subject: Subject) -> None:
+    """The spec declares what the checkpoint's own configuration says."""
+    from mmkd_core.plugins.loaders import stated
+
+    try:
+        folders = weights.resolve(subject.spec)
+    except PluginError as error:
+        raise SkippedError("its files are not those that it declares") from error
+    facts = stated.stated(subject.spec, folders)
+    if not facts:
+        raise SkippedError("its checkpoint comes without a configuration that is understood here")
+    if found := list(stated.differences(subject.spec, facts)):
+        raise FailedError("; ".join(found))
+
+
+def learnt_scale_agrees(subject: Subject) -> None:
+    """The spec declares the logit scale that the weights learnt; a locked teacher's is the learnt one."""
+    learnt = getattr(subject.teacher, "logit_scale", None)
+    if learnt is None:
+        raise SkippedError("the teacher tells none; the spec's is used")
+    declared = subject.spec.logit_scale
+    if not (math.isfinite(learnt) and learnt > 0):
+        raise SkippedError("the model's own is no number that a scale can be")
+    if not math.isclose(learnt, declared, rel_tol=_SCALE):
+        raise FailedError(f"logit scale: the spec declares {declared:.4g}, the weights say {learnt:.4g}")
 
 
 def golden_tokens(subject: Subject) -> None:

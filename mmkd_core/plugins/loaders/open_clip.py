@@ -7,7 +7,7 @@
 
 Checkpoints of training runs come without a configuration, or with the names of a fork. For them the spec's ``arch`` may
 hold ``model_cfg`` (as in open_clip_config.json), ``renames`` (old beginning of a name to the new one) and ``ignore``
-(names that the model has no use for).
+(names that the model has no use for). ``activation`` (gelu or quick_gelu) is what the configuration must say.
 
 open_clip 3.3's own loading is not used, because it runs remote code that a configuration asks for, looks a Hugging
 Face text tower up on the hub, picks whichever checkpoint it finds, and stretches position embeddings that do not fit.
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins.loaders import checkpoint
+from mmkd_core.plugins.loaders import checkpoint, stated
 from mmkd_core.plugins.loaders import folder as files
 from mmkd_core.plugins.loaders.preprocess import preprocess
 
-CONFIG = "open_clip_config.json"
+CONFIG = stated.OPEN_CLIP
 CHECKPOINT = "open_clip_model.safetensors"
 FORMER_NAMES = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
 """Settings of a Hugging Face text tower as open_clip 2.0 to 2.22 wrote them, and what they are called since."""
@@ -81,7 +81,7 @@ def load(spec: TeacherSpec, weights: Mapping[str, Path], device: str) -> OpenCli
         PluginError: the configuration asks for remote code, does not fit the spec, or the weights do not fit the model.
     """
     folder = weights["model"]
-    files.refuse_arch(spec, "model_cfg", "renames", "ignore")
+    files.refuse_arch(spec, "model_cfg", "renames", "ignore", "activation")
     config = _config(spec, weights)
     _check_config(spec, config)
     tokenizer = _tokenizer(spec, weights, config["text_cfg"])
@@ -118,10 +118,12 @@ def _check_config(spec: TeacherSpec, config: Mapping[str, Any]) -> None:
     """What the spec and the configuration both say must agree; what would reach the hub is refused."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     size = vision.get("image_size", 224)
-    pairs = [("embed_dim", spec.embed_dim, config["embed_dim"])]
+    pairs: list[tuple[str, object, object]] = [("embed_dim", spec.embed_dim, config["embed_dim"])]
     pairs.append(("image size", spec.image.size, size[0] if isinstance(size, list) and len(set(size)) == 1 else size))
     if not text.get("hf_model_name"):  # a native text tower takes exactly this many tokens
         pairs.append(("context_length", spec.text.context_length, text.get("context_length", 77)))
+    if "activation" in spec.arch:
+        pairs.append(("activation", spec.arch["activation"], stated.activation(config)))
     for what, declared, configured in pairs:
         if declared != configured:
             raise PluginError(f"{what} of teacher {spec.name}: the spec says {declared}, {CONFIG} says {configured}")

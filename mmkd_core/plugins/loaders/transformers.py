@@ -4,6 +4,8 @@
     model.safetensors       or another single declared checkpoint, e.g. pytorch_model.bin
     tokenizer.json          or vocab.txt, or vocab.json and merges.txt
 
+The spec's ``arch`` may hold ``activation``: what config.json must say of the vision tower.
+
 transformers fills weights that are missing with random numbers and only warns; here that is an error. No remote code
 is run, and the checkpoint is read here rather than there.
 """
@@ -83,7 +85,7 @@ def load(
     import transformers
 
     folder = weights["model"]
-    files.refuse_arch(spec)
+    files.refuse_arch(spec, "activation")
     files.require(spec, weights, folder, "config.json")
     files.refuse_undeclared(spec, weights, folder)
     files.check_configs(spec, folder)
@@ -97,6 +99,9 @@ def load(
         raise PluginError(f"teacher {spec.name}: family transformers needs tokenizer hf, the spec says open_clip")
     tokens = tokens or towers.Tokens(spec, weights)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    declared, said = spec.arch.get("activation"), getattr(config.vision_config, "hidden_act", None)
+    if declared not in (None, said):
+        raise PluginError(f"activation of teacher {spec.name}: the spec says {declared}, config.json says {said}")
     file = files.checkpoint(spec, folder, CHECKPOINT)
     model = towers.filled(spec, transformers.MODEL_MAPPING[type(config)], config, checkpoint.read(spec, file), file)
     return TransformersTeacher(spec, model, tokens, MASKED[kind], device)
