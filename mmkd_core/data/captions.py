@@ -67,6 +67,8 @@ _READABLE = {
     "negative": "a negative finding",
     "positive": "a positive finding",
 }
+_PARTICLES = {"a", "an", "in", "of", "is"}
+"""Words of every sentence, which name nothing even where a class is called so (breast density A)."""
 _COUNTABLE = ("cell", "platelet", "lesion", "tumor", "tumour", "nevus", "phil", "blast", "cyte", "polyp", "nodule")
 
 
@@ -119,7 +121,8 @@ def label_caption(domain: str, labels: Sequence[str], classes: Sequence[str], im
 @lru_cache(maxsize=256)
 def _frames(domain: str, named: bool, classes: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Return forms with kinds of image whose own words name none of the classes ("tumor" in a domain "brain tumor")."""
-    words = "|".join(re.escape(label.strip().casefold()) for label in classes)
+    names = {label.strip().casefold() for label in classes} - _PARTICLES
+    words = "|".join(map(re.escape, sorted(names)))
     spoken = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
     last = ("{label}", "") if named else ("{kind}", "a medical image")
     frames = [(form, kind) for form in (_NAMED if named else _BARE) for kind in kinds(domain)]

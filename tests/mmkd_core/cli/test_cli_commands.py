@@ -52,6 +52,18 @@ def test_phantom_and_check(mmkd, with_data):
     assert "check images: 64 images in" in checked.stderr
 
 
+def test_poor_captions_are_asked_for_and_told(mmkd, workspace):
+    assert (
+        "poor on purpose" not in mmkd("data", "phantom", "-w", workspace, "--train", 4, "--val", 2, "--test", 2).stdout
+    )
+    mmkd("init", "poor")
+    found = mmkd("data", "phantom", "-w", "poor", "--poor-captions", "--train", 4, "--val", 2, "--test", 2)
+    note = "note: The captions are poor on purpose: 50 % say only what kind of image it is, 15 % are false.\n"
+    assert found.stdout.startswith(note)
+    kept = json.loads(Path("poor/data/phantom.json").read_text())["config"]
+    assert (kept["plain_captions"], kept["wrong_captions"]) == (0.5, 0.15)
+
+
 def test_check_finds_a_missing_image(mmkd, with_data):
     image = next((with_data / "data" / "images" / "ct").iterdir())
     image.unlink()

@@ -61,6 +61,12 @@ def test_none_of_the_labels_is_the_kind_of_image_only() -> None:
     assert not any(word in text for text in texts for word in ("nodule", "normal", "no ", "without", "healthy"))
 
 
+def test_classes_that_are_letters_do_not_take_the_sentences_away() -> None:
+    texts = {label_caption("ct", ["B"], ["A", "B", "C"], str(i)) for i in range(300)}
+    assert len(texts) == 28
+    assert "a CT scan, B" in texts
+
+
 def test_a_kind_of_image_that_is_named_like_a_class_is_not_said() -> None:
     classes = ["tumor", "glioma", "slide"]
     assert all("tumor" not in label_caption("brain tumor", ["glioma"], classes, str(i)) for i in range(50))
