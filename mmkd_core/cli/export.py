@@ -184,13 +184,13 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     """The student that is meant; a release needs a workspace, a folder does not."""
     from mmkd_core.errors import ReleaseError
     from mmkd_core.integrate import releases
-    from mmkd_core.integrate.workspace import Workspace, read_json
+    from mmkd_core.integrate.student_data import pretrained
+    from mmkd_core.integrate.workspace import Workspace
 
     if student and release:
         raise typer.BadParameter("give --release or --student, not both")
     if student is not None:
-        # where run_pretrain notes what it trained on
-        facts = read_json(student.parent / f".{student.name}.run" / "done.json") or {}
+        facts = pretrained(student)
         began, said = releases.starts(facts.get("start", {})), facts.get("data", "")
         made = (f"Trained on {said}, in {facts['steps']:,} steps.",) if said else ()
         return _Source(student, student.name, said, tuple(facts.get("domains", ())), licenses=began, origin=made)

@@ -46,7 +46,7 @@ def _gradient(
     student, heads = Student.load(release.student), load_heads(release.heads)
     specs = {name: spec for name, spec in locked_specs(workspace, PluginHost.discover()).items() if name in heads}
     bank = Bank.build(corpus, config.bank, seed)
-    pixels = pixels_of(workspace, corpus, progress)
+    pixels = pixels_of(workspace, corpus, progress, student)
     samples = Samples.of(student, pixels, corpus, bank)
     train = corpus.where(split="train")
     batches = Batches(train, corpus.domain[train], config, seed)

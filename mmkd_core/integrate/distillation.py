@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from feature_store import FeatureStore
-from mmkd_core.audit.gate import GATE, write_gate
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.distill.averaging import Weights, mix
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
-from mmkd_core.distill.heads import TeacherHead, load_heads, save_heads
+from mmkd_core.distill.heads import load_heads
 from mmkd_core.distill.objective import Samples
 from mmkd_core.distill.replay import (
     UNTAUGHT,
@@ -45,17 +43,18 @@ from mmkd_core.integrate.features import (
     release_spec,
     weights_digest,
 )
+from mmkd_core.integrate.inputs import digest
 from mmkd_core.integrate.interpolating import STEPS, Step, largest_step
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import embed, pixels_of, predict, shape_of, started_from
-from mmkd_core.integrate.workspace import CONFIG, LOCK, Workspace, identity, write_json
+from mmkd_core.integrate.staging import Background, commit_student
+from mmkd_core.integrate.student_data import pixels_of, shape_of, started_from
+from mmkd_core.integrate.workspace import Workspace, identity
 from mmkd_core.plugins import PluginHost
 from mmkd_core.plugins.loaders import open_clip
 from mmkd_core.plugins.weights import resolve
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.batches import Rows
-from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.model import Student
 from mmkd_core.trust import TeacherTrust
 
@@ -150,10 +149,11 @@ class Distillation:
         Args:
             more: facts of the release beside those that every one has.
         """
-        key = self._identity(new, replay, more)
+        inputs = self._inputs(new, replay, more)
+        key = identity(inputs)
         made = parallel.by_leader(lambda: releases.find(self.workspace, key) is None)
         if made:
-            self._make(key, new, batches, label, replay, more)
+            self._make(inputs, new, batches, label, replay, more)
         release = releases.release(self.workspace, parallel.by_leader(lambda: self._in_use(key)))
         return Outcome(release, made, release.facts["fidelity"])
 
@@ -168,7 +168,7 @@ class Distillation:
 
     def _make(
         self,
-        key: str,
+        inputs: dict[str, Any],
         new: list[str],
         batches: Callable[[int], Rows],
         label: str,
@@ -176,6 +176,7 @@ class Distillation:
         more: Mapping[str, Any] | None,
     ) -> None:
         """Train, all processes together; the leader alone goes on from there to the release."""
+        key = identity(inputs)
         run = self.workspace.runs / f"{label}-{key[:12]}"
         student, began = Student.load(self.start), time.monotonic()
         before = {name: value.clone() for name, value in student.model.state_dict().items()}
@@ -201,6 +202,7 @@ class Distillation:
         step, replayed = self._toward(student, before), self._replayed(replay, new, taught.lessons.drawn)
         facts = {
             "identity": key,
+            "inputs": inputs,
             "parent": self.parent.id if self.parent else None,
             "teachers": [*(self.parent.teachers if self.parent else []), *new],
             "new": new,
@@ -213,12 +215,14 @@ class Distillation:
             "lessons": dict(taught.lessons.taught),
             "replayed": len({sample for samples in replayed.values() for sample in samples}),
             **releases.licences(
-                self.parent, {name: self.specs[name].license for name in new}, started_from(self.workspace)
+                self.parent,
+                {name: self.specs[name].license for name in new},
+                None if self.parent else started_from(self.workspace),
             ),
             "student": shape_of(student),
             **(more or {}),
         }
-        self.commit(student, taught.heads, replayed, run / "log.jsonl", facts)
+        commit_student(self.background, student, taught.heads, replayed, run / "log.jsonl", facts)
 
     def _earlier(self, replay: Replay | None) -> Earlier | None:
         if self.parent is None or replay is None:
@@ -298,52 +302,26 @@ class Distillation:
         """Where the parent's features are: never in a sealed generation. None if there is no parent."""
         return FeatureStore.open(self.workspace.own_store) if self.parent else nullcontext()
 
-    def _identity(self, new: list[str], replay: Replay | None, more: Mapping[str, Any] | None) -> str:
-        return identity(
-            self.corpus.fingerprint,
-            self.workspace.config.seed,
-            self.config.model_dump(),
-            weights_digest(self.start),
-            self.parent.id if self.parent else None,
-            self.gate.hash if self.parent else None,  # what a candidate has to hold is a part of it
-            {name: (self.specs[name].fingerprint, self.trust[name].to_json()) for name in new},
-            None if replay is None else self._named(replay.strata),
-            more,
-        )
+    def _inputs(self, new: list[str], replay: Replay | None, more: Mapping[str, Any] | None) -> dict[str, Any]:
+        """All that decides what comes out."""
+        used = [*new, *(self.earlier if replay else ())]
+        return {
+            "corpus": self.corpus.fingerprint,
+            "seed": self.workspace.config.seed,
+            "settings": self.config.model_dump(mode="json"),
+            "start": weights_digest(self.start),
+            "parent": self.parent.digest if self.parent else None,
+            "gate": self.gate.hash if self.parent else None,  # what a candidate has to hold is a part of it
+            "teachers": {name: self.specs[name].fingerprint for name in used},
+            "trust": {name: self.trust[name].digest for name in used},
+            "replay": None if replay is None else digest(self._named(replay.strata)),
+            "more": dict(more or {}),
+        }
 
-    def commit(
-        self,
-        student: Student,
-        heads: dict[str, TeacherHead],
-        replayed: Mapping[str, list[str]],
-        log: Path,
-        facts: dict[str, Any],
-    ) -> Release:
-        """Make a release of a student: evaluated, with all that it came from.
-
-        Args:
-            replayed: sample ids by ``teacher/domain``.
-            log: the ``log.jsonl`` of its training; the release is staged beside it.
-        """
-        staging = log.parent / "staging"
-        shutil.rmtree(staging, ignore_errors=True)
-        student.save(staging / "student")
-        save_heads(heads, staging)
-        for name in facts["teachers"]:
-            if name in self.trust:
-                (staging / "trust").mkdir(exist_ok=True)
-                self.trust[name].save(staging / "trust" / f"{name}.npz")
-        write_json(staging / "replay.json", replayed)
-        embedded = embed(student, self.corpus, self.pixels)
-        embedded.save(staging / "embeddings.safetensors")
-        predict(student, self.corpus, self.pixels, embedded=embedded).save(staging / "predictions.parquet")
-        write_gate(staging / GATE, self.gate)  # as it was before anybody looked at this candidate
-        (staging / CONFIG).write_text(self.workspace.config.dump())  # with the overrides of this run
-        shutil.copyfile(self.workspace.lock_file, staging / LOCK)
-        shutil.copyfile(log, staging / "log.jsonl")
-        made = releases.commit(self.workspace, staging, facts)
-        forget_checkpoint(log.parent)
-        return made
+    @property
+    def background(self) -> Background:
+        """What ``commit_student`` needs beside the student."""
+        return Background(self.workspace, self.corpus, self.pixels, self.gate, self.trust, self.parent)
 
     def _replayed(self, replay: Replay | None, new: Sequence[str], drawn: Mask) -> dict[str, list[str]]:
         """The part of the replay list that was really replayed: drawn, and not because a newcomer teaches it."""

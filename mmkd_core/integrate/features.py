@@ -5,10 +5,10 @@ The one place where corpus, store and plugins meet; ``trust``, ``evaluate`` and 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.sources import Mask, Source
 from mmkd_core.errors import PluginError, WorkspaceError
 from mmkd_core.evaluate.zero_shot import class_texts, embedded_classes
+from mmkd_core.files import sha256_of
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
@@ -158,6 +159,6 @@ def release_spec(release: Release, logit_scale: float, domains: tuple[str, ...])
     )
 
 
-def weights_digest(folder: Any) -> str:
+def weights_digest(folder: Path) -> str:
     """sha256 of a student's weights: part of the identity of all that is made from it."""
-    return hashlib.sha256((folder / "open_clip_model.safetensors").read_bytes()).hexdigest()
+    return sha256_of(folder / "open_clip_model.safetensors")

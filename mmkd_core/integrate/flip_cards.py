@@ -132,7 +132,7 @@ class _Neighbours:
             with FeatureStore.open(self._workspace.own_store) as store:
                 return Features(self._spec, self._corpus, store).images(rows)
         except (MmkdError, StoreError):  # they were not needed for training, or were collected since
-            pixels = pixels_of(self._workspace, self._corpus)[rows]
+            pixels = pixels_of(self._workspace, self._corpus, student=self._student)[rows]
             embedded: Array = self._student.embed_images(pixels)
             return embedded
 

@@ -139,7 +139,7 @@ class _View:
         progress: Progress | None,
     ) -> None:
         self.corpus, self.store, self.specs, self.bank, self.student = corpus, store, specs, bank, student
-        self.pixels = pixels_of(workspace, corpus, progress) if student else None
+        self.pixels = pixels_of(workspace, corpus, progress, student) if student else None
 
     def features(self, teacher: str, rows: Array) -> Features:
         """Of a part of the corpus: the new teacher has not been asked for the rest."""

@@ -22,7 +22,7 @@ from mmkd_core.integrate.auditing import audited, gate_for, gathered
 from mmkd_core.integrate.evidence import evidence_before, evidence_of, references
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import embed_images, pixels_of, predict, stage_one
+from mmkd_core.integrate.student_data import embed_images, pixels_of, predict, stage_one, stage_one_of
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress
@@ -48,7 +48,8 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
     out = workspace.evaluations / f"{model}.parquet"
     corpus = workspace.corpus()
     if model == STAGE_ONE:
-        predictions = predict(Student.load(stage_one(workspace)), corpus, pixels_of(workspace, corpus, progress), SPLIT)
+        student = Student.load(stage_one(workspace))
+        predictions = predict(student, corpus, pixels_of(workspace, corpus, progress, student), SPLIT)
     else:
         spec = _teacher(workspace, model)
         rows = corpus.where(split=SPLIT)
@@ -59,6 +60,16 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
     return predictions, out
 
 
+def before_any_teacher(workspace: Workspace, first: Release, progress: Progress | None = None) -> Predictions:
+    """Zero-shot predictions on the test split of the student that a first release was made from.
+
+    Raises:
+        ReleaseError: its stage 1 is not there any more.
+    """
+    student, corpus = Student.load(stage_one_of(workspace, first)), workspace.corpus()
+    return predict(student, corpus, pixels_of(workspace, corpus, progress, student), SPLIT)
+
+
 def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = None) -> Retrieval:
     """Image-to-text and text-to-image retrieval on the test split."""
     corpus = workspace.corpus()
@@ -67,7 +78,7 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
     found = releases.named(workspace, model)
     if found or model == STAGE_ONE:
         student = Student.load(found.student if found else stage_one(workspace))
-        images = embed_images(student, corpus, pixels_of(workspace, corpus, progress), rows)
+        images = embed_images(student, corpus, pixels_of(workspace, corpus, progress, student), rows)
         texts = student.embed_texts(part.texts)
     else:
         with open_store(workspace) as store:
@@ -155,13 +166,14 @@ def run_chain(
         release.id: evidence_of(release, Embeddings.load(release.embeddings), corpus, asked.teachers)
         for release in line
     }
-    try:
-        said = zero_shot_of(workspace, STAGE_ONE, progress)[0]
-        before = evidence_before(said, evidence[line[0].id].predictions, corpus, asked.teachers)
-    except ReleaseError:  # the student came from elsewhere: chance stands for it
-        before = None
-    found = chain(evidence, _learnt(line), before, gate)
     missing = {f"fidelity to {name}": why for name, why in asked.missing.items()}
+    try:
+        said = before_any_teacher(workspace, line[0], progress)
+        before = evidence_before(said, evidence[line[0].id].predictions, corpus, asked.teachers)
+    except ReleaseError as error:
+        before = None
+        missing["the student before any teacher"] = f"{error.what}; chance stands for it"
+    found = chain(evidence, _learnt(line), before, gate)
     found = replace(found, undefined={**found.undefined, **missing})
     path = workspace.audits / f"chain-to-{new.id}.json"
     facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id, "gate_changed": changed}

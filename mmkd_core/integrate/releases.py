@@ -22,12 +22,10 @@ has one over itself. A folder without ``release.json`` is a copy that was cut of
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,8 @@ from mmkd_core.contract import LicenseInfo
 from mmkd_core.errors import ReleaseError
 from mmkd_core.files import hashes_of, replacing, require
 from mmkd_core.integrate import history
-from mmkd_core.integrate.workspace import Workspace, read_json, write_json
+from mmkd_core.integrate.inputs import digest, read_record, write_record
+from mmkd_core.integrate.workspace import Workspace, read_json
 from mmkd_core.plugins.licences import UNKNOWN, most_restrictive
 
 CURRENT = "CURRENT"
@@ -56,6 +55,11 @@ class Release:
     def parent(self) -> str | None:
         """The release that it grew from."""
         return self.facts["parent"]  # type: ignore[no-any-return]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that the release is: its facts, and through them its files."""
+        return digest(self.facts)
 
     @property
     def teachers(self) -> list[str]:
@@ -165,24 +169,14 @@ def release(workspace: Workspace, name: str) -> Release:
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FACTS
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        version, seal = facts.get("schema"), facts.pop("sha256", None)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        what = f"release {folder.name} is damaged: {FACTS} cannot be read"
-        raise ReleaseError(what, where=str(path), next=MEND) from error
-    if version == SCHEMA and seal == _seal(facts) and facts["id"] == folder.name:
-        return facts  # type: ignore[no-any-return]
-    if version is not None and version != SCHEMA and seal:
-        what = f"release {folder.name} is of version {version!r:.40}, this mmkd reads {SCHEMA!r}"
+    facts = read_record(path, f"release {folder.name}", MEND, ReleaseError) or {}
+    if facts.get("schema") != SCHEMA:
+        what = f"release {folder.name} is of version {facts.get('schema')!r:.40}, this mmkd reads {SCHEMA!r}"
         raise ReleaseError(what, where=str(path), next="Use the mmkd that made it, or `mmkd distill` a new one")
-    what = f"release {folder.name} is damaged: {FACTS} is not as it was written"
-    raise ReleaseError(what, where=str(path), next=MEND)
-
-
-def _seal(facts: Mapping[str, Any]) -> str:
-    """sha256 over what ``release.json`` says, which says it too."""
-    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    if facts["id"] != folder.name:
+        what = f"the folder of release {facts['id']} was renamed to {folder.name}"
+        raise ReleaseError(what, where=str(folder), next="Give it its own name again")
+    return facts
 
 
 def lineage(workspace: Workspace, of: Release) -> list[Release]:
@@ -260,9 +254,7 @@ def promote(
 def commit(workspace: Workspace, staging: Path, facts: dict[str, Any]) -> Release:
     """Turn a finished staging folder into the next release."""
     name = f"{1 + max(map(int, _names(workspace)), default=0):04d}"
-    whole = {**facts, "schema": SCHEMA, "id": name, "files": hashes_of(staging)}
-    whole = json.loads(json.dumps(whole))  # as it will be read: tuples are lists
-    write_json(staging / FACTS, {**whole, "sha256": _seal(whole)})
+    write_record(staging / FACTS, {**facts, "schema": SCHEMA, "id": name, "files": hashes_of(staging)})
     target = workspace.releases / name
     shutil.rmtree(target, ignore_errors=True)  # a folder without release.json is a copy that was cut off
     target.parent.mkdir(exist_ok=True)

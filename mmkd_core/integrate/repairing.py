@@ -23,6 +23,7 @@ from mmkd_core.integrate.features import weights_digest
 from mmkd_core.integrate.interpolating import STEPS, largest_step
 from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.staging import commit_student
 from mmkd_core.integrate.teaching import Forgotten, run_incremental, run_trust
 from mmkd_core.integrate.workspace import Workspace, identity, read_json
 from mmkd_core.progress import Progress, Silent
@@ -161,7 +162,7 @@ def _interpolation(workspace: Workspace, broken: Release, parent: Release, progr
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(broken.file("log.jsonl").read_bytes())
     replayed = read_json(broken.file("replay.json"))
-    return job.commit(student, load_heads(broken.heads), replayed, log, facts).id
+    return commit_student(job.background, student, load_heads(broken.heads), replayed, log, facts).id
 
 
 def _replayed(workspace: Workspace, broken: Release, parts: tuple[str, ...], progress: Progress) -> Attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from mmkd_core.errors import DataError, ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_texts, embedded_classes, zero_shot
-from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
-from mmkd_core.progress import Progress
+from mmkd_core.files import hashes_of, require, sha256_of
+from mmkd_core.integrate.inputs import read_record, require_same, write_record
+from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.workspace import Workspace, identity
+from mmkd_core.progress import Progress, Silent
 from mmkd_core.student import parallel
 from mmkd_core.student.batches import Rows
 from mmkd_core.student.captions import ONE_EACH, Captions
@@ -29,32 +33,105 @@ from mmkd_core.student.pretrain import pretrain
 from mmkd_core.student.start import digests, licences, load_start, tokenizer_beside
 from mmkd_core.trust import posterior
 
+DONE, WEIGHTS = "done.json", "open_clip_model.safetensors"
+AGAIN = "Run `mmkd pretrain` to make it again"
+BACK = f"{AGAIN}, or put back what changed"
 _TEXTS = {"own": "their captions", "labels": "captions made from labels"}
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def pixels_of(workspace: Workspace, corpus: Corpus, progress: Progress | None = None) -> Pixels:
-    """All images of the corpus at the student's size, uint8 (N, S, S, 3), as a memory map."""
+def pixels_of(
+    workspace: Workspace, corpus: Corpus, progress: Progress | None = None, student: Student | None = None
+) -> Pixels:
+    """All images of the corpus at the student's size, uint8 (N, S, S, 3), as a memory map.
+
+    Args:
+        student: the one that will see them; by default one that is made as mmkd.yaml says.
+    """
     config = workspace.config.student
-    return load_pixels(corpus, None, config.pixels, config.resize, workspace.state / "pixels", progress)
+    size, resize = (student.pixels, student.preprocess["resize_mode"]) if student else (config.pixels, config.resize)
+    return load_pixels(corpus, None, size, resize, workspace.state / "pixels", progress)
 
 
 def stage_one(workspace: Workspace) -> Path:
-    """Folder of the stage-1 student.
+    """Folder of the stage-1 student, which is whole and made from what is there now.
+
+    Raises:
+        ReleaseError: it was not trained yet, is damaged, or was made from other data or settings, which are named.
+    """
+    facts = stage_one_facts(workspace)
+    now = _inputs(workspace, workspace.corpus())
+    now["start"] = now["start"] or facts["inputs"]["start"]  # its weights may be gone after they were used
+    require_same(facts["inputs"], now, "stage 1", BACK, ReleaseError)
+    return _whole(workspace.runs / "pretrain" / "student", facts["files"])
+
+
+def stage_one_facts(workspace: Workspace) -> dict[str, Any]:
+    """What is kept of the training of stage 1: its inputs, the hashes of its files, ``pretrain`` as it was used.
 
     Raises:
         ReleaseError: it was not trained yet.
     """
-    folder = workspace.runs / "pretrain" / "student"
-    if read_json(workspace.runs / "pretrain" / "done.json") is None:
-        raise ReleaseError("there is no stage-1 student", where=str(folder), next="Run `mmkd pretrain`")
+    path = workspace.runs / "pretrain" / DONE
+    facts = read_record(path, "stage 1", AGAIN, ReleaseError)
+    if facts is None:
+        raise ReleaseError("there is no stage-1 student", where=str(path.parent), next="Run `mmkd pretrain`")
+    return facts
+
+
+def stage_one_of(workspace: Workspace, first: Release) -> Path:
+    """Folder of the stage-1 student that a first release was made from, whatever mmkd.yaml says by now.
+
+    Raises:
+        ReleaseError: it is damaged, or was trained again since.
+    """
+    folder = _whole(workspace.runs / "pretrain" / "student", stage_one_facts(workspace)["files"])
+    if sha256_of(folder / WEIGHTS) != first.facts.get("inputs", {}).get("start"):
+        raise ReleaseError(f"release {first.id} was not made from the stage 1 that is there now", where=str(folder))
     return folder
+
+
+def pretrained(folder: Path) -> dict[str, Any]:
+    """What is kept of the training of a student of ``pretrain --out``; empty for a folder from elsewhere.
+
+    Raises:
+        ReleaseError: its files are not those that the training left.
+    """
+    again = "Run `mmkd pretrain --out` again"
+    facts = read_record(_run(folder) / DONE, f"the student {folder.name}", again, ReleaseError) or {}
+    _whole(folder, facts.get("files", {}))
+    return facts
+
+
+def _run(out: Path) -> Path:
+    """The folder of the training of a student that lies at ``out``."""
+    return out.parent / f".{out.name}.run"
+
+
+def _whole(folder: Path, files: Mapping[str, str]) -> Path:
+    for name in files:
+        require(folder, files, name, "the stage-1 student", AGAIN, ReleaseError)
+    return folder
+
+
+def _inputs(workspace: Workspace, corpus: Corpus) -> dict[str, Any]:
+    """What decides stage 1: data, settings as mmkd.yaml has them, and the weights that it starts from."""
+    config, start = workspace.config, {}
+    with suppress(ReleaseError):
+        start = {tower: found["sha256"] for tower, found in digests(config.student.start, workspace.root).items()}
+    return {
+        "corpus": corpus.fingerprint,
+        "seed": config.seed,
+        "student": config.student.model_dump(mode="json", exclude={"start": {"license"}}),
+        "pretrain": config.pretrain.model_dump(mode="json"),
+        "start": start,
+    }
 
 
 def started_from(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """By tower, path, sha256 and licence of the weights that the stage-1 student started from; empty if from none."""
-    start = (read_json(workspace.runs / "pretrain" / "done.json") or {}).get("start", {})
+    start = stage_one_facts(workspace)["start"]
     return _with_licences(start, workspace.config.student.start, workspace.root)
 
 
@@ -98,12 +175,12 @@ def run_pretrain(
     started = digests(shape.start, root)
     shaped = shape.model_dump(exclude={"start": {"license"}})
     key = identity(corpus.fingerprint, shaped, config.model_dump(), seed, started)
-    run = (out.parent / f".{out.name}.run") if out else workspace.runs / "pretrain"
+    run = _run(out) if out else workspace.runs / "pretrain"
     folder = out or run / "student"
     with parallel.leader_first():
-        done = read_json(run / "done.json")
+        done = _kept(run, folder, key, progress or Silent())
         pixels = pixels_of(workspace, corpus, progress)
-    if done and done["identity"] == key and (folder / "open_clip_model.safetensors").exists():
+    if done:
         return folder, {**done, "trained": False}
     published = root / shape.text.files if shape.text.files else tokenizer_beside(shape.start, root)
     here = np.isin(corpus.owners[: len(captions)], rows)
@@ -111,7 +188,7 @@ def run_pretrain(
     student = Student.build(shape, [*words, *class_texts(corpus)], seed, published)
     load_start(student, shape.start, root)
     if parallel.leads():
-        (run / "done.json").unlink(missing_ok=True)
+        (run / DONE).unlink(missing_ok=True)
     start = time.monotonic()
     pretrain(
         student,
@@ -137,9 +214,31 @@ def run_pretrain(
         "start": _with_licences(started, shape.start, root),
         "data": f"{len(rows)} images of {workspace.config.name} (train split, {_TEXTS[config.captions]})",
     }
-    write_json(run / "done.json", {**facts, "seconds": round(time.monotonic() - start, 1)})
+    seconds = round(time.monotonic() - start, 1)
+    note_stage_one(workspace, corpus, config, run, folder, {**facts, "seconds": seconds})
     forget_checkpoint(run)
     return folder, {**facts, "seconds": time.monotonic() - start, "trained": True}
+
+
+def note_stage_one(
+    workspace: Workspace, corpus: Corpus, config: PretrainConfig, run: Path, folder: Path, facts: Mapping[str, Any]
+) -> None:
+    """Keep what a finished stage 1 was made from, and the hashes of its files."""
+    used = {"inputs": _inputs(workspace, corpus), "pretrain": config.model_dump(mode="json")}
+    write_record(run / DONE, {**facts, **used, "files": hashes_of(folder)})
+
+
+def _kept(run: Path, folder: Path, key: str, progress: Progress) -> dict[str, Any] | None:
+    """Facts of a finished run of the same inputs; none where its files are damaged, which is said."""
+    try:
+        facts = read_record(run / DONE, "stage 1", AGAIN, ReleaseError)
+        if facts is None or facts["identity"] != key:
+            return None
+        _whole(folder, facts["files"])
+    except ReleaseError as error:
+        progress.say(f"{error.what}; it is made again")
+        return None
+    return {name: value for name, value in facts.items() if name not in ("inputs", "pretrain", "files")}
 
 
 def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> tuple[list[str], Captions]:

@@ -26,7 +26,7 @@ from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_texts
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import weights_digest
-from mmkd_core.integrate.student_data import run_pretrain
+from mmkd_core.integrate.student_data import note_stage_one, run_pretrain
 from mmkd_core.integrate.teaching import run_distill, run_incremental
 from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, identity, read_json, write_json
 from mmkd_core.plugins import read_lock, write_lock
@@ -212,10 +212,11 @@ def _start(workspace: Workspace, shared: Path, cell: Cell) -> None:
     else:
         corpus = workspace.corpus()
         texts = corpus.take(corpus.where(split="train")).texts
-        Student.build(workspace.config.student, [*texts, *class_texts(corpus)], workspace.config.seed).save(
-            own / "student"
-        )
-        write_json(own / "done.json", {"identity": f"random {weights_digest(own / 'student')}", "steps": 0})
+        student = Student.build(workspace.config.student, [*texts, *class_texts(corpus)], workspace.config.seed)
+        student.save(own / "student")
+        facts = {"identity": f"random {weights_digest(own / 'student')}", "steps": 0, "start": {}}
+        unused = workspace.config.pretrain.model_copy(update={"steps": 0})
+        note_stage_one(workspace, corpus, unused, own, own / "student", facts)
 
 
 def _inputs(workspace: Workspace) -> str:

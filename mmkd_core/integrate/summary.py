@@ -16,19 +16,20 @@ from mmkd_core.audit.comparison import MEAN
 from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.data.phantom.generate import drawn_with
-from mmkd_core.errors import DataError, WorkspaceError
+from mmkd_core.errors import DataError, ReleaseError, WorkspaceError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.auditing import audit_file
 from mmkd_core.integrate.features import locked_specs, open_store
-from mmkd_core.integrate.measuring import STAGE_ONE, zero_shot_of
+from mmkd_core.integrate.measuring import STAGE_ONE, before_any_teacher, zero_shot_of
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.student_data import DONE
 from mmkd_core.integrate.studying import report_study, studies
 from mmkd_core.integrate.trusting import kept_sweep
 from mmkd_core.integrate.workspace import CONFIG, Workspace, read_config, read_json, write_json
 from mmkd_core.plugins import PluginHost, read_lock
-from mmkd_core.progress import Progress
+from mmkd_core.progress import Progress, Silent
 from mmkd_core.report import write_report
 from mmkd_core.student.checkpoint import read_log
 from mmkd_core.trust import TeacherTrust
@@ -95,8 +96,12 @@ def summarise_workspace(
         facts["seconds"] = read_json(workspace.state / "seconds.json") or {}
         if commands := read_json(workspace.state / "reproduce.json"):
             facts["reproduce"] = commands
-    if read_json(workspace.runs / "pretrain" / "done.json"):
-        facts["stage_1"] = _scores(workspace, zero_shot_of(workspace, STAGE_ONE, progress)[0])
+    if (workspace.runs / "pretrain" / DONE).exists():
+        try:
+            facts["stage_1"] = _scores(workspace, _stage_one(workspace, known, progress))
+        except ReleaseError as error:  # the page would set it beside students that did not come from it
+            facts["left_out"] = {"stage 1": error.what}
+            (progress or Silent()).say(f"stage 1 is left out: {error.what}")
     if integration := _integration(workspace, known, in_use):
         facts["integration"] = integration
     return facts
@@ -191,6 +196,12 @@ def _trust(workspace: Workspace, known: list[Release], about: Release | None) ->
     facts = {"rule": config.rule, "threshold": config.threshold, "strict": config.strict, "teachers": teachers}
     swept = None if about else kept_sweep(workspace)
     return {**facts, "sweep": swept} if swept else facts
+
+
+def _stage_one(workspace: Workspace, known: list[Release], progress: Progress | None) -> Predictions:
+    if known:
+        return before_any_teacher(workspace, known[0], progress)
+    return zero_shot_of(workspace, STAGE_ONE, progress)[0]
 
 
 def _release(workspace: Workspace, found: Release, in_use: Release | None) -> dict[str, Any]:

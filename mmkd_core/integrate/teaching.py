@@ -14,6 +14,7 @@ from mmkd_core.integrate import releases
 from mmkd_core.integrate.distillation import Distillation, Outcome
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.staging import require_same_student
 from mmkd_core.integrate.student_data import pixels_of, probe_scores, stage_one
 from mmkd_core.integrate.workspace import Workspace, read_json
 from mmkd_core.plugins import PluginHost, read_lock
@@ -49,7 +50,7 @@ def trust_beside(
                 continue
             if config.rule == "gain" and probe is None:
                 student = Student.load(parent.student if parent else stage_one(workspace))
-                probe = StudentProbe(probe_scores(student, corpus, pixels_of(workspace, corpus, progress)))
+                probe = StudentProbe(probe_scores(student, corpus, pixels_of(workspace, corpus, progress, student)))
             decided[name] = decide(Features(spec, corpus, store).view(), corpus, config, probe, published)
             if parallel.leads():
                 decided[name].save(workspace.trust / f"{name}.npz")
@@ -115,6 +116,7 @@ def run_incremental(
     parent = parent or releases.current(workspace)
     if parent is None:
         raise ReleaseError("there is no release to build on", next="Run `mmkd distill` first")
+    require_same_student(workspace, parent)
     config, seed = workspace.config.incremental, workspace.config.seed
     with parallel.leader_first():
         trust = trust_beside(workspace, parent, progress)

@@ -22,7 +22,7 @@ from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import Repair, run_repair
-from mmkd_core.integrate.student_data import run_pretrain, stage_one
+from mmkd_core.integrate.student_data import DONE, run_pretrain, stage_one
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
 from mmkd_core.integrate.using import standing
 from mmkd_core.integrate.workspace import Workspace
@@ -143,10 +143,12 @@ def _trusted(workspace: Workspace, names: list[str], progress: Progress) -> tupl
 
 
 def _pretrained(workspace: Workspace, progress: Progress) -> tuple[None, str]:
-    """Stage 1 by the workspace's settings, unless there is one already, however it was made."""
+    """Stage 1 by the workspace's settings, unless there is one of them and of the present data."""
     try:
         stage_one(workspace)
-    except ReleaseError:
+    except ReleaseError as error:
+        if (workspace.runs / "pretrain" / DONE).exists():
+            progress.say(f"{error.what}; it is made again")
         _, facts = run_pretrain(workspace, workspace.config.pretrain, progress=progress)
         return None, f"stage 1 on {facts['pairs']:,} images and captions"
     return None, "stage 1 was there already"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class TeacherTrust:
         """All but the mask, as plain JSON."""
         domains = {domain: asdict(trust) for domain, trust in self.domains.items()}
         return {"teacher": self.teacher, "config": self.config, "corpus": self.corpus, "domains": domains}
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits over all of it, the mask sample by sample."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return blake2b(text.encode() + np.packbits(self.mask).tobytes(), digest_size=16).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write everything to one file: the same trust makes the same bytes."""

@@ -10,6 +10,7 @@ import pytest
 from mmkd_core.errors import ReleaseError
 from mmkd_core.files import forget_hashes
 from mmkd_core.integrate import releases
+from mmkd_core.integrate.inputs import write_record
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Config, Workspace
 
@@ -114,7 +115,7 @@ def test_every_byte_of_release_json_counts(workspace):
     facts = json.loads(path.read_text())
     for changed in ({**facts, "parent": "0002"}, {**facts, "files": {}}, {**facts, "more": 1}, {}, [], None):
         path.write_text(json.dumps(changed))
-        with pytest.raises(ReleaseError, match=r"release 0001 is damaged: release\.json"):
+        with pytest.raises(ReleaseError, match=r"release 0001 is .*damaged: release\.json"):
             releases.release(workspace, "0001")
     for raw in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'"text"'):
         path.write_bytes(raw)
@@ -124,14 +125,13 @@ def test_every_byte_of_release_json_counts(workspace):
 
 def test_a_release_under_another_number_is_refused(workspace):
     (workspace.releases / "0002").rename(workspace.releases / "0007")
-    with pytest.raises(ReleaseError, match="0007 is damaged"):
+    with pytest.raises(ReleaseError, match="release 0002 was renamed to 0007"):
         releases.release(workspace, "0007")
 
 
 def test_a_release_of_another_version_of_mmkd_is_named_as_such(workspace):
-    path = workspace.releases / "0001" / "release.json"
-    facts = json.loads(path.read_text())
-    path.write_text(json.dumps({**facts, "schema": "mmkd.release/v99"}))
+    facts = releases.release(workspace, "0001").facts
+    write_record(workspace.releases / "0001" / "release.json", {**facts, "schema": "mmkd.release/v99"})
     with pytest.raises(ReleaseError, match=r"'mmkd\.release/v99', this mmkd reads"):
         releases.release(workspace, "0001")
 
