@@ -101,6 +101,9 @@ def import_set(
     keep_once: Annotated[
         bool, typer.Option("--keep-once", help="Of copies in two splits keep that of test, else of val.")
     ] = False,
+    labels_from: LabelsFrom = None,
+    merge_labels: MergeLabels = False,
+    strict: Strict = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sets.")] = Path("evals"),
     root: Root = HERE,
     json: Json = False,
@@ -108,19 +111,24 @@ def import_set(
 ) -> None:
     """Make an evaluation set of a data set of the Hugging Face hub, a MedMNIST file or a CLIP_benchmark folder."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.data.hf_datasets import Reading
+    from mmkd_core.data.options import Reading
     from mmkd_core.integrate.importing_sets import import_set as run
     from mmkd_core.integrate.workspace import Workspace
 
     answer, workspace = Output(json, root), Workspace.open(root)
-    how = Reading(_pairs(columns), config, revision, keep_once=keep_once)
-    found = run(source, workspace.root / out, name, domain, how, watch())
+    how = Reading(
+        _pairs(columns), config, revision, keep_once=keep_once, labels_from=names(labels_from),
+        merge_labels=merge_labels, strict=strict,
+    )  # fmt: skip
+    found, remarks = run(source, workspace.root / out, name, domain, how, watch())
+    _remarks(answer, remarks)
     rows = [(split, len(found.where(split))) for split in ("train", "val", "test")]
     answer.table(("split", "rows"), rows)
     answer.say(f"{found.task.name} has the tasks {', '.join(found.task.tasks)}")
     if (found["group_id"] == found["image"]).all():
         answer.say("note: no patients are named: every image is its own group, so intervals may be too narrow")
-    answer.finish({"set": found.task}, wrote=[found.folder], next=f"mmkd eval set {found.folder} current")
+    following = f"mmkd eval set {found.folder} current"
+    answer.finish({"set": found.task, "report": remarks}, wrote=[found.folder], next=following)
 
 
 def _pairs(text: str | None) -> dict[str, str]:

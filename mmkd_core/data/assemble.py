@@ -6,21 +6,22 @@ Shared by all importers. Does not: copy or move images.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mmkd_core.data.captions import label_caption, prompts
 from mmkd_core.data.classes import Classes, with_classes
-from mmkd_core.data.decode import decode, frames
+from mmkd_core.data.copies import compare_copies
+from mmkd_core.data.decode import decode, frames, note_frames
 from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.manifest import Corpus, image_id
 from mmkd_core.data.options import ImportOptions
 from mmkd_core.data.prompts_file import Prompts
 from mmkd_core.data.report import ImportReport, report_of
 from mmkd_core.data.splits import Known, refuse_torn, splits_of
-from mmkd_core.data.tables import Table
+from mmkd_core.data.tables import Row, Table
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress
 
@@ -56,7 +57,7 @@ def assemble(table: Table, out_root: Path, options: ImportOptions, log: ImportLo
     bad.allow(options.max_bad if known else 0, table.path.name, log)
     splits = splits_of(known, options.seed, log)
     refuse_torn(known, splits, table.path.name)
-    _compare_copies(known, log)
+    compare_copies(((name, row.where, row.domain, _labels(row)) for row, name, _ in known), log)
     corpus = _with_texts(known, splits, classes, out_root)
     report = report_of(corpus, table.path, log, options.looks)
     if options.strict:
@@ -86,30 +87,13 @@ def _hash_all(
                 failed[path] = reason
             else:
                 ids[path] = name
-            if pages > 1:
-                log.issues.add("files of several pages or frames, of which the first is read", f"{path}, {pages} pages")
+            note_frames(pages, str(path), log)
             advance(1)
     return ids, failed
 
 
-def _compare_copies(known: Sequence[Known], log: ImportLog) -> None:
-    """Count images of which two rows say different things."""
-    first: dict[tuple[str, ...], tuple[frozenset[str], str]] = {}
-    counted: set[tuple[str, ...]] = set()
-    for row, image, _ in known:
-        labels = row.labels if row.label is None else (row.label,)
-        for key, values in ((("domains", image), (row.domain,)), (("labels", image, row.domain), labels)):
-            if values is None:
-                continue
-            told, where = first.setdefault(key, (frozenset(values), row.where))
-            if told != frozenset(values) and key not in counted:
-                counted.add(key)
-                pair = f"{where} {_named(told)}, {row.where} {_named(values)}"
-                log.issues.add(f"images with different {key[0]} in two rows", pair)
-
-
-def _named(values: Iterable[str]) -> str:
-    return repr("|".join(sorted(values)))
+def _labels(row: Row) -> tuple[str, ...] | None:
+    return row.labels if row.label is None else (row.label,)
 
 
 def _with_texts(known: Sequence[Known], splits: list[str], classes: Classes, root: Path) -> Corpus:
@@ -121,8 +105,7 @@ def _with_texts(known: Sequence[Known], splits: list[str], classes: Classes, roo
         caption, known_here, findings = row.caption, classes.get(row.domain, []), row.labels
         if findings is not None:
             findings = tuple(label for label in known_here if label in findings)
-        if row.label is not None or findings is not None:
-            names = (row.label,) if row.label is not None else findings or ()
+        if (names := findings if row.label is None else (row.label,)) is not None:
             caption = caption or label_caption(row.domain, names, known_here, name)
         rows.append({
             "image": str(row.image.absolute()),

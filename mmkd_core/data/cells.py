@@ -91,8 +91,18 @@ def json_object(text: str, what: str, where: str) -> dict[str, Any]:
     return found
 
 
-def text_cell(value: object, name: str, place: str, log: ImportLog, *, empty_counts: bool = True) -> str | None:
-    """Return a cell as stripped text, or None where it says that there is none (see ``ABSENT``), which is counted.
+def text_cell(
+    value: object, name: str, place: str, log: ImportLog, *, empty_counts: bool = True, words: bool = True
+) -> str | None:
+    """Return a cell as stripped text, or None where it says that there is none, which is counted.
+
+    Args:
+        value: of the cell.
+        name: of its column.
+        place: where it stands, for errors.
+        log: counts cells that say that there is none.
+        empty_counts: empty ones are counted too.
+        words: words of ``ABSENT`` say that there is none.
 
     Raises:
         DataError: it holds no single value, or half a character.
@@ -100,13 +110,13 @@ def text_cell(value: object, name: str, place: str, log: ImportLog, *, empty_cou
     if value is None:
         return None
     if value != value:  # NaN, which is how pandas writes an absent text
-        value = "NaN"
+        value, words = "NaN", True
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # whole numbers become floats where a column has gaps
     if not isinstance(value, (str, int, float)):
         raise DataError(f"the {name} is no single value but a {type(value).__name__}", where=place)
     text = str(value).replace("\ufeff", "").strip()
-    if not text or text in ABSENT:
+    if not text or (words and text in ABSENT):
         if text or empty_counts:
             log.take_as_absent(name, text)
         return None

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mmkd_core.data.issues import ImportLog, Problems
-from mmkd_core.data.labels import doubtful, merged, separated
+from mmkd_core.data.labels import Given, doubtful, merged, separated
 from mmkd_core.data.tables import Table
 
 Classes = dict[str, list[str]]
@@ -56,6 +57,42 @@ def with_classes(table: Table, log: ImportLog, *, merge: bool = False) -> tuple[
     ]  # fmt: skip
     classes = {domain: _ordered(table.order.get(domain, ()), combinations) for domain, combinations in found.items()}
     return replace(table, rows=changed), {domain: names for domain, names in sorted(classes.items()) if names}
+
+
+def with_labels(
+    rows: Sequence[dict[str, Any]],
+    given: Sequence[Given],
+    known: Sequence[str],
+    where: str,
+    log: ImportLog,
+    *,
+    merge: bool,
+) -> list[str]:
+    """Write ``label``, or ``labels`` where a row has several or none of them, into the rows; return the classes.
+
+    Args:
+        rows: cells by column.
+        given: what each says.
+        known: classes in their order, where the source names them; else they are those that occur.
+        where: source, for errors.
+        log: is told of merged and doubtful labels.
+        merge: labels that are alike are one.
+
+    Raises:
+        DataError: labels that can be read in two ways, or are alike.
+    """
+    found = separated(given, where)
+    counts = Counter(dict.fromkeys(known, 0))
+    counts.update(name for names in found for name in names or ())
+    same = merged(counts, where, merge=merge, log=log)
+    labels = [None if names is None else tuple(dict.fromkeys(same[name] for name in names)) for names in found]
+    several = any(names is not None and len(names) != 1 for names in labels)
+    for row, names in zip(rows, labels, strict=True):
+        row |= {"labels": names} if several else {"label": names[0] if names else None}
+    doubtful({where: {names: None for names in labels if names is not None}}, log)
+    if not any(names is not None for names in labels):
+        return []
+    return list(dict.fromkeys(same[name] for name in (known or sorted(counts))))
 
 
 def _ordered(order: Sequence[str], combinations: Iterable[tuple[str, ...]]) -> list[str]:

@@ -1,8 +1,8 @@
 """CLIP_benchmark's webdataset folders become evaluation sets. Shards are read in place, nothing is unpacked.
 
-    classnames.txt    a class per line
+    classnames.txt    a class per line; the number of the line, from 0, is the class
     zeroshot_classification_templates.txt    a sentence per line, {c} stands for the class
-    train/ test/      nshards.txt, 0.tar, ...: 000017.jpg with 000017.cls (a class) or 000017.txt (captions)
+    train/ test/      nshards.txt, 0.tar, ...: 000017.jpg with 000017.cls (a class) or 000017.txt (a caption per line)
 
 Its layout has neither patients nor a validation split: every image is its own group, and a tenth of the train images
 becomes the validation split, by the hash of their names.
@@ -10,72 +10,110 @@ becomes the validation split, by the hash of their names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from mmkd_core.data.cells import lines_of, read_text, text_of
+from mmkd_core.data.classes import with_labels
+from mmkd_core.data.domains import written
 from mmkd_core.data.eval_sets import EvalSet, write
-from mmkd_core.data.eval_task import SCHEMA, TaskFile
+from mmkd_core.data.eval_task import SCHEMA, task_of
+from mmkd_core.data.issues import ImportLog, Problems
+from mmkd_core.data.labels import Given
+from mmkd_core.data.options import Reading
 from mmkd_core.data.shards import IMAGES, read_member, samples_of
 from mmkd_core.errors import DataError
 
 _LAYOUT = "A folder as CLIP_benchmark writes it holds classnames.txt and test/0.tar."
+_NAMES = "classnames.txt"
 
 
-def import_clip_benchmark(source: Path, out: Path, name: str, domain: str) -> EvalSet:
+def import_clip_benchmark(source: Path, out: Path, name: str, domain: str, how: Reading, log: ImportLog) -> EvalSet:
     """Write ``task.yaml`` and a manifest to ``out`` that point into the shards of ``source``.
 
     Raises:
-        DataError: the folder is not of that layout, a class does not exist, or labels are lists (multi-label).
+        DataError: the folder is not of that layout, a class does not exist or has no name of its own, or labels are
+            lists (multi-label).
     """
-    classes = _lines(source / "classnames.txt") if (source / "classnames.txt").exists() else []
-    rows = [row for split in ("train", "test") for row in _rows(source / split, split, classes)]
+    lines = [line.strip() for line in read_text(source / _NAMES).splitlines()] if (source / _NAMES).exists() else []
+    rows, given, problems = list[dict[str, Any]](), list[Given](), Problems()
+    for split in ("train", "test"):
+        for shard in sorted((source / split).glob("*.tar"), key=lambda path: (len(path.stem), path.stem)):
+            for key, parts in samples_of(shard).items():
+                log.rows += 1
+                where = f"{split}/{shard.name}, sample {key}"
+                with problems.gathered():
+                    label, row = _label(shard, parts, lines, where), _row(shard, key, parts, split, where, log)
+                    if label is None and not row["captions"]:
+                        log.left_out.add("samples without a class (.cls) or a caption (.txt)", where)
+                        continue
+                    rows.append(row)
+                    given.append(label)
+    problems.refuse(str(source))
     if not rows:
         raise DataError("no shard holds a sample", where=str(source), next=_LAYOUT)
-    labelled, captioned = ("label" in rows[0]), ("caption" in rows[0])
-    splits = {row["split"] for row in rows}
-    tasks = ["zero-shot"] * labelled + ["linear-probe"] * (labelled and "train" in splits) + ["retrieval"] * captioned
-    facts: dict[str, Any] = {"schema": SCHEMA, "name": name, "tasks": tasks, "domain": domain}
-    if labelled:
-        frames = _lines(source / "zeroshot_classification_templates.txt")
+    if not how.merge_labels:
+        _refuse_twice(lines, source)
+    known = [line for line in dict.fromkeys(lines) if line]
+    classes = with_labels(rows, given, known, _NAMES, log, merge=how.merge_labels)
+    splits, captioned = {row["split"] for row in rows}, any(row["captions"] for row in rows)
+    tasks = ["zero-shot"] * bool(classes) + ["linear-probe"] * (bool(classes) and "train" in splits)
+    facts: dict[str, Any] = {"schema": SCHEMA, "name": name, "tasks": [*tasks, *["retrieval"] * captioned]}
+    if classes:
+        text = read_text(source / "zeroshot_classification_templates.txt")
+        frames = [line.strip() for line in text.splitlines() if line.strip()]
         prompts = {label: [frame.replace("{c}", label) for frame in frames] for label in classes}
         facts |= {"classes": classes, "prompts": prompts}
-    facts["source"] = f"CLIP_benchmark folder {source.name}"
-    return write(out, TaskFile.model_validate(facts | {"manifest": "manifest.parquet"}), rows)
+    facts |= {"domain": written(domain), "source": f"CLIP_benchmark folder {source.name}"}
+    log.refuse(str(source), strict=how.strict)
+    return write(out, task_of(facts | {"manifest": "manifest.parquet"}, str(source)), rows)
 
 
-def _rows(folder: Path, split: str, classes: list[str]) -> Iterator[dict[str, Any]]:
-    for shard in sorted(folder.glob("*.tar"), key=lambda path: (len(path.stem), path.stem)):
-        for key, parts in samples_of(shard).items():
-            where = f"{shard.name}, sample {key}"
-            image = next((name for suffix, name in parts.items() if suffix in IMAGES), None)
-            if image is None:
-                raise DataError("the sample has no image", where=where, next=_LAYOUT)
-            if ".npy" in parts:
-                raise DataError("the labels are lists (multi-label)", where=where, next="Such sets cannot be used yet.")
-            row = {"image": str((shard / image).absolute()), "split": _held_out(key) if split == "train" else split}
-            if ".cls" in parts:
-                row["label"] = _class(read_member(shard / parts[".cls"]) or b"", classes, where)
-            if ".txt" in parts:
-                row["caption"] = (read_member(shard / parts[".txt"]) or b"").decode().strip().split("\n")[0]
-            yield row
+def _row(shard: Path, key: str, parts: dict[str, str], split: str, where: str, log: ImportLog) -> dict[str, Any]:
+    images = [name for suffix, name in parts.items() if suffix in IMAGES]
+    if len(images) != 1:
+        raise DataError(f"the sample has {len(images) or 'no'} images", where=where, next=_LAYOUT)
+    if ".npy" in parts:
+        raise DataError("the labels are lists (multi-label)", where=where, next="Such sets cannot be used yet.")
+    for suffix in parts:
+        if suffix not in (*IMAGES, ".cls", ".txt"):
+            log.left_out.add(f"{suffix} members, which are not read", f"{split}/{shard.name}, {parts[suffix]}")
+    text = text_of(read_member(shard / parts[".txt"]) or b"", "the .txt", where) if ".txt" in parts else ""
+    captions = tuple(dict.fromkeys(lines_of(text, each=True)))
+    return {
+        "image": str((shard / images[0]).absolute()),
+        "split": _held_out(key) if split == "train" else split,
+        "captions": captions,
+    }
 
 
-def _class(data: bytes, classes: list[str], where: str) -> str:
-    text = data.decode().strip()
-    if not text.isdigit() or int(text) >= len(classes):
-        what = f"class {text!r} is none of the {len(classes)} of classnames.txt"
+def _label(shard: Path, parts: dict[str, str], lines: Sequence[str], where: str) -> tuple[str, ...] | None:
+    """The name of a sample's class."""
+    if ".cls" not in parts:
+        return None
+    text = text_of(read_member(shard / parts[".cls"]) or b"", "the .cls", where).strip()
+    if not text.isdigit() or int(text) >= len(lines):
+        what = f"class {text!r} is none of the {len(lines)} of {_NAMES}"
         raise DataError(what, where=where, next=_LAYOUT)
-    return classes[int(text)]
+    if not lines[int(text)]:
+        what = f"class {text} has no name: line {int(text) + 1} of {_NAMES} is blank"
+        raise DataError(what, where=where, next="Write its name there.")
+    return (lines[int(text)],)
+
+
+def _refuse_twice(lines: Sequence[str], source: Path) -> None:
+    """Classes of one name have one sentence: nothing can tell them apart."""
+    problems = Problems()
+    for number, line in enumerate(lines):
+        if line and lines.index(line) < number:
+            what = f"classes have the same name in {_NAMES}"
+            where = f"{lines.index(line)} and {number}: {line!r}"
+            mend = "Give each a name of its own, or add --merge-labels: they become one class."
+            problems.add(DataError(what, where=where, next=mend))
+    problems.refuse(str(source))
 
 
 def _held_out(key: str) -> str:
     return "val" if blake2b(key.encode(), digest_size=1).digest()[0] < 26 else "train"
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} cannot be read", where=str(path.parent), next=_LAYOUT) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmkd_core.data.issues import ImportLog
 from mmkd_core.data.shards import read_member
 from mmkd_core.errors import DataError
 
@@ -58,6 +59,12 @@ def decode(source: Path | str | bytes, name: str | None = None) -> Image.Image:
 def frames(image: Image.Image) -> int:
     """Return how many pages or frames the file of a decoded image has; the first was read."""
     return int(image.info.get(_FRAMES, 1))
+
+
+def note_frames(pages: int, where: str, log: ImportLog) -> None:
+    """Count a file of several pages, of which one was read."""
+    if pages > 1:
+        log.issues.add("files of several pages or frames, of which the first is read", f"{where}, {pages} pages")
 
 
 def _check(image: Image.Image, where: str) -> None:

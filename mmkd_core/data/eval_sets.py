@@ -19,6 +19,7 @@ Does not: know a model, or copy images.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from mmkd_core.data.eval_columns import COLUMNS, Column, read_columns
 from mmkd_core.data.eval_task import HOW, TASK, TaskFile, conch_prompts, read_task
+from mmkd_core.data.issues import Problems
+from mmkd_core.data.labels import refuse_alike
 from mmkd_core.data.manifest import SPLITS
 from mmkd_core.errors import DataError
 from mmkd_core.files import replacing
@@ -41,22 +45,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "survival": ("time", "event"),
     "diagnosis": ("label", "split"),
 }
-COLUMNS = (
-    "image",
-    "sample_id",
-    "group_id",
-    "split",
-    "label",
-    "labels",
-    "caption",
-    "question",
-    "answer",
-    "answer_type",
-    "choices",
-    "time",
-    "event",
-)
-Column = NDArray[np.object_]
 _COPIES = "Leave the copies out of all splits but one."
 
 
@@ -68,7 +56,8 @@ class EvalSet:
         folder: where it lies.
         task: what ``task.yaml`` says.
         prompts: sentences by class, read from wherever ``task.yaml`` has them.
-        columns: (N,) objects by name; cells that are empty are None.
+        columns: (N,) objects by name; cells that are empty, or say that there is none, are None. ``captions`` holds
+            tuples, of which ``caption`` is the first; ``labels`` holds tuples.
     """
 
     folder: Path
@@ -101,7 +90,7 @@ class EvalSet:
         """
         folder = Path(folder)
         task = read_task(folder)
-        columns = _columns(folder / task.manifest)
+        columns = read_columns(folder / task.manifest, task)
         prompts = task.prompts if isinstance(task.prompts, dict) else conch_prompts(folder / task.prompts)
         found = cls(folder, task, prompts, columns)
         _check(found)
@@ -109,13 +98,22 @@ class EvalSet:
 
 
 def write(folder: Path, task: TaskFile, rows: Sequence[dict[str, Any]]) -> EvalSet:
-    """Write ``task.yaml`` last, so that its presence says that the set is whole; return the set that lies there."""
+    """Write ``task.yaml`` last, so that its presence says that the set is whole; return the set that lies there.
+
+    Args:
+        folder: of the set.
+        task: what it asks.
+        rows: cells by column; ``captions`` may hold several.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
-    table = pa.table({name: [_cell(row.get(name)) for row in rows] for name in names})
+    flat = [_spread(row) for row in rows]
+    most = max((len(row.get("captions") or ()) for row in rows), default=0)
+    names = [name for name in COLUMNS if any(row.get(name) is not None for row in flat)]
+    names += [f"caption_{number}" for number in range(2, most + 1)]
+    table = pa.table({name: pa.array([_cell(row.get(name)) for row in flat], pa.string()) for name in names})
     with replacing(folder / task.manifest) as file:
         if task.manifest.endswith(".parquet"):
             pq.write_table(table, file, compression="zstd")
@@ -132,91 +130,83 @@ def write(folder: Path, task: TaskFile, rows: Sequence[dict[str, Any]]) -> EvalS
         raise
 
 
+def _spread(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose captions have a column each."""
+    captions = row.get("captions") or ()
+    more = {f"caption_{n}" if n > 1 else "caption": text for n, text in enumerate(captions, start=1)}
+    return {**row, **more}
+
+
 def _cell(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return json.dumps(list(value))
     return None if value is None else str(value)
 
 
-def _columns(path: Path) -> dict[str, Column]:
-    from mmkd_core.data.cells import cells_of
-
-    names, rows = cells_of(path, lambda name: name in COLUMNS)
-    if unknown := sorted(set(names) - set(COLUMNS)):
-        raise DataError(f"unknown column {unknown[0]!r}", where=str(path), next=f"Use {', '.join(COLUMNS)}.")
-    if "image" not in names:
-        raise DataError("the manifest has no column image", where=str(path), next=HOW)
-    table = [values for _, values in rows]
-    if not table:
-        raise DataError("the manifest has no rows", where=str(path))
-    columns = {name: _objects([row.get(name) for row in table]) for name in names}
-    columns.setdefault("group_id", columns.get("sample_id", columns["image"]))
-    columns.setdefault("sample_id", _objects([f"{path.parent.name}-{number:07d}" for number in range(len(table))]))
-    return columns
-
-
-def _objects(values: Sequence[Any]) -> Column:
-    column = np.empty(len(values), dtype=object)
-    column[:] = [None if value is None or str(value).strip() == "" else str(value) for value in values]
-    return column
-
-
 def _check(found: EvalSet) -> None:
-    """Raise what would make a figure wrong."""
+    """Raise what would make a figure wrong, all of it at once."""
     task, columns, path = found.task, found.columns, str(found.folder / found.task.manifest)
     for name in task.tasks:
         for needed in NEEDS[name]:
             column = "labels" if needed == "label" and task.multilabel else needed
             if column not in columns:
                 raise DataError(f"{name} needs a column {column}", where=path, next=HOW)
+    problems = Problems()
     for column in ("image", "group_id", "sample_id"):
-        if (empty := np.array([value is None for value in columns[column]])).any():
-            raise DataError(f"row {1 + int(empty.argmax())} has no {column}", where=path, next="Fill it in.")
-    _check_splits(found, path)
+        for row in np.flatnonzero([value is None for value in columns[column]]).tolist():
+            problems.add(DataError(f"row {row + 1} has no {column}", where=path, next="Fill it in."))
+    with problems.gathered():
+        _check_splits(found, path)
     if {"zero-shot", "linear-probe", "diagnosis"} & set(task.tasks):
-        _check_labels(found, path)
+        _check_labels(found, path, problems)
     if "zero-shot" in task.tasks:
-        for label in task.classes:
-            if not found.prompts.get(label):
-                raise DataError(f"the class {label!r} has no sentences", where=path, next=f"Add some to {TASK}.")
-            if task.multilabel and not task.absent.get(label):
-                what = f"no sentence says that {label!r} is not there"
-                raise DataError(what, where=path, next=f"Add some to absent in {TASK}.")
+        _check_sentences(found, path, problems)
     if "survival" in task.tasks:
         for row, (time, event) in enumerate(zip(columns["time"], columns["event"], strict=True)):
             if _number(time) is None or (_number(time) or 0) <= 0:
-                raise DataError(f"row {row + 1}: time must be above 0, not {time!r}", where=path, next="Correct it.")
+                what = f"row {row + 1}: time must be above 0, not {time!r}"
+                problems.add(DataError(what, where=path, next="Correct it."))
             if str(event).lower() not in _EVENT:
-                raise DataError(f"row {row + 1}: event must be 0 or 1, not {event!r}", where=path, next="Correct it.")
+                what = f"row {row + 1}: event must be 0 or 1, not {event!r}"
+                problems.add(DataError(what, where=path, next="Correct it."))
+    problems.refuse(path)
 
 
-def _check_labels(found: EvalSet, path: str) -> None:
-    """Every label is a class, where classes are named."""
+def _check_sentences(found: EvalSet, path: str, problems: Problems) -> None:
+    for label in found.task.classes:
+        if not found.prompts.get(label):
+            what = f"the class {label!r} has no sentences"
+            problems.add(DataError(what, where=path, next=f"Add some to {TASK}."))
+        if found.task.multilabel and not found.task.absent.get(label):
+            what = f"no sentence says that {label!r} is not there"
+            problems.add(DataError(what, where=path, next=f"Add some to absent in {TASK}."))
+    first: dict[tuple[str, ...], str] = {}
+    for label in found.task.classes:
+        if (texts := tuple(sorted(found.prompts.get(label, ())))) and first.setdefault(texts, label) != label:
+            what = f"the classes {first[texts]!r} and {label!r} have the same sentences: nothing tells them apart"
+            problems.add(DataError(what, where=path, next=f"Change them in {TASK}."))
+
+
+def _check_labels(found: EvalSet, path: str, problems: Problems) -> None:
+    """Every label is a class, where classes are named, and no two look alike."""
     classes = found.task.classes
+    used = [name for row in range(len(found)) for name in labels_of(found, row) or ()]
+    with problems.gathered():
+        refuse_alike(Counter([*classes, *used]), path, f"Make them one in the manifest and in {TASK}.")
     for row in range(len(found)) if classes else ():
-        if odd := [name for name in labels_of(found, row) if name not in classes]:
-            what = f"row {row + 1}: the label {odd[0]!r} is none of the classes {', '.join(classes)}"
-            raise DataError(what, where=path, next=f"Correct the row, or add the class to {TASK}.")
+        for name in labels_of(found, row) or ():
+            if name not in classes:
+                what = f"row {row + 1}: the label {name!r} is none of the classes {', '.join(classes)}"
+                problems.add(DataError(what, where=path, next=f"Correct the row, or add the class to {TASK}."))
 
 
-def labels_of(found: EvalSet, row: int) -> list[str]:
-    """The classes of one row: none, one, or with ``multilabel`` several.
-
-    Raises:
-        DataError: a cell of ``labels`` is no JSON list.
-    """
-    if not found.task.multilabel:
-        label = found["label"][row]
-        return [] if label is None else [str(label)]
-    cell = found["labels"][row]
-    try:
-        names = [] if cell is None else json.loads(cell)
-    except ValueError:
-        names = None
-    if not isinstance(names, list):
-        what = f"row {row + 1}: labels must be a JSON list of classes, not {cell!r}"
-        raise DataError(what, where=str(found.folder / found.task.manifest), next='Write ["mass", "nodule"], or [].')
-    return [str(name) for name in names]
+def labels_of(found: EvalSet, row: int) -> tuple[str, ...] | None:
+    """The classes of one row: one, or with ``multilabel`` any number; None where it is not labelled."""
+    if found.task.multilabel:
+        labels: tuple[str, ...] | None = found["labels"][row]
+        return labels
+    label = found["label"][row]
+    return None if label is None else (str(label),)
 
 
 def _check_splits(found: EvalSet, path: str) -> None:
@@ -231,18 +221,6 @@ def _check_splits(found: EvalSet, path: str) -> None:
             if seen.setdefault(value, split) != split:
                 what = f"{kind} {value!r} lies in {seen[value]} and in {split}: what is learnt there is known here"
                 raise DataError(what, where=path, next="Split by group, so that no patient is in two splits.")
-
-
-def without_copies(rows: Sequence[dict[str, Any]], ids: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows and image ids without the copies of an image in train that val or test has, and in val that test has.
-
-    The test split stays as it was published.
-    """
-    home: dict[str, int] = {}
-    for row, name in zip(rows, ids, strict=True):
-        home[name] = max(home.get(name, 0), SPLITS.index(row["split"]))
-    kept = [n for n, (row, name) in enumerate(zip(rows, ids, strict=True)) if SPLITS.index(row["split"]) == home[name]]
-    return [rows[n] for n in kept], [ids[n] for n in kept]
 
 
 def check_pixels(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from mmkd_core.data.cells import read_text
+from mmkd_core.data.domains import domain_name, written
 from mmkd_core.errors import DataError
 
 SCHEMA = "mmkd.eval/v1"
@@ -43,6 +45,15 @@ class TaskFile(BaseModel):
     source: str = ""
     revision: str = Field(default="", description="of the source: a commit, or the hash of its files")
 
+    @field_validator("domain")
+    @classmethod
+    def _of_mmkd(cls, text: str) -> str:
+        return domain_name(text, TASK)
+
+    @field_serializer("domain")
+    def _as_read(self, name: str) -> str:
+        return written(name)
+
     @model_validator(mode="after")
     def _belongs(self) -> TaskFile:
         if "zero-shot" in self.tasks and not self.prompts:
@@ -53,6 +64,8 @@ class TaskFile(BaseModel):
             raise ValueError("multilabel needs classes")
         if "diagnosis" in self.tasks and not self.positive:
             raise ValueError("diagnosis needs positive: the classes that make a patient ill")
+        if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
+            raise ValueError(f"classes names {twice[0]!r} twice")
         if odd := sorted(set(self.positive) - set(self.classes)):
             raise ValueError(f"positive names {odd[0]!r}, which is not in classes")
         return self
@@ -68,13 +81,24 @@ def read_task(folder: Path) -> TaskFile:
     if not path.is_file():
         raise DataError(f"the folder is no evaluation set: it has no {TASK}", where=str(folder), next=HOW)
     try:
-        return TaskFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        facts = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise DataError(f"{TASK} cannot be read: {' '.join(str(error).split())}", where=str(path), next=HOW) from error
+    return task_of(facts, str(path))
+
+
+def task_of(facts: object, where: str) -> TaskFile:
+    """A task of its settings.
+
+    Raises:
+        DataError: a key is wrong.
+    """
+    try:
+        return TaskFile.model_validate(facts)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{key}: {first['msg'].removeprefix('Value error, ')}", where=str(path), next=HOW) from error
+        raise DataError(f"{key}: {first['msg'].removeprefix('Value error, ')}", where=where, next=HOW) from error
 
 
 def conch_prompts(path: Path) -> dict[str, tuple[str, ...]]:
@@ -84,7 +108,7 @@ def conch_prompts(path: Path) -> dict[str, tuple[str, ...]]:
         DataError: the file is not of that layout.
     """
     try:
-        sets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        sets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         result: dict[str, list[str]] = {}
         for entry in sets.values():
             for label, synonyms in entry["classnames"].items():

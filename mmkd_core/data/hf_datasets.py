@@ -14,7 +14,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,19 @@ from typing import Any
 import yaml
 
 from mmkd_core.data.captions import absent_prompts, prompts
-from mmkd_core.data.eval_sets import COLUMNS, EvalSet, check_pixels, without_copies, write
-from mmkd_core.data.eval_task import SCHEMA, TaskFile
+from mmkd_core.data.cells import text_cell
+from mmkd_core.data.classes import with_labels
+from mmkd_core.data.copies import KEEP_ONCE, compare_copies, without_copies
+from mmkd_core.data.domains import written
+from mmkd_core.data.eval_columns import ANSWERS, COLUMNS, TEXTS
+from mmkd_core.data.eval_sets import EvalSet, check_pixels, write
+from mmkd_core.data.eval_task import SCHEMA, task_of
+from mmkd_core.data.issues import ImportLog, Problems
+from mmkd_core.data.labels import Given, LabelColumns
 from mmkd_core.data.manifest import SPLITS
-from mmkd_core.data.medmnist_eval import KEEP_ONCE
+from mmkd_core.data.options import Reading
 from mmkd_core.data.pngs import keep_encoded
+from mmkd_core.data.tables import captions_of, is_caption, split_named
 from mmkd_core.errors import DataError
 from mmkd_core.files import sha256_of
 from mmkd_core.progress import Progress, Silent
@@ -40,56 +47,50 @@ _HOW = (
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a data set is read.
-
-    Attributes:
-        columns: our column names to its; a name that is the same in both may be left out.
-        config: which of several configurations.
-        revision: commit or hash to record; of a folder of the hub's cache the commit is known, else files are hashed.
-        origin: what to call the source; the folder's name if left out.
-        keep_once: of an image that lies in two splits keep the copy of the test split (else of val), not of the other.
-    """
-
-    columns: Mapping[str, str]
-    config: str | None = None
-    revision: str | None = None
-    origin: str | None = None
-    keep_once: bool = False
-
-
 def import_hf(
-    source: Path, out: Path, name: str, domain: str, how: Reading, progress: Progress | None = None
+    source: Path, out: Path, name: str, domain: str, how: Reading, log: ImportLog, progress: Progress | None = None
 ) -> EvalSet:
     """Write the images of a data set, ``task.yaml`` and a manifest to ``out``.
 
     Raises:
-        DataError: not such a folder, columns that fit no task, an image that cannot be decoded or lies in two splits.
+        DataError: not such a folder, columns that fit no task, labels that can be read in two ways, images that cannot
+            be decoded or lie in two splits.
     """
     card = _card(source)
     files = _files(source, card, how.config)
     first = next(iter(files.values()))[0]
     features = _features(first)
-    names = _columns(first, features, how.columns)
-    rows, ids = list[dict[str, Any]](), list[str]()
+    names = _columns(first, features, how)
+    known = _class_names(features.get(names.get("labels", names.get("label", ""))))
+    labels = LabelColumns.among(how.labels_from, list(features), source.name)
+    rows, ids, given = list[dict[str, Any]](), list[str](), list[Given]()
+    problems = Problems()
     with (progress or Silent()).task("read rows", sum(_rows_of(files)), "rows") as advance:
         for split, parts in files.items():
             for file in parts:
                 for number, cells in enumerate(_cells(file, names)):
+                    log.rows += 1
                     where = f"{file.relative_to(source).as_posix()}, row {number + 1}"
-                    image, path = keep_encoded(_bytes(cells["image"], source, where), out / "images", where)
-                    rows.append(_row(cells, features, names, split) | {"image": path.relative_to(out).as_posix()})
-                    ids.append(image)
+                    with problems.gathered():
+                        image, path = keep_encoded(_bytes(cells["image"], source, where), out / "images", where, log)
+                        label = _given(cells, known, labels, where, log)
+                        rows.append(_row(cells, split, where, log) | {"image": path.relative_to(out).as_posix()})
+                        ids.append(image)
+                        given.append(label)
                     advance(1)
+    problems.refuse(source.name)
+    classes = with_labels(rows, given, known or labels.names, source.name, log, merge=how.merge_labels)
+    told = (row.get("labels", (row["label"],) if row.get("label") else None) for row in rows)
+    compare_copies(((i, r["image"], domain, label) for i, r, label in zip(ids, rows, told, strict=True)), log)
     if how.keep_once:
-        rows, ids = without_copies(rows, ids)
+        rows, ids = without_copies(rows, ids, log)
     check_pixels(ids, [row["split"] for row in rows], source.name, KEEP_ONCE)
-    task = {"name": name, "domain": domain} | _facts(rows, features, names, domain)
+    task = {"name": name, "domain": written(domain)} | _facts(rows, features, classes, domain)
     task |= {"source": how.origin or source.resolve().name, "revision": how.revision or _revision(source, files)}
     licence = card.get("license", "")
     task["license"] = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
-    return write(out, TaskFile.model_validate({"schema": SCHEMA, "manifest": "manifest.parquet"} | task), rows)
+    log.refuse(source.name, strict=how.strict)
+    return write(out, task_of({"schema": SCHEMA, "manifest": "manifest.parquet"} | task, source.name), rows)
 
 
 def _card(source: Path) -> dict[str, Any]:
@@ -165,9 +166,10 @@ def _open(file: Path) -> Iterator[Any]:
         raise DataError(f"the file cannot be read: {error}", where=file.name, next="Download it again.") from error
 
 
-def _columns(file: Path, features: dict[str, Any], given: Mapping[str, str]) -> dict[str, str]:
-    """Its column for each of ours that it has."""
-    allowed = [column for column in COLUMNS if column != "sample_id"]
+def _columns(file: Path, features: dict[str, Any], how: Reading) -> dict[str, str]:
+    """Its column for each of ours that it has, and those that labels come from."""
+    given = how.columns
+    allowed = [column for column in (*COLUMNS, *filter(is_caption, features)) if column != "sample_id"]
     for ours, theirs in given.items():
         if ours not in allowed or theirs not in features:
             what = f"{ours}={theirs}: no column {theirs!r}" if ours in allowed else f"{ours} is no column of a set"
@@ -183,7 +185,7 @@ def _columns(file: Path, features: dict[str, Any], given: Mapping[str, str]) -> 
     if "image" not in names:
         what = f"which column has the images? There are {', '.join(features)}"
         raise DataError(what, where=file.name, next="Say it with --columns image=NAME.")
-    return names
+    return names | {name: name for name in how.labels_from if name in features}
 
 
 def _type(feature: Any) -> str:
@@ -228,42 +230,50 @@ def _bytes(cell: Any, source: Path, where: str) -> bytes:
     return file.read_bytes()
 
 
-def _row(cells: dict[str, Any], features: dict[str, Any], names: Mapping[str, str], split: str) -> dict[str, Any]:
-    row = {"split": split} | {column: cells[column] for column in cells if column != "image"}
-    row["split"] = _CALLED.get(str(row["split"]), row["split"])
-    if isinstance(row.get("caption"), list):
-        row["caption"] = next(iter(row["caption"]), None)
-    for column in ("label", "labels"):
-        if column not in cells:
-            continue
-        given = row.pop(column)
-        known = _class_names(features[names[column]])
-        if isinstance(given, list):
-            row["labels"] = [_named(value, known) for value in given]
-        else:
-            row["label"] = _named(given, known)
-    return row
+def _row(cells: dict[str, Any], split: str, where: str, log: ImportLog) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        name: text_cell(cells.get(name), name, where, log, words=name not in ANSWERS)
+        for name in TEXTS
+        if name in cells and name != "image"
+    }
+    told = split_named(row.get("split"), where) or split
+    return row | {"captions": captions_of(cells, where, log), "choices": cells.get("choices"), "split": told}
 
 
-def _named(value: Any, names: list[str] | None) -> str | None:
-    """A class by its name; -1 is how the hub's libraries write that a label is not known."""
-    if names is None or value is None:
-        return None if value is None else str(value)
-    return names[value] if value >= 0 else None
+def _given(cells: dict[str, Any], known: list[str] | None, labels: LabelColumns, where: str, log: ImportLog) -> Given:
+    """The labels of a row: by the names of its feature, or as tables have them."""
+    if known is None or labels.present:
+        return labels.read(cells, where, log)
+    value = cells["labels"] if cells.get("labels") is not None else cells.get("label")
+    names = [_named(one, known, where) for one in (value if isinstance(value, list) else [value])]
+    if not isinstance(value, list) and names == [None]:
+        log.take_as_absent("label", str(value) if value is not None else "")
+        return None
+    return tuple(name for name in names if name is not None)
 
 
-def _facts(
-    rows: list[dict[str, Any]], features: dict[str, Any], names: Mapping[str, str], domain: str
-) -> dict[str, Any]:
+def _named(value: Any, names: list[str], where: str) -> str | None:
+    """A class by its number; -1 is how the hub's libraries write that a label is not known.
+
+    Raises:
+        DataError: there is no such class.
+    """
+    if value is None or value != value or value == -1:
+        return None
+    if value in range(len(names)):
+        return names[int(value)]
+    raise DataError(f"the label {value!r} is none of the {len(names)} classes", where=where, next="Correct the row.")
+
+
+def _facts(rows: list[dict[str, Any]], features: dict[str, Any], classes: list[str], domain: str) -> dict[str, Any]:
     """Tasks that the columns allow, and the classes with their sentences."""
-    has = {column for row in rows for column in row if row[column] is not None}
+    has = {column for row in rows for column in row if row[column] not in (None, ())} | (
+        {"labels"} if rows and "labels" in rows[0] else set()
+    )
     several = "labels" in has
-    column = names.get("labels", "") if several else names.get("label", names.get("labels", ""))
-    seen = {label for row in rows for label in (row["labels"] if several else [row.get("label")]) if label is not None}
-    classes = (_class_names(features.get(column)) or sorted(seen)) if seen else []
     trained = {"train", "test"} <= {row["split"] for row in rows}
     tasks = ["zero-shot"] * bool(classes) + ["linear-probe"] * (bool(classes) and trained)
-    tasks += ["retrieval"] * ("caption" in has) + ["vqa"] * ({"question", "answer"} <= has and trained)
+    tasks += ["retrieval"] * ("captions" in has) + ["vqa"] * ({"question", "answer"} <= has and trained)
     tasks += ["survival"] * ({"time", "event"} <= has)
     if not tasks:
         what = f"no task can be made of the columns {', '.join(features)}"

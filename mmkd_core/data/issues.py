@@ -164,6 +164,15 @@ class ImportLog:
         if line not in self.notes:
             self.notes.append(line)
 
+    def refuse(self, where: str, *, strict: bool) -> None:
+        """Raise what there is to remark upon, if ``strict``.
+
+        Raises:
+            DataError: there is any of it.
+        """
+        if strict:
+            self.remarks().refuse(where)
+
     def remarks(self, more: Sequence[Issue] = ()) -> Remarks:
         """Return what was gathered, and ``more`` issues."""
         absent = {column: dict(spelled) for column, spelled in self.absent.items()}

@@ -172,16 +172,28 @@ def merged(counts: Mapping[str, int], where: str, *, merge: bool, log: ImportLog
     Raises:
         DataError: labels are alike, and ``merge`` is not set.
     """
+    if not merge:
+        refuse_alike(counts, where, "Correct them, or add --merge-labels: each becomes one class, the commonest.")
     groups = alike(counts)
-    pairs = [" and ".join(f"{_shown(name, group)} ({counts[name]:,})" for name in group) for group in groups]
-    if groups and not merge:
-        what = f"labels that differ only by case, white space or Unicode form: {'; '.join(pairs)}"
-        mend = "Correct them, or add --merge-labels: each becomes one class, called as the commonest."
-        raise DataError(what, where=where, next=mend)
-    for line in pairs:
+    for line in _pairs(groups, counts):
         log.note(f"{where}: {line} are one label")
     best = {name: max(group, key=lambda one: counts[one]) for group in groups for name in group}
     return {name: best.get(name, name) for name in counts}
+
+
+def refuse_alike(counts: Mapping[str, int], where: str, mend: str) -> None:
+    """Refuse labels that are alike: no model can tell their sentences apart.
+
+    Raises:
+        DataError: names them, with how often each occurs.
+    """
+    if pairs := _pairs(alike(counts), counts):
+        what = f"labels that differ only by case, white space or Unicode form: {'; '.join(pairs)}"
+        raise DataError(what, where=where, next=mend)
+
+
+def _pairs(groups: Sequence[Sequence[str]], counts: Mapping[str, int]) -> list[str]:
+    return [" and ".join(f"{_shown(name, group)} ({counts[name]:,})" for name in group) for group in groups]
 
 
 def _shown(name: str, group: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mmkd_core.data.issues import Issue
@@ -43,3 +43,28 @@ class ImportOptions:
     salt: Salt = new_salt
     looks: tuple[Look, ...] = ()
     progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a published data set becomes an evaluation set.
+
+    Attributes:
+        columns: our column names to its; a name that is the same in both may be left out.
+        config: which of several configurations.
+        revision: commit or hash to record; of a folder of the hub's cache the commit is known, else files are hashed.
+        origin: what to call the source; the folder's name if left out.
+        keep_once: of an image that lies in two splits keep the copy of the test split (else of val), not of the other.
+        labels_from: columns of 0 and 1 that are findings, or the names of the places of such lists.
+        merge_labels: labels that differ only by case, white space or Unicode form are one.
+        strict: whatever there is to remark upon is an error.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    config: str | None = None
+    revision: str | None = None
+    origin: str | None = None
+    keep_once: bool = False
+    labels_from: tuple[str, ...] = ()
+    merge_labels: bool = False
+    strict: bool = False

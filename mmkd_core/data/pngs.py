@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmkd_core.data.decode import decode
+from mmkd_core.data.decode import decode, frames, note_frames
+from mmkd_core.data.issues import ImportLog
 from mmkd_core.data.manifest import image_id
 
 
@@ -26,13 +27,15 @@ def keep_png(image: Image.Image, folder: Path) -> tuple[str, Path]:
     return name, path
 
 
-def keep_encoded(data: bytes, folder: Path, where: str) -> tuple[str, Path]:
-    """The same of an encoded image, whose bytes are kept as they are.
+def keep_encoded(data: bytes, folder: Path, where: str, log: ImportLog) -> tuple[str, Path]:
+    """The same of an encoded image, whose bytes are kept as they are; the log is told of pages that are not read.
 
     Raises:
         DataError: the bytes are no image of at most 8 bits per channel; ``where`` says which.
     """
-    name = image_id(decode(data, where))
+    read = decode(data, where)
+    name = image_id(read)
+    note_frames(frames(read), where, log)
     with Image.open(io.BytesIO(data)) as image:
         path = folder / name[:2] / f"{name}.{(image.format or 'image').lower()}"
     if not path.exists():

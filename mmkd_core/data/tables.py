@@ -89,7 +89,7 @@ def read_table(path: Path, log: ImportLog, domain: str | None = None, labels_fro
     Raises:
         DataError: no such file, unknown format, damaged, wrong columns, or rows without image, domain or text.
     """
-    columns, cells = cells_of(path, lambda name: name in (*_KNOWN, *labels_from) or bool(_CAPTION.fullmatch(name)))
+    columns, cells = cells_of(path, lambda name: name in (*_KNOWN, *labels_from) or is_caption(name))
     if domain and "domain" in columns:
         raise DataError("the manifest has a column domain itself", where=path.name, next="Leave --domain out.")
     if domain:
@@ -116,7 +116,7 @@ def read_table(path: Path, log: ImportLog, domain: str | None = None, labels_fro
 
 def _check_columns(columns: list[str], path: Path, labels: LabelColumns) -> None:
     missing = [name for name in ("image", "domain") if name not in columns]
-    if not ({"label", "labels"} & set(columns) or labels.present or any(map(_CAPTION.fullmatch, columns))):
+    if not ({"label", "labels"} & set(columns) or labels.present or any(map(is_caption, columns))):
         missing.append("label or caption")
     if not missing:
         return
@@ -188,6 +188,11 @@ def as_row(
         texts[1:],
         given if isinstance(given, tuple) else None,
     )
+
+
+def is_caption(column: str) -> bool:
+    """True for ``caption``, ``caption_2`` and on."""
+    return _CAPTION.fullmatch(column) is not None
 
 
 def captions_of(values: Mapping[str, object], place: str, log: ImportLog) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def texts_of(found: EvalSet, task: str) -> list[str]:
     if task == "zero-shot":
         texts = [text for sentences in [*found.prompts.values(), *found.task.absent.values()] for text in sentences]
     if task == "retrieval":
-        texts = [str(text) for text in found["caption"]]
+        texts = [text for captions in found["captions"] for text in captions]
     if task == "vqa":
         for row, question in enumerate(found["question"]):
             texts += [str(question), *(vqa.sentence(str(question), choice) for choice in choices(found, row))]
@@ -80,8 +80,8 @@ def _zero_shot(found: EvalSet, model: Frozen) -> Outcomes:
 
 
 def _retrieval(found: EvalSet, corpus: Corpus, model: Frozen) -> Outcomes:
-    rows = found.where("test")
-    captions = [str(text) for text in found["caption"][rows]]
+    pairs = [(int(row), text) for row in found.where("test") for text in found["captions"][row]]
+    rows, captions = np.array([row for row, _ in pairs], np.int64), [text for _, text in pairs]
     ids = np.array([text_id(text) for text in captions], object)
     return retrieval.search(
         model.images[rows], model.texts(captions), corpus.image_id[rows], ids, found["group_id"][rows]
@@ -96,11 +96,11 @@ def _labelled(found: EvalSet, model: Frozen, split: str) -> probe.Labelled:
 
 
 def _multilabelled(found: EvalSet, model: Frozen, split: str) -> multilabel.MultiLabelled:
-    rows = found.where(split)
+    given = {int(row): labels for row in found.where(split) if (labels := labels_of(found, int(row))) is not None}
+    rows = np.array(list(given), np.int64)
     if not len(rows) and split != "val":
-        raise DataError(f"no image is in the {split} split", where=str(found.folder), next="Split the set.")
-    given = [set(labels_of(found, int(row))) for row in rows]
-    truth = np.array([[name in names for name in found.task.classes] for names in given], bool)
+        raise DataError(f"no labelled image is in the {split} split", where=str(found.folder), next="Split the set.")
+    truth = np.array([[name in names for name in found.task.classes] for names in given.values()], bool)
     truth = truth.reshape(len(rows), len(found.task.classes))
     return multilabel.MultiLabelled(model.images[rows], truth, found["group_id"][rows], found["sample_id"][rows])
 

@@ -12,6 +12,9 @@ from PIL import Image
 
 from mmkd_core.data.clip_benchmark import import_clip_benchmark
 from mmkd_core.data.decode import decode
+from mmkd_core.data.eval_sets import EvalSet
+from mmkd_core.data.issues import ImportLog
+from mmkd_core.data.options import Reading
 from mmkd_core.errors import DataError
 
 
@@ -30,6 +33,10 @@ def png(shade: int) -> bytes:
     return buffer.getvalue()
 
 
+def imported(source: Path, out: Path, name: str, domain: str, how: Reading = Reading()) -> EvalSet:
+    return import_clip_benchmark(source, out, name, domain, how, ImportLog())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     root = tmp_path / "wds_tumour"
@@ -43,30 +50,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_classes_templates_and_images_are_those_of_the_folder(folder: Path, tmp_path: Path) -> None:
-    found = import_clip_benchmark(folder, tmp_path / "set", "tumour", "pathology")
+    found = imported(folder, tmp_path / "set", "tumour", "pathology")
     assert found.task.tasks == ("zero-shot", "linear-probe")
     assert found.prompts["tumour"] == ("a slide of tumour", "tumour tissue")
     rows = found.where("test")
     assert list(found["label"][rows]) == ["tumour", "normal"]
     assert decode(found.path(int(rows[0]))).getpixel((0, 0)) == 200
     assert 0 < len(found.where("val")) < len(found.where("train"))
-    again = import_clip_benchmark(folder, tmp_path / "again", "tumour", "pathology")
+    again = imported(folder, tmp_path / "again", "tumour", "pathology")
     assert list(again["split"]) == list(found["split"])
 
 
 def test_captions_make_a_retrieval_set(tmp_path: Path) -> None:
     shard(tmp_path / "wds" / "test" / "0.tar", {"a.jpg": png(1), "a.txt": b"a nodule\n"})
-    found = import_clip_benchmark(tmp_path / "wds", tmp_path / "set", "pairs", "xray")
+    found = imported(tmp_path / "wds", tmp_path / "set", "pairs", "xray")
     assert found.task.tasks == ("retrieval",)
     assert list(found["caption"]) == ["a nodule"]
 
 
 def test_what_does_not_fit_is_a_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no shard holds a sample"):
-        import_clip_benchmark(tmp_path / "nothing", tmp_path / "set", "x", "xray")
+        imported(tmp_path / "nothing", tmp_path / "set", "x", "xray")
     shard(folder / "test" / "0.tar", {"s0.png": png(1), "s0.cls": b"7"})
     with pytest.raises(DataError, match="class '7' is none of the 2"):
-        import_clip_benchmark(folder, tmp_path / "set", "x", "xray")
+        imported(folder, tmp_path / "set", "x", "xray")
     shard(folder / "test" / "0.tar", {"s0.png": png(1), "s0.npy": b"x"})
     with pytest.raises(DataError, match="multi-label"):
-        import_clip_benchmark(folder, tmp_path / "set", "x", "xray")
+        imported(folder, tmp_path / "set", "x", "xray")

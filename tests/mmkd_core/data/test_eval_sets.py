@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmkd_core.data.eval_sets import EvalSet, check_pixels, labels_of, times, without_copies, write
+from mmkd_core.data.copies import without_copies
+from mmkd_core.data.eval_sets import EvalSet, check_pixels, labels_of, times, write
 from mmkd_core.data.eval_task import TaskFile
+from mmkd_core.data.issues import ImportLog
 from mmkd_core.data.phantom import PhantomConfig, generate, samples
 from mmkd_core.data.phantom.tasks import HAZARD, SLOPE, phantom_sets, severity, survival
 from mmkd_core.errors import DataError
@@ -114,7 +116,9 @@ def test_the_same_pixels_under_two_names_in_two_splits_are_refused() -> None:
 def test_without_copies_leaves_the_test_split_alone_and_loses_no_image(given_rows: list[tuple[str, str]]) -> None:
     ids = [name for name, _ in given_rows]
     rows = [{"image": f"{number}.png", "split": split} for number, (_, split) in enumerate(given_rows)]
-    kept, names = without_copies(rows, ids)
+    log = ImportLog()
+    kept, names = without_copies(rows, ids, log)
+    assert len(log.left_out) == len(rows) - len(kept)
     check_pixels(names, [row["split"] for row in kept], "set")
     assert set(names) == set(ids)
     for split in ("train", "val", "test"):
@@ -125,12 +129,12 @@ def test_without_copies_leaves_the_test_split_alone_and_loses_no_image(given_row
 
 @pytest.mark.parametrize(
     ("labels", "says"),
-    [('["nodule", "mass"]', "the label 'mass' is none of the classes"), ("nodule", "labels must be a JSON list")],
+    [('["nodule", "mass"]', "the label 'mass' is none of the classes"), ("[nodule]", "is no list")],
 )
 def test_labels_of_several_classes_are_checked(tmp_path: Path, labels: str, says: str) -> None:
     facts = {"multilabel": True, "tasks": ["zero-shot"], "absent": {"clear": ["not clear"], "nodule": ["no nodule"]}}
     row = {"image": "a.png", "labels": '["clear", "nodule"]'}
-    assert labels_of(made(tmp_path, [row], **facts), 0) == ["clear", "nodule"]
+    assert labels_of(made(tmp_path, [row], **facts), 0) == ("clear", "nodule")
     with pytest.raises(DataError, match=says):
         made(tmp_path, [row, row | {"image": "b.png", "labels": labels}], **facts)
     assert not (tmp_path / "task.yaml").exists(), "what is refused is not left as a set"

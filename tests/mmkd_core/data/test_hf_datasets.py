@@ -15,7 +15,9 @@ from PIL import Image
 
 from mmkd_core.data.eval_sets import EvalSet, labels_of
 from mmkd_core.data.eval_task import TASK
-from mmkd_core.data.hf_datasets import Reading, import_hf
+from mmkd_core.data.hf_datasets import import_hf
+from mmkd_core.data.issues import ImportLog
+from mmkd_core.data.options import Reading
 from mmkd_core.errors import DataError
 
 CLASS = {"names": ["benign", "malignant"], "_type": "ClassLabel"}
@@ -55,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def imported(folder: Path, tmp_path: Path, how: Reading | None = None, name: str = "set") -> EvalSet:
-    return import_hf(folder, tmp_path / name, name, "pathology", how or Reading({"group_id": "patient"}))
+    return import_hf(folder, tmp_path / name, name, "pathology", how or Reading({"group_id": "patient"}), ImportLog())
 
 
 def test_splits_classes_patients_and_licence_are_those_of_the_data_set(folder: Path, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_lists_of_classes_are_several_labels(tmp_path: Path) -> None:
     found = imported(tmp_path / "chest", tmp_path, Reading({}), "set")
     assert found.task.multilabel
     assert found.task.tasks == ("zero-shot",)
-    assert [labels_of(found, row) for row in range(3)] == [["benign", "malignant"], [], ["malignant"]]
+    assert [labels_of(found, row) for row in range(3)] == [("benign", "malignant"), (), ("malignant",)]
 
 
 def test_one_class_in_a_column_called_labels_and_a_label_that_is_not_known(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_questions_and_captions_give_their_tasks(tmp_path: Path) -> None:
     shard(tmp_path / "q" / "test.parquet", asked[1:], {})
     found = imported(tmp_path / "q", tmp_path, Reading({}), "set")
     assert found.task.tasks == ("retrieval", "vqa")
-    assert list(found["caption"]) == ["a", "a"]
+    assert list(found["captions"]) == [("a", "b"), ("a", "b")]
 
 
 def test_leaks_by_group_and_by_pixels_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkd_core.data.eval_sets import labels_of
+from mmkd_core.data.eval_sets import EvalSet, labels_of
 from mmkd_core.data.eval_task import TASK
+from mmkd_core.data.issues import ImportLog
 from mmkd_core.data.medmnist_eval import import_medmnist_set
 from mmkd_core.data.medmnist_sets import FLAGS, SEVERAL
+from mmkd_core.data.options import Reading
 from mmkd_core.errors import DataError
 
 COUNTS = {"train": 12, "val": 4, "test": 6}
@@ -29,6 +31,10 @@ def arrays(labels: int, colour: bool = False) -> dict[str, Any]:
     return made
 
 
+def imported(file: Path, out: Path, name: str, domain: str | None = None, how: Reading = Reading()) -> EvalSet:
+    return import_medmnist_set(file, out, name, domain, how, ImportLog())
+
+
 def saved(path: Path, values: dict[str, Any]) -> Path:
     np.savez_compressed(path, **values)
     return path
@@ -36,7 +42,7 @@ def saved(path: Path, values: dict[str, Any]) -> Path:
 
 def test_grades_keep_their_order_and_pixels_come_through(tmp_path: Path) -> None:
     values = arrays(5, colour=True)
-    found = import_medmnist_set(saved(tmp_path / "retinamnist_64.npz", values), tmp_path / "set", "retina")
+    found = imported(saved(tmp_path / "retinamnist_64.npz", values), tmp_path / "set", "retina")
     assert found.task.domain == "fundus"
     assert found.task.classes == FLAGS["retinamnist"][1]
     assert found.task.tasks == ("zero-shot", "linear-probe")
@@ -53,14 +59,14 @@ def test_grades_keep_their_order_and_pixels_come_through(tmp_path: Path) -> None
 def test_several_labels_an_image_come_through(tmp_path: Path) -> None:
     values = arrays(14)
     values["test_labels"][0] = 0
-    found = import_medmnist_set(saved(tmp_path / "chestmnist.npz", values), tmp_path / "set", "chest")
+    found = imported(saved(tmp_path / "chestmnist.npz", values), tmp_path / "set", "chest")
     assert found.task.multilabel
     assert found.task.classes == SEVERAL["chestmnist"][1]
     assert set(found.task.absent) == set(found.task.classes)
     rows = found.where("test")
-    assert labels_of(found, int(rows[0])) == []
+    assert labels_of(found, int(rows[0])) == ()
     for i, row in enumerate(rows):
-        expected = [name for name, yes in zip(found.task.classes, values["test_labels"][i], strict=True) if yes]
+        expected = tuple(n for n, yes in zip(found.task.classes, values["test_labels"][i], strict=True) if yes)
         assert labels_of(found, int(row)) == expected
 
 
@@ -73,17 +79,17 @@ def test_an_image_in_two_splits_is_refused_and_the_test_split_can_keep_it(tmp_pa
     with pytest.raises(
         DataError, match=r"the same pixels .* lie in train and in .*; so do 1 other images.*--keep-once"
     ):
-        import_medmnist_set(file, tmp_path / "set", "path")
+        imported(file, tmp_path / "set", "path")
     assert not (tmp_path / "set" / TASK).exists()
-    found = import_medmnist_set(file, tmp_path / "set", "path", keep_once=True)
+    found = imported(file, tmp_path / "set", "path", how=Reading(keep_once=True))
     assert [len(found.where(split)) for split in COUNTS] == [10, 3, 6]
 
 
 def test_an_unknown_set_needs_its_modality(tmp_path: Path) -> None:
     file = saved(tmp_path / "clinic.npz", arrays(2))
     with pytest.raises(DataError, match="--domain"):
-        import_medmnist_set(file, tmp_path / "set", "clinic")
-    found = import_medmnist_set(file, tmp_path / "set", "clinic", "ct")
+        imported(file, tmp_path / "set", "clinic")
+    found = imported(file, tmp_path / "set", "clinic", "ct")
     assert found.task.classes == ("class 0", "class 1")
     assert found.task.license == ""
 
@@ -92,4 +98,4 @@ def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
     file = saved(tmp_path / "pathmnist.npz", arrays(9))
     file.write_bytes(file.read_bytes()[:-400])
     with pytest.raises(DataError, match="damaged"):
-        import_medmnist_set(file, tmp_path / "set", "path")
+        imported(file, tmp_path / "set", "path")

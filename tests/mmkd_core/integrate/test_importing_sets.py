@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from mmkd_core.data.hf_datasets import Reading
+from mmkd_core.data.options import Reading
 from mmkd_core.errors import DataError
 from mmkd_core.integrate.importing_sets import import_set
 
@@ -55,7 +55,7 @@ def pixels() -> bytes:
 
 
 def test_a_moving_revision_is_resolved_to_its_commit_which_is_recorded(hub: list[Any], tmp_path: Path) -> None:
-    found = import_set("hf:owner/Scans_1", tmp_path / "evals", None, "ct", Reading({}, revision="main"))
+    found, _ = import_set("hf:owner/Scans_1", tmp_path / "evals", None, "ct", Reading({}, revision="main"))
     assert hub == [("info", "owner/Scans_1", "main"), ("snapshot", "owner/Scans_1", "dataset", COMMIT)]
     assert found.folder == tmp_path / "evals" / "scans-1"
     assert found.task.revision == COMMIT
@@ -63,7 +63,7 @@ def test_a_moving_revision_is_resolved_to_its_commit_which_is_recorded(hub: list
 
 
 def test_a_commit_is_not_asked_for(hub: list[Any], tmp_path: Path) -> None:
-    found = import_set("hf:owner/Scans_1", tmp_path / "evals", "mine", "ct", Reading({}, revision=COMMIT))
+    found, _ = import_set("hf:owner/Scans_1", tmp_path / "evals", "mine", "ct", Reading({}, revision=COMMIT))
     assert hub == [("snapshot", "owner/Scans_1", "dataset", COMMIT)]
     assert found.task.revision == COMMIT
 
