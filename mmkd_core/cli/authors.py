@@ -70,21 +70,27 @@ def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:
     yield "fingerprint", card.fingerprint
 
 
-@app.command(epilog="Example:  mmkd teachers new my-clip --family transformers")
+@app.command(epilog="Example:  mmkd teachers new my-clip --from weights/")
 def new(
     name: Name,
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to write; mmkd-NAME if left out.")] = None,
-    family: Annotated[str, typer.Option(help="Of the model: open_clip or transformers.")] = "open_clip",
+    family: Annotated[
+        str | None, typer.Option(help="Of the model: open_clip (if left out) or transformers; --from says it itself.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Fill the spec in from a checkpoint's folder."),
+    ] = None,
     license: Annotated[str, typer.Option(help="Of the package's code: Apache-2.0 or MIT.")] = "Apache-2.0",
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a plugin package that passes its own tests, with tiny random weights, and show what to fill in."""
+    """Write a plugin package that passes its own tests, for a checkpoint or with tiny weights; show what to fill in."""
     from mmkd_core.testing.scaffold import new_plugin
 
     out = Output(json)  # the package belongs to no workspace
-    target = new_plugin(name, folder, family=family, license=license)
+    target = new_plugin(name, folder, family=family, license=license, weights=weights)
     module = next((target / "src").glob("*/__init__.py"))
     marked = [
         (n, line.strip()) for n, line in enumerate(module.read_text("utf-8").splitlines(), 1) if "# CHANGE" in line
