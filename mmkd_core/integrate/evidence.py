@@ -135,15 +135,17 @@ def evidence_before(
 def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValues], dict[Key, str]]:
     """Found or not by key, and why other keys say nothing.
 
-    Each sample asks with its image and with its captions; what k of them share counts 1 / k in each.
+    Each sample asks once with its image and once with each of its captions; what k of them share counts 1 / k in each.
     """
-    of = part.owners
-    images, texts = part.image_id[of], part.text_ids
-    found = retrieval(*embedded.pairs, images, texts)
+    everybody, owners = np.arange(len(part)), part.owners
+    found = retrieval(*embedded.pairs, part.image_id[owners], part.text_ids)
     values: dict[Key, SampleValues] = {}
     undefined: dict[Key, str] = {}
-    ways = (("image to text", found.image_to_text, images), ("text to image", found.text_to_image, texts))
-    for way, direction, ids in ways:
+    ways = (
+        ("image to text", found.image_to_text, part.image_id, everybody),
+        ("text to image", found.text_to_image, part.text_ids, owners),
+    )
+    for way, direction, ids, of in ways:
         ranks, weight = _by_sample(direction, ids)
         columns = (part.sample_id[of], part.group_id[of], part.domain[of])
         for k in direction.recall:

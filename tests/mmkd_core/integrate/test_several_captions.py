@@ -107,6 +107,7 @@ def test_a_release_keeps_all_captions_and_its_audit_counts_them(workspace: Works
         for k in (1, 5, 10):
             values = outcomes[Key("retrieval", f"R@{k}", way)]
             assert values.mean() == pytest.approx(direction.recall[k]), (way, k)
+            assert len(values) == (len(part) if way == "image to text" else len(part.texts))
 
 
 def test_stage_one_is_given_all_captions_of_its_samples(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
