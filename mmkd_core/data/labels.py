@@ -27,7 +27,7 @@ _QUOTED = r"""(?:'[^'\\]*'|"[^"\\]*")"""
 _LIST = re.compile(rf"\[\s*(?:{_QUOTED}(?:\s*,\s*{_QUOTED})*)?\s*\]")
 _LISTS = 'Write several labels as a|b, or as a list: ["a", "b"].'
 _NOTHING = ("no finding", "no findings", "normal", "none", "healthy", "negative", "no abnormality", "unremarkable")
-_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
+_YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 Given = str | tuple[str, ...] | None
 """What a cell says: a text that may hold several labels, a list of labels, or nothing."""
@@ -56,9 +56,7 @@ class LabelColumns:
         listed = {"label", "labels"} & set(columns)
         if len(set(names)) < len(names) or (missing and (len(missing) < len(names) or not listed)):
             near = get_close_matches(missing[0], columns, n=1) if missing else []
-            what = (
-                f"--labels-from names {missing[0]!r}, which is no column" if missing else "--labels-from repeats a name"
-            )
+            what = f"--labels-from: {missing[0]!r} is no column" if missing else "--labels-from repeats a name"
             hint = f"Is it {near[0]!r}?" if near else f"The table has {', '.join(columns)}."
             raise DataError(what, where=where, next=hint)
         return cls(tuple(names), bool(names) and not missing)

@@ -1,0 +1,91 @@
+"""What an import says at its end, and that --strict writes nothing."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmkd_core.data.importers import ImportOptions, import_data
+from mmkd_core.data.issues import Issue
+from mmkd_core.data.report import longer_captions
+from mmkd_core.errors import DataError
+
+FITS = "one two three four five six seven eight nine ten eleven twelve thirteen"
+LONG = f"{FITS}-"  # a mark is a token too
+LOOKS = (partial(longer_captions, context=14),)
+
+
+def write(folder: Path, rows: list[dict[str, str]]) -> Path:
+    path = folder / "m.csv"
+    columns = ["image", "domain", "label", "caption", "caption_2", "group_id", "split"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def row(k: int, **more: str) -> dict[str, str]:
+    return {"image": f"{k}.png", "domain": "ct", "label": "ab"[k % 2], "group_id": f"p{k}", "split": "train", **more}
+
+
+@pytest.fixture
+def untidy(picture_folder: Path) -> Path:
+    """A table with one of everything that a report remarks upon."""
+    (picture_folder / "3.png").write_bytes(b"broken")
+    (picture_folder / "5.png").write_bytes((picture_folder / "4.png").read_bytes())
+    pages = [Image.new("L", (4, 4), shade) for shade in (1, 2, 3)]
+    pages[0].save(picture_folder / "6.tif", save_all=True, append_images=pages[1:])
+    return write(
+        picture_folder,
+        [
+            row(0, caption=FITS, caption_2=LONG),
+            row(1, label="NA", caption="nan? no", group_id="nan"),
+            row(2),
+            row(3),
+            row(4),
+            row(5),
+            row(6, image="6.tif"),
+        ],
+    )
+
+
+def test_everything_is_said_at_once(untidy: Path, tmp_path: Path) -> None:
+    corpus, report = import_data(untidy, tmp_path / "out", ImportOptions(max_bad=1, looks=LOOKS))
+    assert (report.rows, report.samples, len(corpus)) == (7, 6, 6)
+    (broken,) = report.left_out
+    assert (broken.what, broken.count) == ("the file is not an image, or of an unknown format", 1)
+    assert broken.examples[0].endswith("3.png, m.csv, line 5")
+    assert report.absent == {"label": {"NA": 1}, "group_id": {"nan": 1}, "caption": {"": 5}}
+    assert report.issues[0].what == "files of several pages or frames, of which the first is read"
+    assert report.issues[0].examples[0].endswith("6.tif, 3 pages")
+    assert report.issues[1] == Issue("images with different labels in two rows", 1, ("line 6 'a', line 7 'b'",))
+    assert report.issues[2] == Issue(
+        "captions longer than the student's context of 14 tokens (by words, so at least these)", 1, ("0.png, 14 words",)
+    )
+    assert report.captions[0] == f"{FITS} | {LONG}"
+    assert list(corpus.captions(0)) == report.captions[0].split(" | ")
+    assert len(report.captions) == 3
+    assert report.captions[1] == "nan? no"
+
+
+def test_strict_names_everything_and_writes_nothing(untidy: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        import_data(untidy, tmp_path / "out", ImportOptions(max_bad=1, strict=True, looks=LOOKS))
+    text = str(caught.value)
+    assert text.startswith("--strict refuses the import for 6 reasons: left out, the file is not an image")
+    for words in ('taken as absent, label: "NA" 1', 'group_id: "nan" 1', "two rows: 1", "14 tokens", "pages"):
+        assert words in text
+    assert "caption: empty" not in text, "a table has no other way to say that there is none"
+    assert not (tmp_path / "out").exists()
+
+
+def test_strict_lets_a_tidy_table_pass(picture_folder: Path, tmp_path: Path) -> None:
+    path = write(picture_folder, [row(0, caption="a chest"), row(1), row(2)])
+    corpus, report = import_data(path, tmp_path / "out", ImportOptions(strict=True, looks=LOOKS))
+    assert len(corpus) == 3
+    assert (report.left_out, report.issues, report.absent) == ((), (), {"caption": {"": 2}})
