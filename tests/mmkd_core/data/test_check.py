@@ -92,3 +92,15 @@ def test_check_needs_no_labels(corpus: Corpus) -> None:
 @pytest.mark.parametrize("images", [True, False])
 def test_an_empty_corpus_passes(corpus: Corpus, images: bool) -> None:
     assert check(replace(corpus.take([]), prompts={}), images=images).ok
+
+
+def test_labels_that_are_alike_and_images_with_two_labels(corpus: Corpus) -> None:
+    label, image = corpus.label.copy(), corpus.image_id.copy()
+    label[0] = "Finding 1"  # row 4 is "finding 0", row 2 "finding 1", all of xray
+    image[2] = image[0]
+    names = ("finding 0", "finding 1", "Finding 1")
+    prompts = {"xray": {name: (name,) for name in names}, "mri": corpus.prompts["mri"]}
+    found = check(replace(corpus, label=label, image_id=image, prompts=prompts), images=False)
+    told = {issue.what: issue.examples for issue in (*found.problems, *found.warnings)}
+    assert told["labels that differ only by case, white space or Unicode form"] == ("xray: 'Finding 1', 'finding 1'",)
+    assert told["image with different labels in two rows"] == ("row 2 'finding 1', row 0 'Finding 1'",)

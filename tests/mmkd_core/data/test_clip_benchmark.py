@@ -77,3 +77,50 @@ def test_what_does_not_fit_is_a_sentence(folder: Path, tmp_path: Path) -> None:
     shard(folder / "test" / "0.tar", {"s0.png": png(1), "s0.npy": b"x"})
     with pytest.raises(DataError, match="multi-label"):
         imported(folder, tmp_path / "set", "x", "xray")
+
+
+def labelled(root: Path, classes: str, labels: list[str | None], texts: list[str] | None = None) -> Path:
+    for split, first in (("train", 0), ("test", 100)):
+        members: dict[str, bytes] = {}
+        for i, label in enumerate(labels):
+            members[f"s{i}.png"] = png(first + i)
+            if label is not None:
+                members[f"s{i}.cls"] = label.encode()
+            if texts:
+                members[f"s{i}.txt"] = texts[i].encode()
+        shard(root / split / "0.tar", members)
+    (root / "classnames.txt").write_text(classes, encoding="utf-8")
+    (root / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\n")
+    return root
+
+
+def test_the_number_of_a_line_is_the_class_blank_lines_included(tmp_path: Path) -> None:
+    root = labelled(tmp_path / "a", "\ufeffnear\n\ndistant\nfar\n\n", ["0", "2", "3"])
+    found = imported(root, tmp_path / "set", "a", "ct")
+    assert list(found["label"][found.where("test")]) == ["near", "distant", "far"]
+    assert found.task.classes == ("near", "distant", "far")
+    with pytest.raises(DataError, match=r"class 1 has no name: line 2 of classnames.txt is blank"):
+        imported(labelled(tmp_path / "b", "near\n\ndistant\n", ["0", "1"]), tmp_path / "b-set", "b", "ct")
+
+
+@pytest.mark.parametrize(("second", "says"), [("crane", "0 and 1: 'crane'"), ("Crane", "'Crane' .* and 'crane'")])
+def test_classes_of_one_name_are_refused_or_merged(tmp_path: Path, second: str, says: str) -> None:
+    root = labelled(tmp_path / "a", f"crane\n{second}\ndog\n", ["0", "1", "2", "0"])
+    with pytest.raises(DataError, match=says + "(.|\n)*--merge-labels"):
+        imported(root, tmp_path / "set", "a", "ct")
+    found = imported(root, tmp_path / "set", "a", "ct", Reading(merge_labels=True))
+    assert found.task.classes == ("crane", "dog")
+
+
+def test_all_captions_count_and_what_has_neither_is_left_out(tmp_path: Path) -> None:
+    texts = ["one\ntwo\none\n", "three", ""]
+    root, log = labelled(tmp_path / "a", "x\ny\n", ["0", None, None], texts), ImportLog()
+    found = import_clip_benchmark(root, tmp_path / "set", "a", "ct", Reading(), log)
+    rows = found.where("test")
+    assert [found["captions"][row] for row in rows] == [("one", "two"), ("three",)]
+    assert list(found["label"][rows]) == ["x", None]
+    assert log.rows == 6
+    (left,) = log.left_out.issues
+    assert (left.count, left.examples[0]) == (2, "train/0.tar, sample s2")
+    with pytest.raises(DataError, match="--strict refuses the import"):
+        import_clip_benchmark(root, tmp_path / "no", "a", "ct", Reading(strict=True), ImportLog())

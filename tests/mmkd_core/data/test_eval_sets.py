@@ -178,3 +178,71 @@ def test_survival_follows_the_model_it_was_drawn_from() -> None:
     assert abs(slope - SLOPE) < 3 * error
     assert abs(base - np.log(HAZARD)) < 0.6
     assert 0.4 < event.mean() < 0.9
+
+
+def hand_made(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> EvalSet:
+    facts = {"schema": "mmkd.eval/v1", "name": "mine", "tasks": ["retrieval"], "domain": "xray", "manifest": "m.jsonl"}
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "task.yaml").write_text(json.dumps(facts | changes))
+    return EvalSet.load(folder)
+
+
+def test_captions_are_all_that_a_row_has_and_absent_where_it_has_none(tmp_path: Path) -> None:
+    captions = ["one", ["two", "three", None, "two"], float("nan"), "nan", None, "\ufeff"]
+    rows = [{"image": f"{i}.png", "caption": text} for i, text in enumerate(captions)]
+    rows[0]["caption_2"] = "more"
+    found = hand_made(tmp_path, rows)
+    assert list(found["captions"]) == [("one", "more"), ("two", "three"), (), (), (), ()]
+    assert list(found["caption"]) == ["one", "two", None, None, None, None]
+
+
+def test_captions_that_were_written_are_read(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "captions": ("one", "[two]", "three")}, {"image": "b.png", "captions": ("four",)}]
+    found = made(tmp_path, rows, tasks=["retrieval"], manifest="manifest.csv")
+    assert list(found["captions"]) == [("one", "[two]", "three"), ("four",)]
+
+
+SEVERAL = {"multilabel": True, "tasks": ["zero-shot"], "classes": ["clear", "nodule"],
+           "prompts": {"clear": ["clear"], "nodule": ["a nodule"]},
+           "absent": {"clear": ["not clear"], "nodule": ["no nodule"]}}  # fmt: skip
+
+
+def test_labels_of_a_hand_made_set_are_read_as_those_of_any_table(tmp_path: Path) -> None:
+    cells = [["clear", "nodule"], "clear|nodule", '["nodule"]', [], None, float("nan"), "clear"]
+    found = hand_made(tmp_path, [{"image": f"{i}.png", "labels": cell} for i, cell in enumerate(cells)], **SEVERAL)
+    both = ("clear", "nodule")
+    assert [labels_of(found, i) for i in range(7)] == [both, both, ("nodule",), (), None, None, ("clear",)]
+
+
+def test_answers_are_words_even_where_they_are_called_none(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "question": "Which?", "answer": "None", "choices": ["None", "NA"], "split": "test"}]
+    found = hand_made(tmp_path, rows, tasks=["vqa"])
+    assert found["answer"][0] == "None"
+    assert json.loads(found["choices"][0]) == ["None", "NA"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "says"),
+    [
+        ({"classes": ["Clear", "clear"]}, ["clear"], "'Clear' \\(1\\) and 'clear'"),
+        ({"classes": ["clear", "clear"]}, ["clear"], "classes names 'clear' twice"),
+        ({"classes": ["clear", "nodule"], "prompts": {"clear": ["a chest"], "nodule": ["a chest"]}}, ["clear"],
+         "the classes 'clear' and 'nodule' have the same sentences"),
+        ({"classes": ["clear", "nodule"]}, ["Clear", "mass", "mass"], "3 problems|4 problems"),
+        ({"classes": ["clear", "nodule"]}, ["clear", "clear|nodule"], "1 rows have several labels.*multilabel: true"),
+        ({"domain": "xrya"}, ["clear"], "nearly xray"),
+    ],
+)  # fmt: skip
+def test_classes_that_nothing_tells_apart_are_refused(
+    tmp_path: Path, changes: dict[str, Any], labels: list[str], says: str
+) -> None:
+    facts: dict[str, Any] = {"tasks": ["zero-shot"], "prompts": {"clear": ["a"], "nodule": ["b"], "Clear": ["c"]}}
+    rows = [{"image": f"{i}.png", "label": label} for i, label in enumerate(labels)]
+    with pytest.raises(DataError, match=says):
+        hand_made(tmp_path, rows, **facts | changes)
+
+
+def test_a_domain_is_kept_as_it_was_meant(tmp_path: Path) -> None:
+    assert made(tmp_path / "a", [ROW], domain="X-Ray").task.domain == "xray"
+    assert made(tmp_path / "b", [ROW], domain="new:octa").task.domain == "octa"
+    assert EvalSet.load(tmp_path / "b").task.domain == "octa"

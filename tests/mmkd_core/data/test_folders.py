@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmkd_core.data.folders import read_folder
 from mmkd_core.data.importers import ImportOptions, import_data
@@ -78,3 +79,48 @@ def test_a_manifest_without_a_domain_takes_it_from_the_option(folder: Path, tmp_
     (folder / "captions.csv").write_text("image,caption,domain\n0.png,one,mri\n")
     with pytest.raises(DataError, match=r"has a column domain itself.*Leave --domain out"):
         import_data(folder, tmp_path / "both", ImportOptions(domain="ct"))
+
+
+def test_what_is_not_read_is_counted(folder: Path, tmp_path: Path) -> None:
+    Image.new("L", (3, 3)).save(folder / "moving.gif")
+    (folder / "moving.txt").write_text("of a picture that is not read")
+    (folder / "IM0001").write_bytes(b"a file of an archive")
+    (folder / "README.md").write_text("documentation is no data")
+    _, report = import_data(folder, tmp_path / "out", ImportOptions(domain="xray"))
+    assert {issue.what: issue.examples for issue in report.left_out} == {
+        "suffixless files, which are not read": ("IM0001",),
+        ".gif files, which are not read": ("moving.gif",),
+        "a text without an image": ("moving.txt",),
+    }
+    assert report.rows == report.samples == 12
+
+
+def test_lines_of_a_text_are_captions_by_option(folder: Path, tmp_path: Path) -> None:
+    (folder / "0.txt").write_text("\ufefffirst  caption\n\n second\nfirst caption\n", encoding="utf-8")
+    corpus, _ = import_data(folder, tmp_path / "one", ImportOptions(domain="xray"))
+    assert corpus.captions(0) == ("first caption second first caption",)
+    corpus, _ = import_data(folder, tmp_path / "lines", ImportOptions(domain="xray", caption_lines=True))
+    assert corpus.captions(0) == ("first caption", "second")
+    assert corpus.captions(1) == ("finding 1,", "left lung")
+
+
+def test_all_texts_that_say_nothing_are_named(folder: Path, tmp_path: Path) -> None:
+    for name in ("3", "7"):
+        (folder / f"{name}.txt").write_text("\ufeff \n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"2 problems: the caption is empty: 2 \(.*3\.txt; .*7\.txt\)"):
+        import_data(folder, tmp_path / "out", ImportOptions(domain="xray"))
+
+
+def test_folders_of_classes_are_told_how_labels_come_in(picture_folder: Path, tmp_path: Path) -> None:
+    (picture_folder / "normal").mkdir()
+    shutil.move(picture_folder / "0.png", picture_folder / "normal")
+    with pytest.raises(DataError, match="Where folders are classes, write a csv with the columns image and label"):
+        import_data(picture_folder, tmp_path / "out", ImportOptions(domain="xray"))
+
+
+def test_options_that_say_nothing_of_a_source_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--labels-from says nothing of a folder of images"):
+        import_data(folder, tmp_path / "out", ImportOptions(domain="xray", labels_from=("a",)))
+    (folder / "m.csv").write_text("image,caption\n0.png,one\n")
+    with pytest.raises(DataError, match="--caption-lines says nothing of a manifest"):
+        import_data(folder, tmp_path / "out", ImportOptions(domain="xray", caption_lines=True))

@@ -204,3 +204,68 @@ def test_a_path_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
     shard(tmp_path / "d" / "test.parquet", [{"image": {"bytes": None, "path": "../secret.png"}, "caption": "x"}], {})
     with pytest.raises(DataError, match="the cell holds no image"):
         imported(tmp_path / "d", tmp_path, Reading({}), "set")
+
+
+PLAIN: dict[str, Any] = {"image": {"_type": "Image"}}
+
+
+def test_labels_that_are_missing_are_no_class(tmp_path: Path) -> None:
+    given = [{"image": picture(i), "label": label} for i, label in enumerate([0.0, 1.0, float("nan"), None])]
+    shard(tmp_path / "d" / "test.parquet", given, PLAIN)
+    log = ImportLog()
+    found = import_hf(tmp_path / "d", tmp_path / "set", "set", "xray", Reading(), log)
+    assert found.task.classes == ("0", "1")
+    assert list(found["label"]) == ["0", "1", None, None]
+    assert log.absent["label"] == {"NaN": 1}
+    words = [{"image": picture(i), "label": label} for i, label in enumerate(["a", "b", "nan", "N/A"])]
+    shard(tmp_path / "e" / "test.parquet", words, PLAIN)
+    found = import_hf(tmp_path / "e", tmp_path / "set-e", "e", "xray", Reading(), log)
+    assert found.task.classes == ("a", "b")
+    assert log.absent["label"] == {"NaN": 1, "nan": 1, "N/A": 1}
+
+
+def test_places_of_0_and_1_are_named_or_refused(tmp_path: Path) -> None:
+    given = [{"image": picture(i), "label": label} for i, label in enumerate([[0, 1, 0], [1, 1, 0], [0, 0, 0]])]
+    shard(tmp_path / "d" / "test.parquet", given, PLAIN)
+    with pytest.raises(DataError, match=r"the labels are numbers, \[0, 1, 0\], and not names"):
+        imported(tmp_path / "d", tmp_path, Reading())
+    found = imported(tmp_path / "d", tmp_path, Reading(labels_from=("mass", "edema", "hernia")))
+    assert found.task.classes == ("mass", "edema", "hernia")
+    assert list(found["labels"]) == [("edema",), ("mass", "edema"), ()]
+
+
+def test_columns_of_0_and_1_are_findings(tmp_path: Path) -> None:
+    given = [{"image": picture(i), "Mass": i % 2, "Edema": 1.0, "label": "unused"} for i in range(3)]
+    shard(tmp_path / "d" / "test.parquet", given, PLAIN)
+    found = imported(tmp_path / "d", tmp_path, Reading(labels_from=("Mass", "Edema")))
+    assert list(found["labels"]) == [("Edema",), ("Mass", "Edema"), ("Edema",)]
+
+
+def test_labels_in_one_cell_and_spellings(tmp_path: Path) -> None:
+    given = [{"image": picture(i), "label": label} for i, label in enumerate(["mass|edema", "Mass", "mass"])]
+    shard(tmp_path / "d" / "test.parquet", given, PLAIN)
+    with pytest.raises(DataError, match=r"'Mass' \(1\) and 'mass' \(2\).*--merge-labels"):
+        imported(tmp_path / "d", tmp_path, Reading())
+    found = imported(tmp_path / "d", tmp_path, Reading(merge_labels=True))
+    assert list(found["labels"]) == [("mass", "edema"), ("mass",), ("mass",)]
+
+
+def test_a_class_that_does_not_exist_is_named_with_its_row(tmp_path: Path) -> None:
+    shard(tmp_path / "d" / "test.parquet", [{"image": picture(i), "label": i} for i in range(3)], FEATURES)
+    with pytest.raises(DataError, match=r"the label 2 is none of the 2 classes \(test.parquet, row 3\)"):
+        imported(tmp_path / "d", tmp_path, Reading())
+
+
+def test_one_picture_in_grey_and_in_colour_lies_in_two_splits(tmp_path: Path) -> None:
+    colour = picture(5)
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((9, 7, 3), 5, np.uint8)).save(buffer, "PNG")
+    colour["bytes"] = buffer.getvalue()
+    shard(tmp_path / "d" / "train.parquet", [{"image": picture(5), "label": "a"}], PLAIN)
+    shard(tmp_path / "d" / "test.parquet", [{"image": colour, "label": "b"}], PLAIN)
+    with pytest.raises(DataError, match="the same pixels"):
+        imported(tmp_path / "d", tmp_path, Reading())
+    log = ImportLog()
+    import_hf(tmp_path / "d", tmp_path / "once", "once", "xray", Reading(keep_once=True), log)
+    assert [issue.what for issue in log.issues.issues] == ["images with different labels in two rows"]
+    assert [issue.what for issue in log.left_out.issues] == ["copies of images in a later split"]

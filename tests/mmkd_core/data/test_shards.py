@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmkd_core.data.decode import decode
-from mmkd_core.data.importers import import_data
+from mmkd_core.data.importers import ImportOptions, import_data
 from mmkd_core.data.manifest import Corpus, image_id
 from mmkd_core.data.shards import read_member
 from mmkd_core.errors import DataError
@@ -144,3 +144,60 @@ def test_every_member_is_read_as_it_was_written(tmp_path_factory, members):
     shard = write_shard(tmp_path_factory.mktemp("shard") / "s.tar", members)
     for name, data in members.items():
         assert read_member(shard / name) == data
+
+
+def test_keys_that_stand_twice_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for _ in range(2):
+            for name, data in sample(1).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(DataError, match=r"3 members stand twice in the shard, the first is 000001.png.*key of its own"):
+        import_data(tmp_path / "s.tar", tmp_path / "out")
+
+
+def test_shards_that_end_too_early_or_too_late_are_refused(tmp_path):
+    whole = write_shard(tmp_path / "whole.tar", {**sample(1), **sample(2)})
+    with tarfile.open(whole) as archive:
+        second = archive.getmembers()[3].offset
+        after = archive.getmembers()[-1]
+    end = after.offset_data + (after.size + 511) // 512 * 512
+    data = whole.read_bytes()
+    for cut in (data[:second], data[:end], data[: end + 100], data[:second] + b"x" * 512 + data[second:]):
+        (tmp_path / "s.tar").write_bytes(cut)
+        with pytest.raises(DataError, match=r"the mark at its end is missing|cannot be read"):
+            import_data(tmp_path / "s.tar", tmp_path / "out")
+    (tmp_path / "s.tar").write_bytes(data + data)
+    with pytest.raises(DataError, match="the shard goes on behind the mark at its end"):
+        import_data(tmp_path / "s.tar", tmp_path / "out")
+    (tmp_path / "s.tar").write_bytes(data[: end + 512])
+    assert len(import_data(tmp_path / "s.tar", tmp_path / "out")[0]) == 2, "one block of zeros is an end"
+
+
+def test_captions_of_text_and_json_and_the_domain_of_the_option(tmp_path):
+    members = {
+        **sample(1, domain=None, caption="\ufeffone\n two"),
+        **sample(2, domain="X-Ray", caption="one", status="success"),
+        "000003.png": encoded(picture(3)),
+        "000003.json": json.dumps({"caption": ["from", "json"], "key": "000003"}).encode(),
+        "000003.cls": b"1",
+    }
+    members["000002.json"] = members["000002.json"].replace(b"{", b'{"caption": "two", ', 1)
+    shard = write_shard(tmp_path / "s.tar", members)
+    corpus, report = import_data(shard, tmp_path / "a", ImportOptions(domain="xray", caption_lines=True))
+    assert [corpus.captions(i) for i in range(3)] == [("one", "two"), ("one", "two"), ("from", "json")]
+    assert corpus.domains == ["xray"]
+    assert [(issue.what, issue.count) for issue in report.left_out] == [(".cls members, which are not read", 1)]
+    assert import_data(shard, tmp_path / "b", ImportOptions(domain="xray"))[0].captions(0) == ("one two",)
+    with pytest.raises(DataError, match=r"the sample's domain is 'X-Ray', --domain says 'ct'.*sample 000002"):
+        import_data(shard, tmp_path / "c", ImportOptions(domain="ct"))
+
+
+def test_findings_of_a_shard_are_those_of_any_table(tmp_path):
+    corpus, _ = import_data(write_shard(tmp_path / "s.tar", {**sample(1, labels=["b", "a"]), **sample(2, label="a|b")}),
+                            tmp_path / "out")  # fmt: skip
+    assert list(corpus.labels) == [("a", "b")] * 2
+    one = write_shard(tmp_path / "t.tar", {**sample(3, mass=1, edema=0), **sample(4, mass=1, edema=1)})
+    corpus, _ = import_data(one, tmp_path / "hot", ImportOptions(labels_from=("mass", "edema")))
+    assert list(corpus.labels) == [("mass",), ("mass", "edema")]

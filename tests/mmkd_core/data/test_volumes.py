@@ -242,3 +242,48 @@ def test_a_window_keeps_the_order_and_ends_black_and_white(values, centre, width
     assert (np.diff(ordered) >= 0).all()
     edges = windowed(np.array([[centre - width / 2 - 1, centre + width / 2 + 1]]), centre, width)
     assert edges.tolist() == [[0, 255]]
+
+
+def test_what_is_no_number_is_black_and_does_not_spoil_the_window(folder):
+    volume = np.linspace(50, 150, 4 * 5 * 6).reshape(4, 5, 6).astype(np.float32)
+    volume[0] = np.nan
+    volume[1, 0, 0] = np.inf
+    volume[1, 1, 0] = -np.inf
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "v.nii")
+    rows = [{"image": "v.nii", "slice": "axial 0", "window": window} for window in ("full", "100/50")]
+    corpus, _ = imported(folder, *rows)
+    for i in (0, 1):
+        seen = grey(corpus, i)
+        assert (seen[:, -1] == 0).all(), "NaN, at the patient's left"
+        assert seen[-1, -2] == 255, "more than everything"
+        assert seen[-2, -2] == 0, "less than everything"
+        assert len(np.unique(seen)) > 5
+    with pytest.raises(DataError, match="the image holds no number at all"):
+        imported(folder, {"image": "v.nii", "slice": "sagittal 0", "window": "full"})
+
+
+def test_dicom_files_without_a_suffix_are_known_by_their_content(folder):
+    write_dicom(folder / "a.dcm", WindowCenter=512, WindowWidth=1024)
+    (folder / "a.dcm").rename(folder / "1.2.840.7")
+    (folder / "IM2").write_bytes((folder / "1.2.840.7").read_bytes())
+    corpus, _ = imported(folder, {"image": "1.2.840.7"}, {"image": "IM2"})
+    assert len(set(corpus.image_id)) == 1
+
+
+def test_a_folder_of_dicom_files_with_captions_is_read(folder):
+    write_dicom(folder / "a.dcm", WindowCenter=512, WindowWidth=1024)
+    (folder / "a.txt").write_text("a slice")
+    corpus, report = import_data(folder, folder.parent / "out", ImportOptions(domain="ct", salt=lambda: b"salt"))
+    assert list(corpus.group_id) == [hashed(PATIENT, b"salt")]
+    assert not any("its own group" in line for line in report.notes)
+
+
+def test_all_images_that_cannot_be_read_are_named_at_once(folder):
+    for name in ("a", "b"):
+        (folder / f"{name}.nii").write_bytes(b"nothing")
+    write_dicom(folder / "c.dcm")
+    with pytest.raises(DataError) as caught:
+        imported(folder, *({"image": f"{name}"} for name in ("a.nii", "b.nii", "c.dcm")))
+    text = str(caught.value)
+    assert text.startswith("3 problems: the image cannot be read (ImageFileError): 2 (manifest.csv, line 2; ")
+    assert "more than 8 bits per channel and no window: 1 (manifest.csv, line 4)" in text
