@@ -26,7 +26,7 @@ FLOORS = [
     {"extract", "trust", "student", "testing"},
     {"plugins", "data"},
     {"contract"},
-    {"files"},
+    {"files", "settings"},
     {"statistics", "progress", "errors", "advice"},
 ]
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from mmkd_core.errors import MmkdError
 from mmkd_core.files import replacing
+from mmkd_core.settings import Seed, Settings, read_yaml, validated
 
 GATE = "gate.yaml"
 
@@ -26,10 +27,8 @@ class GateError(MmkdError):
     """A gate that cannot be read or makes no test."""
 
 
-class Rule(BaseModel):
+class Rule(Settings):
     """How much a metric may lose. Margins are fractions: 0.02 is two points."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     gates: bool = Field(description="whether it has a part in the verdict, or is only reported")
     margin: float = Field(gt=0, lt=1)
@@ -62,10 +61,10 @@ def _families() -> dict[str, dict[str, Rule]]:
     }
 
 
-class Gate(BaseModel):
+class Gate(Settings):
     """The whole file. What is left out is as in the default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     version: Literal["mmkd.gate/v1"] = Field(default="mmkd.gate/v1", alias="schema")
     confidence: float = Field(
@@ -73,7 +72,7 @@ class Gate(BaseModel):
     )
     power: float = Field(default=0.8, gt=0.5, lt=1, description="with which the samples still needed would decide")
     resamples: int = Field(default=2000, ge=100)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     families: dict[str, dict[str, Rule]] = Field(default_factory=_families)
 
     @field_validator("families")
@@ -146,22 +145,10 @@ def read_gate(path: Path) -> Gate:
         GateError: names the first setting that is wrong.
     """
     try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = read_yaml(path, "Mend the file", GateError)
     except FileNotFoundError:
         return Gate()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise GateError(f"{path.name} cannot be read: {reason}", where=str(path), next="Mend the file") from error
-    if not isinstance(raw, dict):
-        what = f"{path.name} holds no settings but a {type(raw).__name__}"
-        raise GateError(what, where=str(path), next="Write `name: value` lines")
-    try:
-        return Gate.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        raise GateError(f"setting {key}: {what}", where=str(path), next="Correct it") from error
+    return validated(Gate, raw, path, GateError)
 
 
 def write_gate(path: Path, gate: Gate) -> None:

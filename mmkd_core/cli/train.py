@@ -162,6 +162,7 @@ def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
     from mmkd_core.errors import WorkspaceError
     from mmkd_core.integrate.workspace import CONFIG
     from mmkd_core.integrate.workspace import Workspace as Made
+    from mmkd_core.settings import first_fault
 
     if recipe is None:
         return workspace
@@ -169,9 +170,8 @@ def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
     try:
         update = {name: type(stage)(**{**dict(stage), "recipe": recipe.value}) for name, stage in stages.items()}
     except ValidationError as error:
-        what = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise WorkspaceError(
-            f"recipe {recipe.value} does not go with {CONFIG}: {what}",
+            f"recipe {recipe.value} does not go with {CONFIG}: {first_fault(error)[1]}",
             where=str(workspace.root / CONFIG),
             next="Correct the file, or leave --recipe out",
         ) from error

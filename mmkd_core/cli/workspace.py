@@ -15,7 +15,7 @@ app = typer.Typer()
 def init(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="New folder; here if left out.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the student.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything that is drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="An mmkd.yaml to start from.")] = None,
     trust: Annotated[Rule | None, typer.Option(help="Rule by which teachers are trusted.")] = None,
     root: Root = HERE,

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
-from mmkd_core.data.cells import read_text
 from mmkd_core.data.domains import domain_name, written
 from mmkd_core.errors import DataError
+from mmkd_core.settings import Settings, first_fault, read_yaml
 
 SCHEMA = "mmkd.eval/v1"
 TASK = "task.yaml"
@@ -22,10 +21,8 @@ HOW = (
 Task = Literal["zero-shot", "linear-probe", "retrieval", "vqa", "survival", "diagnosis"]
 
 
-class TaskFile(BaseModel):
+class TaskFile(Settings):
     """``task.yaml``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal["mmkd.eval/v1"] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -80,11 +77,7 @@ def read_task(folder: Path) -> TaskFile:
     path = folder / TASK
     if not path.is_file():
         raise DataError(f"the folder is no evaluation set: it has no {TASK}", where=str(folder), next=HOW)
-    try:
-        facts = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{TASK} cannot be read: {' '.join(str(error).split())}", where=str(path), next=HOW) from error
-    return task_of(facts, str(path))
+    return task_of(read_yaml(path, HOW, DataError), str(path))
 
 
 def task_of(facts: object, where: str) -> TaskFile:
@@ -96,9 +89,8 @@ def task_of(facts: object, where: str) -> TaskFile:
     try:
         return TaskFile.model_validate(facts)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{key}: {first['msg'].removeprefix('Value error, ')}", where=where, next=HOW) from error
+        key, what = first_fault(error)
+        raise DataError(f"{key or 'the file'}: {what}", where=where, next=HOW) from error
 
 
 def conch_prompts(path: Path) -> dict[str, tuple[str, ...]]:

@@ -18,8 +18,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmkd_core.data.captions import absent_prompts, prompts
 from mmkd_core.data.cells import text_cell
 from mmkd_core.data.classes import with_labels
@@ -37,6 +35,7 @@ from mmkd_core.data.tables import captions_of, is_caption, split_named
 from mmkd_core.errors import DataError
 from mmkd_core.files import sha256_of
 from mmkd_core.progress import Progress, Silent
+from mmkd_core.settings import SettingsError, parse_yaml
 
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|testing)(?=[-_./]|$)")
 _CALLED = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
@@ -100,9 +99,9 @@ def _card(source: Path) -> dict[str, Any]:
         return {}
     block = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        found = yaml.safe_load(block[1]) if block else None
-    except yaml.YAMLError as error:
-        raise DataError(f"the card cannot be read: {' '.join(str(error).split())}", where=str(path)) from error
+        found = parse_yaml(block[1], texts=True) if block else None
+    except SettingsError as error:
+        raise DataError(f"the card cannot be read: {error}", where=str(path)) from error
     return found if isinstance(found, dict) else {}
 
 

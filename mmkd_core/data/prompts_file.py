@@ -14,9 +14,11 @@ def prompts_yaml(prompts: Prompts) -> bytes:
     """Write readable YAML, or escaped YAML where a rare line separator would not survive the readable one."""
     import yaml
 
+    from mmkd_core.settings import parse_yaml
+
     plain = {domain: {k: list(v) for k, v in classes.items()} for domain, classes in prompts.items()}
     text: str = yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True)
-    if yaml.safe_load(text) != plain:
+    if parse_yaml(text, texts=True) != plain:
         text = yaml.safe_dump(plain, sort_keys=False, width=120)
     return text.encode()
 
@@ -27,15 +29,15 @@ def read_prompts(path: Path, mend: str) -> Prompts:
     Raises:
         DataError: damaged, with ``mend`` as the way out.
     """
-    import yaml
+    from mmkd_core.settings import read_yaml
 
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = read_yaml(path, mend, DataError, texts=True) or {}
         return {
             str(domain): {str(label): _sentences(texts) for label, texts in classes.items()}
             for domain, classes in raw.items()
         }
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
+    except (FileNotFoundError, AttributeError, TypeError) as error:
         what = "the prompts cannot be read: a mapping domain -> label -> sentences is needed"
         raise DataError(what, where=str(path), next=mend) from error
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mmkd_core.settings import Settings
 from mmkd_core.student.config import TrainConfig
 
 
-class Weights(BaseModel):
+class Weights(Settings):
     """Factor of each loss. A loss of weight 0 is not computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fd: float = Field(default=0.0, ge=0, description="feature distillation")
     icl: float = Field(default=0.0, ge=0, description="interactive contrastive learning")
@@ -32,10 +31,8 @@ INVERTIBLE = ("none", "phi-s")
 """Aligners of one teacher's space, from which there is a way back; the others make one space of all."""
 
 
-class Parts(BaseModel):
+class Parts(Settings):
     """What a recipe is made of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: Weights
     heads: Literal["none", "linear", "mlp"]
@@ -80,10 +77,8 @@ RECIPES: dict[str, Parts] = {
 }
 
 
-class BankConfig(BaseModel):
+class BankConfig(Settings):
     """The texts that images are related to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     captions: int = Field(default=16, ge=0, description="captions of the corpus per domain, beside all its prompts")
     per_step: int = Field(default=16, ge=2, description="texts of each domain that a step draws from the bank")
@@ -141,10 +136,8 @@ class DistillConfig(TrainConfig):
         return self
 
 
-class BudgetConfig(BaseModel):
+class BudgetConfig(Settings):
     """How far the relation loss of an earlier teacher in a domain may rise, and what happens where it rises further."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rise: float = Field(default=0.1, ge=0, description="share by which it may rise over the parent's")
     slack: float = Field(default=0.05, gt=0, description="nats that it may rise beside that, where it was near 0")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mmkd_core.settings import Settings
 
 Setting = Literal["auto", "fp32", "bf16"]
 
 
-class ExtractConfig(BaseModel):
+class ExtractConfig(Settings):
     """How teachers are asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Setting = Field(
         default="auto", description="auto: bf16 where the hardware multiplies it much faster (CUDA, CPUs with AMX)."

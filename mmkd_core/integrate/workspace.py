@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from mmkd_core.audit.gate import GATE, Gate, read_gate, write_gate
 from mmkd_core.data.manifest import Corpus
@@ -29,6 +29,7 @@ from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.errors import MmkdError, WorkspaceError
 from mmkd_core.extract.config import ExtractConfig
 from mmkd_core.files import NO_ROOM, replacing
+from mmkd_core.settings import Seed, Settings, brief, read_yaml, validated
 from mmkd_core.student.config import PretrainConfig, StudentConfig
 from mmkd_core.trust import TrustConfig
 
@@ -36,22 +37,20 @@ SCHEMA = "mmkd/v1"
 CONFIG, LOCK = "mmkd.yaml", "mmkd.lock"
 
 
-class SpecialistConfig(BaseModel):
+class SpecialistConfig(Settings):
     """How specialists for real images are trained; see ``pretrain`` for the rest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=700, ge=1)
 
 
-class Config(BaseModel):
+class Config(Settings):
     """``mmkd.yaml``. Unknown keys are refused, so that a typing error cannot pass for a setting."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     version: str = Field(default=SCHEMA, alias="schema")
     name: str = "student"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     data: str = Field(default="data", description="folder of the corpus, relative to the workspace or absolute")
     features: str = Field(
         default="", description="a sealed generation, or the store of another workspace, to read; empty: its own"
@@ -219,39 +218,24 @@ def plain_disk_errors(root: Path) -> Iterator[None]:
 
 
 def read_config(path: Path) -> Config:
-    """Read and check ``mmkd.yaml``.
+    """Read and check ``mmkd.yaml``, which exists.
 
     Raises:
         WorkspaceError: names the first key that is wrong.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML draws its errors over several lines
-        raise WorkspaceError(f"{path.name} cannot be read: {reason}", where=str(path), next="Mend the file") from error
-    if not isinstance(raw, dict):
-        raise WorkspaceError(
-            f"{path.name} holds no settings but a {type(raw).__name__}",
-            where=str(path),
-            next="Write `name: value` lines",
-        )
-    found = raw.get("schema", SCHEMA)
-    if found != SCHEMA:
-        raise WorkspaceError(
-            f"the workspace is of version {found!r}, this mmkd reads {SCHEMA!r}",
-            where=str(path),
-            next="Use the mmkd that made it, or make a new workspace with `mmkd init`",
-        )
-    if "audit" in raw:
-        what = "setting audit: margins, confidence, resamples and seed of audits are in gate.yaml now"
-        raise WorkspaceError(what, where=str(path), next="Take the section out of mmkd.yaml")
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        raise WorkspaceError(f"setting {key}: {what}", where=str(path), next="Correct it") from error
+    raw = read_yaml(path, "Mend the file", WorkspaceError)
+    if isinstance(raw, dict):
+        found = raw.get("schema", SCHEMA)
+        if found != SCHEMA:
+            raise WorkspaceError(
+                f"the workspace is of version {brief(repr(found))}, this mmkd reads {SCHEMA!r}",
+                where=str(path),
+                next="Use the mmkd that made it, or make a new workspace with `mmkd init`",
+            )
+        if "audit" in raw:
+            what = "setting audit: margins, confidence, resamples and seed of audits are in gate.yaml now"
+            raise WorkspaceError(what, where=str(path), next="Take the section out of mmkd.yaml")
+    return validated(Config, raw, path, WorkspaceError)
 
 
 def identity(*parts: Any) -> str:
@@ -268,8 +252,15 @@ def write_json(path: Path, facts: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; None if there is no file or it is not whole."""
+    """Read JSON; None if there is no file.
+
+    Raises:
+        WorkspaceError: the file is not whole.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError) as error:
+        next = "Restore it from a copy, or remove it"
+        raise WorkspaceError(f"{path.name} is damaged: it is no JSON", where=str(path), next=next) from error

@@ -20,6 +20,7 @@ from mmkd_core import advice
 from mmkd_core.contract import LicenseInfo, TeacherSpec, WeightSource
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.names import did_you_mean
+from mmkd_core.settings import brief, first_fault
 
 LOCK_NAME = "mmkd.lock"
 SCHEMA_VERSION = 1
@@ -128,12 +129,12 @@ def read_lock(path: Path) -> Lock:
             f"the lock has format {version}, this mmkd reads {SCHEMA_VERSION}", where=str(path), next=advice.NEWER
         )
     if version != SCHEMA_VERSION:
-        raise _damaged(path, f"schema_version is {version!r}")
+        raise _damaged(path, f"schema_version is {brief(repr(version))}")
     try:
         return Lock.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _damaged(path, f"{'.'.join(map(str, first['loc'])) or 'the top'}: {first['msg']}") from None
+        key, what = first_fault(error)
+        raise _damaged(path, f"{key or 'the top'}: {what}") from None
 
 
 def write_lock(path: Path, lock: Lock) -> None:

@@ -7,11 +7,10 @@ stands once, in the plugin's spec, and must agree with the stanza (checked by ``
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 import mmkd_core
@@ -19,10 +18,9 @@ from mmkd_core import advice
 from mmkd_core.contract import NAME_PATTERN, PLUGIN_API
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.names import did_you_mean
-from mmkd_core.plugins.record import describe
+from mmkd_core.settings import first_fault, read_yaml
 
 SCHEMA_VERSION = 1
-_SURELY_SHALLOW, _DEPTH = 1000, 50
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
@@ -148,15 +146,9 @@ def load_registry(path: Path | None = None, environ: Mapping[str, str] | None = 
     """
     file = find_registry(path, environ)
     try:
-        text = file.read_text(encoding="utf-8")
-        _refuse_depth(text)
-        raw = yaml.load(text, Loader=_UniqueKeys)
-    except OSError as error:
-        raise PluginError(f"the registry cannot be read: {error.strerror}", where=str(file)) from error
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # beside its own, yaml lets through what int, date and recursion raise on odd values
-        raise PluginError(f"the registry is no valid YAML: {describe(error)}", where=str(file)) from error
+        raw = read_yaml(file, "", PluginError)
+    except FileNotFoundError as error:
+        raise PluginError("the registry cannot be read: there is no such file", where=str(file)) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise PluginError(
@@ -167,28 +159,9 @@ def load_registry(path: Path | None = None, environ: Mapping[str, str] | None = 
     try:
         registry = Registry.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise PluginError(
-            f"the registry is not valid at {field or 'the top'}: {first['msg']}", where=str(file)
-        ) from None
+        key, what = first_fault(error)
+        raise PluginError(f"the registry is not valid at {key or 'the top'}: {what}", where=str(file)) from None
     return _with_absolute_paths(registry, file.resolve().parent)
-
-
-def _refuse_depth(text: str) -> None:
-    """libyaml's composer recurses in C, so ten thousand brackets would end the process and not raise."""
-    # A block lies deeper than its parent by at least a column, of which a list in a mapping may use one twice.
-    bound = 2 * max(map(len, text.splitlines()), default=0) + text.count("[") + text.count("{")
-    if bound <= _SURELY_SHALLOW:
-        return
-    depth = 0
-    for event in yaml.parse(text, Loader=_UniqueKeys):
-        if isinstance(event, yaml.events.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.events.CollectionEndEvent):
-            depth -= 1
-        if depth > _DEPTH:
-            raise yaml.YAMLError(f"it is nested more than {_DEPTH} levels deep")
 
 
 def _with_absolute_paths(registry: Registry, folder: Path) -> Registry:
@@ -199,15 +172,3 @@ def _with_absolute_paths(registry: Registry, folder: Path) -> Registry:
         for name, entry in registry.teachers.items()
     }
     return registry.model_copy(update={"teachers": teachers})
-
-
-class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's safe loader keeps the last of two equal keys in silence; two stanzas of one name are a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} appears twice", node.start_mark)
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return mapping

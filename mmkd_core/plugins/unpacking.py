@@ -24,6 +24,7 @@ from mmkd_core.plugins.lock import STATE
 from mmkd_core.plugins.packages import Package, read_package
 from mmkd_core.plugins.packs import FORMAT, MANIFEST, Manifest, Member, packages_of, runtime_wheels
 from mmkd_core.plugins.scratch import scratch
+from mmkd_core.settings import first_fault
 
 _CHUNK = 1 << 20
 
@@ -61,9 +62,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the top"
-        raise PluginError(f"the pack's manifest is damaged at {where}: {first['msg']}", where=str(path)) from None
+        key, what = first_fault(error)
+        raise PluginError(f"the pack's manifest is damaged at {key or 'the top'}: {what}", where=str(path)) from None
     if manifest.plugin_api != PLUGIN_API:
         what = f"the pack is for plugin API {manifest.plugin_api}, this mmkd has {PLUGIN_API}"
         raise PluginError(what, where=str(path), next="Get a pack for this mmkd")

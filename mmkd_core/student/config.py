@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from mmkd_core.settings import Settings
 
 VisionConfig = dict[str, int | float | str | bool | list[int]]
 
@@ -18,10 +20,8 @@ VISION_TOWERS: dict[str, VisionConfig] = {
 }
 
 
-class TextConfig(BaseModel):
+class TextConfig(Settings):
     """The text tower and its tokenizer, which is fitted to the corpus before training unless another is asked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tower: Literal["clip", "bert"] = Field(default="clip", description="CLIP's transformer, or transformers' BERT")
     tokenizer: Literal["wordpiece", "bpe", "word", "clip"] = Field(
@@ -30,9 +30,9 @@ class TextConfig(BaseModel):
     files: str = Field(default="", description="folder of a published tokenizer to use instead, as BiomedBERT's")
     vocab_size: int = Field(default=1024, ge=64, description="largest vocabulary; small corpora stay below it")
     context_length: int = Field(default=32, ge=4)
-    width: int = 64
-    heads: int = 2
-    layers: int = 1
+    width: int = Field(default=64, ge=1)
+    heads: int = Field(default=2, ge=1)
+    layers: int = Field(default=1, ge=1)
     head: Literal["mlp", "linear"] = Field(
         default="mlp",
         description="of a BERT: an MLP on the first token as MMKD-CLIP's, or as transformers: pooler, linear map",
@@ -73,10 +73,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class StartConfig(BaseModel):
+class StartConfig(Settings):
     """Weights to start from: files or folders of open_clip, MetaCLIP or an earlier release; for the text a BERT too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: str = ""
     text: str = ""
@@ -90,10 +88,8 @@ class StartConfig(BaseModel):
         return {"image": value, "text": value} if isinstance(value, str) else value
 
 
-class StudentConfig(BaseModel):
+class StudentConfig(Settings):
     """Architecture of a student. Everything that shapes its weights is here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["small", "paper", "transformers"] = Field(
         default="small", description="settings of all that is left out below"
@@ -103,10 +99,10 @@ class StudentConfig(BaseModel):
         description="a path for both towers, or for `image` and `text`; random if left out",
     )
     vision: str = Field(default="resnet-timm", description=f"one of {', '.join(VISION_TOWERS)}")
-    image_size: int | None = Field(default=None, description="pixels; the tower's own if left out")
+    image_size: int | None = Field(default=None, ge=1, description="pixels; the tower's own if left out")
     quick_gelu: bool = Field(default=False, description="the activation of OpenAI's and MetaCLIP's weights")
     text: TextConfig = TextConfig()
-    embed_dim: int = 128
+    embed_dim: int = Field(default=128, ge=1)
     resize: Literal["squash", "shortest"] = "squash"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
@@ -143,21 +139,19 @@ class StudentConfig(BaseModel):
         return tower
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """What any stage of training needs to know about steps and the optimiser."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=400, ge=1)
     batch_size: int = Field(default=128, ge=2, description="samples of a step, over all processes")
     accumulate: int = Field(
         default=1, ge=1, description="pieces that a process embeds its part of a batch in: less memory, the same step"
     )
-    lr: float = 2e-3
+    lr: float = Field(default=2e-3, gt=0)
     warmup: int = Field(default=40, ge=0, description="steps of linear warm-up before the cosine")
     final_lr: float = Field(default=0.02, ge=0, le=1, description="share of lr that is left at the end")
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
     crop: float = Field(default=0.85, gt=0, le=1, description="smallest random crop, as a share of the side; 1 is none")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     balance: Literal["natural", "sqrt", "uniform"] = Field(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.errors import TrustError
+from mmkd_core.settings import Seed
 from mmkd_core.statistics import GroupBootstrap, Interval, macro_auc, paired_auc_difference, wilson_lower
 from mmkd_core.trust.evidence import DomainEvidence, Evidence, TeacherView, measure
 from mmkd_core.trust.published import PublishedTrust
@@ -47,7 +48,7 @@ class TrustConfig:
     threshold: float = 0.90
     strict: bool = False
     """Ask of the one-sided 95 % Wilson bound what is otherwise asked of the accuracy."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:

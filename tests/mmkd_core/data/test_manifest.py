@@ -206,12 +206,17 @@ def test_loading_other_versions_and_damage(corpus: Corpus) -> None:
         Corpus.load(corpus.root)
 
 
-@pytest.mark.parametrize(
-    "text", ["- a", "xray: [a]", "xray: {a: b}", "xray: {a: [1]}", "xray: {a: [' ']}", "{", "\x00"]
-)
+@pytest.mark.parametrize("text", ["- a", "xray: [a]", "xray: {a: b}", "xray: {a: [[1]]}", "xray: {a: [' ']}"])
 def test_prompts_that_are_no_prompts(corpus: Corpus, text: str) -> None:
     (corpus.root / "prompts.yaml").write_text(text)
     with pytest.raises(DataError, match=r"the prompts cannot be read: a mapping domain -> label -> sentences"):
+        Corpus.load(corpus.root)
+
+
+@pytest.mark.parametrize("text", ["{", "\x00", "xray: {a: [b], a: [c]}"])
+def test_prompts_that_are_no_yaml(corpus: Corpus, text: str) -> None:
+    (corpus.root / "prompts.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"prompts.yaml cannot be read: "):
         Corpus.load(corpus.root)
 
 
