@@ -11,6 +11,7 @@ from mmkd_core.errors import ReleaseError, WorkspaceError
 from mmkd_core.files import forget_hashes
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.inputs import changes, read_record, require_same, write_record
+from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.student_data import pretrained, run_pretrain, stage_one, stage_one_facts
 from mmkd_core.integrate.teaching import run_distill, run_incremental, trust_beside
 from mmkd_core.integrate.workspace import Config, Workspace, read_config
@@ -219,3 +220,34 @@ def test_trust_of_another_corpus_is_decided_again(workspace):
     again = trust_beside(changed, parent)["phantom-radio"]
     assert again.corpus == Corpus.load(changed.root / changed.config.data).fingerprint != kept.corpus
     assert len(again.mask) == len(kept.mask) - 1
+
+
+def test_a_candidate_is_audited_on_whole_files_only(workspace):
+    """Whatever an audit reads of either release: predictions, embeddings, heads, the gate of the candidate."""
+    made = run_incremental(workspace).release
+    parts = ("predictions.parquet", "embeddings.safetensors", "heads.safetensors", "heads.json")
+    for found, names in ((made, (*parts, "gate.yaml")), (releases.release(workspace, "0001"), parts)):
+        for name in names:
+            good = (found.folder / name).read_bytes()
+            flip(found.folder / name)
+            with pytest.raises(ReleaseError, match=f"release {found.id} is damaged: {name} is changed"):
+                run_audit(workspace)
+            (found.folder / name).write_bytes(good)
+    forget_hashes()
+    assert run_audit(workspace)
+
+
+def test_nothing_is_built_on_a_parent_with_one_flipped_bit(workspace):
+    parent = releases.release(workspace, "0001")
+    made = run_incremental(workspace).release
+    names = ("student/open_clip_model.safetensors", "student/open_clip_config.json", "heads.safetensors",
+             "trust/phantom-eye.npz")  # fmt: skip
+    for name in names:
+        good = (parent.folder / name).read_bytes()
+        flip(parent.folder / name)
+        changed = edited(workspace, incremental={"steps": 5})
+        with pytest.raises(ReleaseError, match=f"release 0001 is damaged: {name} is changed"):
+            run_incremental(changed)
+        assert [found.id for found in releases.all_releases(workspace)] == ["0001", made.id]
+        (parent.folder / name).write_bytes(good)
+        forget_hashes()
