@@ -254,7 +254,10 @@ def pictures(tmp_path: Path) -> Path:
         ),
         pytest.param(changed(1, image=""), {}, ["the image is missing (manifest.csv, line 3)"], id="no-image"),
         pytest.param(
-            changed(4, caption='"  "'), {}, ["the caption is empty (manifest.csv, line 6). Write one"], id="empty"
+            changed(4, caption='"  "', label="nan"),
+            {},
+            ["the label and caption is missing (manifest.csv, line 6)"],
+            id="empty",
         ),
         pytest.param(
             [{k: v for k, v in row.items() if k != "caption"} for row in changed(0, label="")],
@@ -271,7 +274,7 @@ def pictures(tmp_path: Path) -> Path:
         pytest.param(
             changed(2, patient="p1"),
             {},
-            ["group 'p1' is in two splits (train at line 3, val at line 4 of manifest.csv). Keep every patient in one"],
+            ["a group is in two splits ('p1': train at line 3, val at line 4 of manifest.csv). Keep every patient in"],
             id="torn",
         ),
     ],

@@ -87,6 +87,28 @@ def test_import_once(mmkd, workspace, tmp_path):
     assert "mmkd: the workspace has its data already (ws/data)" in again.stderr
 
 
+def test_an_import_says_all_that_there_is_to_say_and_strict_makes_it_an_error(mmkd, workspace, tmp_path):
+    lines = ["image;domain;label;caption;group_id;split"]
+    for i in range(6):
+        Image.new("L", (8, 8), 40 * i).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png;X-Ray;{('a', 'b', 'NA')[i % 3]};{'word ' * 40 if i % 3 == 2 else ''};p{i};train")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    refused = mmkd("data", "import", "manifest.csv", "-w", workspace, "--strict")
+    assert refused.exit_code == 2
+    assert 'taken as absent, label: "NA" 2' in refused.stderr
+    assert "captions longer than the student's context of 32 tokens (by words, so at least these): 2" in refused.stderr
+    assert not (workspace / "data").exists()
+    done = mmkd("data", "import", "manifest.csv", "-w", workspace)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("rows read: 6\ntaken as absent: caption: empty 4\n")
+    assert 'taken as absent: label: "NA" 2\n' in done.stdout
+    assert "look at: captions longer than the student's context of 32 tokens" in done.stdout
+    assert "note: the domain 'X-Ray' is xray\n" in done.stdout
+    shown = done.stdout.split("captions as they will be trained on:\n")[1].splitlines()[:3]
+    assert len(shown) == 3
+    assert all(line.startswith("  ") for line in shown)
+
+
 def test_a_broken_plugin_is_listed_and_stops_nobody(mmkd, installed):
     installed("good", "broken_import", "api_v2")
     done = mmkd("teachers", "list", "--json")
