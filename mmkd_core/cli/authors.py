@@ -11,6 +11,7 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root
 from mmkd_core.cli.output import Output, size
 
 if TYPE_CHECKING:
+    from mmkd_core.integrate.golden import Compared
     from mmkd_core.plugins.card import Card
 
 app = typer.Typer()
@@ -23,7 +24,21 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the teacher."
 @app.command(epilog="Example:  mmkd teachers check phantom-sono --full")
 def check(
     name: Name,
+    published: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", help="With --golden: the folder that the paper's authors publish (meta.jsonl)."
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Read and hash every file of its weights again.")] = False,
+    golden: Annotated[
+        bool,
+        typer.Option(
+            "--golden",
+            help="Compare it with the features that the paper's authors published: those in DIR, else those that this "
+            "workspace has imported.",
+        ),
+    ] = False,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,
@@ -32,19 +47,43 @@ def check(
     from mmkd_core.plugins import read_lock
     from mmkd_core.plugins.card import check as check_teacher
 
+    if published and not golden:
+        raise typer.BadParameter("a folder belongs to --golden", param_hint="DIR")
     out = Output(json, root)
-    card = check_teacher(name, root / LOCK, full=full)
+    if golden:
+        from mmkd_core.integrate.golden import run_golden
+
+        card, compared = run_golden(name, root, published, full=full)
+    else:
+        card, compared = check_teacher(name, root / LOCK, full=full), None
     out.table(("field", "value"), _card_lines(card))
     out.say()
     out.table(("check", "result", "reason"), [(c.name, c.status, c.reason) for c in card.checks])
     failed = [c.name for c in card.checks if c.status == "failed"]
     verdict = f"{name} failed {len(failed)} of {len(card.checks)} checks: {', '.join(failed)}"
     out.say(verdict if failed else f"{name} passed every check that applies")
+    good = not failed and (compared is None or compared.passed)
+    if compared:
+        _say_golden(out, name, compared)
     passed = "mmkd extract" if name in read_lock(root / LOCK).teachers else f"mmkd teachers add {name}"
-    next_step = f"Mend the plugin, then run `mmkd teachers check {name}`" if failed else passed
-    out.finish({**card.model_dump(mode="json"), "passed": card.passed}, next=next_step)
-    if failed:
+    next_step = passed if good else f"Mend the plugin, then run `mmkd teachers check {name}`"
+    further = {"published": {**vars(compared), "passed": compared.passed}} if compared else {}
+    out.finish({**card.model_dump(mode="json"), **further, "passed": good}, next=next_step)
+    if not good:
         raise typer.Exit(1)
+
+
+def _say_golden(out: Output, name: str, compared: "Compared") -> None:
+    out.say()
+    out.table(
+        ("pair", "image", "text"),
+        [(pair, f"{row['image']:.4f}", f"{row['text']:.4f}") for pair, row in compared.cosines.items()],
+    )
+    for pair, reason in compared.skipped:
+        out.say(f"left out: {pair}: {reason}")
+    found = "; ".join(filter(None, (compared.summary(tower) for tower in ("image", "text"))))
+    verdict = compared.differs or f"equals it (at least {compared.same:g} is asked)"
+    out.say(f"{name} against the published {compared.model}: {verdict}{f' ({found})' if found else ''}")
 
 
 def _card_lines(card: "Card") -> Iterator[tuple[str, str]]:

@@ -54,9 +54,15 @@ class Published:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
+    """One image and its caption: their ids, what the publication calls it, and what its teachers made of it."""
+
+    name: str
     image: str
     text: str
+    caption: str
+    file: Path | None
+    """The image, where it is there."""
     teachers: list[str]
     vectors: dict[tuple[str, str, str], Vector]
     """By teacher, kind and tower."""
@@ -73,13 +79,17 @@ def import_published(folder: Path, store: FeatureStore, progress: Progress | Non
     with (progress or Silent()).task(f"reading {folder.name}", len(lines), "pairs") as advance:
         for first in range(0, len(lines), _PAIRS):
             part = lines[first : first + _PAIRS]
-            pairs = list(_read(folder, part, done))
-            _put(store, pairs, done)
+            _put(store, list(_read(folder, part, done)), done)
             advance(len(part))
     if not done.pairs:
         reason = f": {done.skipped[0][0]}: {done.skipped[0][1]}" if done.skipped else ""
         raise DataError(f"no pair could be read{reason}", where=str(folder), next="Name the folder with meta.jsonl")
     return done
+
+
+def pairs(folder: Path, done: Published) -> Iterator[Pair]:
+    """Every sound pair; the others are listed in ``done``. Raises DataError if the folder has no ``meta.jsonl``."""
+    yield from _read(folder, _lines(folder), done)
 
 
 def _lines(folder: Path) -> list[str]:
@@ -91,7 +101,7 @@ def _lines(folder: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _read(folder: Path, lines: list[str], done: Published) -> Iterator[_Pair]:
+def _read(folder: Path, lines: list[str], done: Published) -> Iterator[Pair]:
     for line in lines:
         name = "?"
         try:
@@ -106,7 +116,7 @@ def _read(folder: Path, lines: list[str], done: Published) -> Iterator[_Pair]:
             done.skipped.append((name, "UnpicklingError: the file holds more than tensors, or is damaged"))
 
 
-def _pair(folder: Path, meta: dict[str, Any], name: str) -> _Pair:
+def _pair(folder: Path, meta: dict[str, Any], name: str) -> Pair:
     teachers = [str(teacher) for teacher in meta["available_clips"]]
     if not teachers:
         raise ValueError("no teacher is trusted for it")
@@ -119,7 +129,9 @@ def _pair(folder: Path, meta: dict[str, Any], name: str) -> _Pair:
         for teacher in teachers:
             for tower, suffix in _TOWERS.items():
                 vectors[teacher, kind, tower] = _vector(tensors, f"{teacher}_{suffix}", file)
-    return _Pair(_image(folder, str(meta.get("imgpath", "")), name), text_id(str(meta["txt"])), teachers, vectors)
+    caption, picture = str(meta["txt"]), _image(folder, str(meta.get("imgpath", "")))
+    image = image_id(decode(picture)) if picture else f"{SOURCE}/{name}"
+    return Pair(name, image, text_id(caption), caption, picture, teachers, vectors)
 
 
 def _tensors(file: Path) -> dict[str, Any]:
@@ -140,14 +152,12 @@ def _vector(tensors: dict[str, Any], key: str, file: str) -> Vector:
     return vector
 
 
-def _image(folder: Path, path: str, name: str) -> str:
+def _image(folder: Path, path: str) -> Path | None:
     file = (folder / path).resolve()
-    if path and file.is_relative_to(folder.resolve()) and file.is_file():
-        return image_id(decode(file))
-    return f"{SOURCE}/{name}"
+    return file if path and file.is_relative_to(folder.resolve()) and file.is_file() else None
 
 
-def _put(store: FeatureStore, pairs: list[_Pair], done: Published) -> None:
+def _put(store: FeatureStore, pairs: list[Pair], done: Published) -> None:
     groups: dict[tuple[str, str, str], dict[str, Vector]] = {}
     for pair in pairs:
         for key, vector in pair.vectors.items():

@@ -61,6 +61,17 @@ def check(name: str, lock_path: Path, *, full: bool = False, host: PluginHost | 
         PluginError: it cannot be checked: unknown, its plugin is broken, its weights are not to be had, or the
             interpreter crashed or took too long.
     """
+    return Card.model_validate(in_fresh(f"{__name__}:card_fresh", name, lock_path, full=full, host=host))
+
+
+def in_fresh(
+    function: str, name: str, lock_path: Path, *, host: PluginHost | None = None, **further: Any
+) -> dict[str, Any]:
+    """Call ``module:function`` in a fresh interpreter with what ``loader`` needs for a teacher, and what else it takes.
+
+    Raises:
+        PluginError: as ``check``.
+    """
     declared = (host or PluginHost.discover()).teacher(name)
     locked = read_lock(lock_path).teachers.get(name)
     if locked is not None and not is_as_locked(declared, locked):
@@ -76,17 +87,17 @@ def check(name: str, lock_path: Path, *, full: bool = False, host: PluginHost | 
         "spec": spec.model_dump(mode="json"),
         "locked": locked.model_dump(mode="json") if locked else None,
         "root": str(lock_path.absolute().parent),
-        "full": full,
+        **further,
     }
     try:
-        answer = isolated.run_isolated(f"{__name__}:card_fresh", request, time_limit_s=TIME_LIMIT_S, network=True)
+        answer: dict[str, Any] = isolated.run_isolated(function, request, time_limit_s=TIME_LIMIT_S, network=True)
     except PluginError as error:
         raise PluginError(
             f"teacher {name} cannot be checked: {error.what}",
             where=error.where,
             next=error.next or f"Report it to the plugin's author, or run `mmkd teachers remove {name}`",
         ) from error
-    return Card.model_validate(answer)
+    return answer
 
 
 def card_fresh(request: dict[str, Any]) -> dict[str, Any]:
@@ -94,15 +105,19 @@ def card_fresh(request: dict[str, Any]) -> dict[str, Any]:
 
     The checks refuse the network themselves, because they must also notice an attempt that the teacher hides.
     """
+    level: Level = "full" if request["full"] else "standard"
+    return card_of(*loader(request), level).model_dump(mode="json")
+
+
+def loader(request: dict[str, Any]) -> tuple[TeacherSpec, Callable[[], Teacher]]:
+    """In a fresh interpreter: the teacher that ``in_fresh`` was asked about, and how it is built."""
     os.environ.update(isolated.OFFLINE)
     host = PluginHost.discover(environ={})
-    level: Level = "full" if request["full"] else "standard"
     spec = TeacherSpec.model_validate(request["spec"])
-    load: Callable[[], Teacher] = partial(host.load, spec)
-    if request["locked"]:
-        locked = LockedTeacher.model_validate(request["locked"])
-        load = partial(open_teacher, host, spec, locked, Path(request["root"]))
-    return card_of(spec, load, level).model_dump(mode="json")
+    if not request["locked"]:
+        return spec, partial(host.load, spec)
+    locked = LockedTeacher.model_validate(request["locked"])
+    return spec, partial(open_teacher, host, spec, locked, Path(request["root"]))
 
 
 def card_of(spec: TeacherSpec, load: Callable[[], Teacher], level: Level) -> Card:
