@@ -1,4 +1,6 @@
-"""Claims against measurements: is each teacher as good as its plugin says, and what would another threshold admit?"""
+"""Claims against measurements: is each teacher as good as its plugin says, does what was measured hold on the test
+split, and what would another threshold admit?
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.gap import Gap
 from mmkd_core.statistics import wilson_lower
-from mmkd_core.trust import DomainTrust, Evidence, TeacherTrust, admitted_at
+from mmkd_core.trust import DomainTrust, Evidence, TeacherTrust, TrustConfig, admitted_at
 
 if TYPE_CHECKING:
     from mmkd_core.contract import TrustClaim
@@ -16,14 +19,34 @@ if TYPE_CHECKING:
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(101))
 """0 to 1, at which the sweep counts what is admitted."""
 
-CHECKED = {
-    "holds": Verdict.PASS,
-    "no claim": Verdict.PASS,
-    "overclaimed": Verdict.FAIL,
-    "unverified": Verdict.INCONCLUSIVE,
-    "not comparable": Verdict.INCONCLUSIVE,
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a claim, or of a measurement.
+
+    Attributes:
+        name: in tables and JSON.
+        verdict: what it comes to.
+        words: for people, after the names of teachers and domains.
+    """
+
+    name: str
+    verdict: Verdict
+    words: str
+
+
+FINDINGS = {
+    finding.name: finding
+    for finding in (
+        Finding("knows the probe", Verdict.FAIL, "far better on the probe than on the test split"),
+        Finding("overclaimed", Verdict.FAIL, "claims more than is found here"),
+        Finding("unverified", Verdict.INCONCLUSIVE, "claims what could not be measured here"),
+        Finding("not comparable", Verdict.INCONCLUSIVE, "claims another metric than is measured here"),
+        Finding("holds", Verdict.PASS, "is as good as it claims"),
+        Finding("no claim", Verdict.PASS, "claims nothing"),
+    )
 }
-"""What each finding comes to."""
+"""The worst first."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +59,26 @@ class TrustRow:
     metric: str | None
     """Of the claim."""
     measured: float | None
-    """Of the same metric, on the probe split; accuracy where there is no claim."""
+    """Of the same metric, on the probe images; accuracy where there is no claim."""
     lower: float | None
     """One-sided 95 % bound of ``measured`` (accuracy), or the lower end of its 95 % interval (AUC)."""
     upper: float | None
+    balanced: float | None
+    """Balanced accuracy on the probe images."""
+    auc: float | None
     n: int
+    patients: int
+    status: str
+    """``measured``, ``not better than chance`` or ``not measured``."""
     finding: str
-    """``holds``, ``overclaimed`` (all of the interval lies below the claim), ``unverified`` (nothing to measure on),
-    ``not comparable`` (another metric), or ``no claim``."""
+    """A name among ``FINDINGS``."""
     trusted: bool
+    on_claim: bool
     admitted: int
     of: int
     reason: str
+    gap: Gap | None = None
+    """What held on the probe and does not on the test split; None where either has nothing to measure."""
 
 
 @dataclass(frozen=True)
@@ -58,53 +89,53 @@ class DomainSweep:
     """Train samples of the domain."""
     admitted: tuple[int, ...]
     """(T,) of them, by threshold."""
-    whole_up_to: float | None
-    """The largest threshold at which it is trusted with the whole domain; None if it is with none."""
     everyone: int
     """Samples that it teaches where no rule is applied: all of the domains that it declares."""
 
 
-def trust_table(trusts: Iterable[TeacherTrust], claims: Mapping[str, Mapping[str, TrustClaim]]) -> list[TrustRow]:
+def trust_table(
+    trusts: Iterable[TeacherTrust],
+    claims: Mapping[str, Mapping[str, TrustClaim]],
+    gaps: Mapping[tuple[str, str], Gap] | None = None,
+) -> list[TrustRow]:
     """Set what was measured beside what was claimed, teacher by teacher, domain by domain.
 
     Args:
         trusts: outcomes of a trust rule.
         claims: by teacher and domain: ``TeacherSpec.trust``.
+        gaps: by teacher and domain, where probe and test split were compared.
     """
     return [
-        _row(trust.teacher, domain, found, claims.get(trust.teacher, {}).get(domain))
+        _row(
+            trust.teacher,
+            domain,
+            found,
+            claims.get(trust.teacher, {}).get(domain),
+            (gaps or {}).get((trust.teacher, domain)),
+        )
         for trust in trusts
         for domain, found in trust.domains.items()
     ]
 
 
 def verdict(rows: Iterable[TrustRow]) -> Verdict:
-    """FAIL if a claim is refuted, else INCONCLUSIVE if one could not be checked, else PASS."""
-    return Verdict.of(CHECKED[row.finding] for row in rows)
+    """FAIL if a claim is refuted or a probe is known by heart, else INCONCLUSIVE if a claim is open, else PASS."""
+    return Verdict.of(FINDINGS[row.finding].verdict for row in rows)
 
 
-def sweep(evidence: Evidence, strict: bool = False, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, DomainSweep]:
+def sweep(evidence: Evidence, config: TrustConfig, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, DomainSweep]:
     """What the 90 % rule would admit at other thresholds, by domain, from evidence measured once."""
-    view, found = evidence.view, {}
+    found = {}
     for domain, known in evidence.domains.items():
-        admitted, standing = admitted_at(known, view.claims.get(domain), thresholds, strict)
+        admitted = admitted_at(evidence, domain, thresholds, config)
         of = len(known.train)
-        everyone = of if domain in view.domains else 0
-        found[domain] = DomainSweep(of, tuple(admitted.tolist()), standing, everyone)
+        found[domain] = DomainSweep(of, tuple(admitted.tolist()), of if domain in evidence.view.domains else 0)
     return found
 
 
-def _row(teacher: str, domain: str, found: DomainTrust, claim: TrustClaim | None) -> TrustRow:
+def _row(teacher: str, domain: str, found: DomainTrust, claim: TrustClaim | None, gap: Gap | None) -> TrustRow:
     metric = claim.metric if claim else None
     measured, lower, upper = _measured(found, metric or "accuracy")
-    if claim is None:
-        finding = "no claim"
-    elif not found.n:
-        finding = "unverified"
-    elif measured is None or upper is None:
-        finding = "not comparable"
-    else:
-        finding = "overclaimed" if upper < claim.score else "holds"
     return TrustRow(
         teacher=teacher,
         domain=domain,
@@ -113,13 +144,29 @@ def _row(teacher: str, domain: str, found: DomainTrust, claim: TrustClaim | None
         measured=measured,
         lower=lower,
         upper=upper,
+        balanced=found.balanced,
+        auc=found.auc.estimate if found.auc else None,
         n=found.n,
-        finding=finding,
+        patients=found.patients,
+        status=found.status,
+        finding="knows the probe" if gap and gap.unexplained else _finding(found, claim, upper),
         trusted=found.trusted,
+        on_claim=found.on_claim,
         admitted=found.admitted,
         of=found.of,
         reason=found.reason,
+        gap=gap,
     )
+
+
+def _finding(found: DomainTrust, claim: TrustClaim | None, upper: float | None) -> str:
+    if claim is None:
+        return "no claim"
+    if not found.verified:
+        return "unverified"
+    if upper is None:
+        return "not comparable"
+    return "overclaimed" if upper < claim.score else "holds"
 
 
 def _measured(found: DomainTrust, metric: str) -> tuple[float | None, float | None, float | None]:

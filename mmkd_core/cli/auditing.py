@@ -32,11 +32,12 @@ def show_trust(out: Output, sweep: bool) -> int:
     workspace = Workspace.open(out.root)
     with workspace.writing():
         facts = run_trust_audit(workspace, sweep, watch())
-    columns = ("teacher", "domain", "claimed", "measured", "95 % interval", "finding", "teaches", "why")
-    out.table(columns, [_trust_cells(row) for row in facts["rows"]])
+    columns = ("teacher", "domain", "claimed", "measured", "95 % interval", "balanced", "AUC", "test split")
+    out.table((*columns, "finding", "teaches", "why"), [_trust_cells(row) for row in facts["rows"]])
     if sweep:
         _show_sweep(out, facts["sweep"])
         _show_students(out, facts["students"])
+    out.say(facts["sentence"])
     out.say(f"verdict: {facts['verdict']}")
     path = trust_audit_file(workspace)
     out.finish(facts, wrote=[path.with_suffix(".html"), path], next="mmkd distill")
@@ -44,9 +45,19 @@ def show_trust(out: Output, sweep: bool) -> int:
 
 
 def _trust_cells(row: "Mapping[str, Any]") -> tuple[object, ...]:
-    measured = points(row["measured"]), span(row["lower"], row["upper"]), row["finding"]
+    measured = points(row["measured"]), span(row["lower"], row["upper"]), points(row["balanced"]), points(row["auc"])
+    held = f"{points(row['gap']['test'])}, AUC {points(row['gap']['test_auc'])}" if row["gap"] else "-"
     teaches = f"{row['admitted']} of {row['of']}"
-    return row["teacher"], row["domain"], points(row["claimed"]), *measured, teaches, row["reason"]
+    return (
+        row["teacher"],
+        row["domain"],
+        points(row["claimed"]),
+        *measured,
+        held,
+        row["finding"],
+        teaches,
+        row["reason"],
+    )
 
 
 def _show_sweep(out: Output, found: "Mapping[str, Any]") -> None:

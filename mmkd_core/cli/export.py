@@ -38,6 +38,8 @@ class _Source:
     """Of a release: on the test split."""
     origin: tuple[str, ...] = ()
     """Data, release and hashes, a line each, for the model card."""
+    images: tuple[str, ...] = ()
+    """Ids of some of the images that it was trained on."""
 
 
 def _form(form: str, line: str, example: str, says: str) -> None:
@@ -157,7 +159,7 @@ def _teacher(
     short = _short(name, folder) if into else ""
     student = Student.load(source.folder)
     facts: dict[str, Any] = {"domains": domains, "trust": _claims(root, student, domains), "training_data": source.data}
-    facts["license"] = _terms(source)
+    facts |= {"license": _terms(source), "images": source.images}
     if into:
         target = folder / short
         spec = write_teacher(student, target, name, location=f"{folder.name}:{short}", **facts)
@@ -184,7 +186,7 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     """The student that is meant; a release needs a workspace, a folder does not."""
     from mmkd_core.errors import ReleaseError
     from mmkd_core.integrate import releases
-    from mmkd_core.integrate.student_data import pretrained
+    from mmkd_core.integrate.student_data import pretrained, some_images
     from mmkd_core.integrate.workspace import Workspace
 
     if student and release:
@@ -193,7 +195,8 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
         facts = pretrained(student)
         began, said = releases.starts(facts.get("start", {})), facts.get("data", "")
         made = (f"Trained on {said}, in {facts['steps']:,} steps.",) if said else ()
-        return _Source(student, student.name, said, tuple(facts.get("domains", ())), licenses=began, origin=made)
+        domains, images = tuple(facts.get("domains", ())), tuple(facts.get("images", ()))
+        return _Source(student, student.name, said, domains, licenses=began, origin=made, images=images)
     workspace = Workspace.open(root)
     found = releases.release(workspace, release) if release else releases.current(workspace)
     if found is None:
@@ -203,7 +206,8 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     licences = {**found.facts["licenses"], **releases.starts(found.facts.get("start", {}))}
     corpus = workspace.corpus()
     terms, said, origin = found.facts["license"], found.predictions, _origin(found, corpus)
-    return _Source(found.student, found.id, data, tuple(corpus.domains), terms, licences, said, origin)
+    images = tuple(some_images(corpus, corpus.where("train")))
+    return _Source(found.student, found.id, data, tuple(corpus.domains), terms, licences, said, origin, images)
 
 
 def _origin(found: "Found", corpus: "Corpus") -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def integrate(
         _say_repair(out, done.repair)
     verdict = done.verdict.value if done.verdict else None
     out.say(f"verdict: {verdict or f'none, {NOTHING}'}")
-    out.say(f"in use: release {done.release.id}")
+    out.say(f"in use: release {done.release.id}" if done.release else "in use: no release yet")
     written = audit_file(workspace, done.candidate.id, str(done.candidate.parent)) if done.candidate else None
     facts: dict[str, Any] = {
         "teachers": done.teachers,
@@ -67,10 +67,15 @@ def integrate(
         "why": None if verdict else NOTHING,
         "audit": written,
         "candidate": done.candidate.id if done.candidate else None,
-        "in_use": done.release.id,
+        "in_use": done.release.id if done.release else None,
         "repair": _facts(done.repair) if done.repair else None,
+        "trust": done.trust,
     }
-    out.finish(facts, wrote=[done.release.folder], next=FOLLOWING[verdict])
+    if done.nowhere:
+        out.say("nothing was distilled: no sample may be taught")
+        out.finish({**facts, "why": "trusted nowhere"}, next="mmkd audit trust")
+        raise typer.Exit(2)
+    out.finish(facts, wrote=[done.release.folder] if done.release else [], next=FOLLOWING[verdict])
     raise typer.Exit(done.verdict.exit_code if done.verdict else 0)
 
 

@@ -7,15 +7,10 @@ from typing import Annotated
 import typer
 
 from mmkd_core.cli.errors import DEBUG
+from mmkd_core.trust.rules import RULES
 
-
-class Rule(StrEnum):
-    """Trust rules that can be chosen."""
-
-    NINETY = "90"
-    GAIN = "gain"
-    NONE = "none"
-    PUBLISHED = "published"
+Rule = StrEnum("Rule", {name: name for name in RULES})  # type: ignore[misc]
+"""Trust rules that can be chosen."""
 
 
 class Recipe(StrEnum):
@@ -52,6 +47,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Agree to what would be a
 Accept = Annotated[
     bool, typer.Option("--accept-license", help="Agree to weights that forbid commercial use or derivatives.")
 ]
+TRUST = typer.Option(
+    "--trust",
+    help=f"What a teacher teaches: {'; '.join(f'{rule.name}, {rule.summary}' for rule in RULES.values())}.",
+)
 Weights = Annotated[
     Path | None, typer.Option(metavar="PATH", exists=True, help="Weights that are on this machine already.")
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmkd_core.cli.options import Debug, Json, Recipe, Rule
+from mmkd_core.cli.options import TRUST, Debug, Json, Recipe, Rule
 from mmkd_core.cli.output import Output, points
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def quickstart(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Workspace  [default: mmkd-quickstart]")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="The smallest run of every step, under a minute.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another seed, another run.")] = 0,
-    trust: Annotated[Rule, typer.Option(help="Rule by which teachers are trusted.")] = Rule.NINETY,
+    trust: Annotated[Rule, TRUST] = Rule("90"),
     recipe: Annotated[Recipe, typer.Option(help="Scheme of distillation.")] = Recipe.MMKD,
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Real images: a manifest or a folder; phantom if left out.")
@@ -44,13 +44,13 @@ def quickstart(
         raise DataError("no such file or folder", where=str(data), next="Give a manifest or a folder to --data")
     target = folder or root or FOLDER
     name = {} if data is None else {"name": _name(data)}
-    if trust is Rule.PUBLISHED:
+    if trust == "published":
         raise TrustError(
             "quickstart makes a new workspace, and that has no published list of trusted teachers",
             next="Use the single commands: `mmkd init --trust published`, then `mmkd store import mmkd-clip DIR`",
         )
     config, phantom = profile(smoke, data is not None, seed, trust.value, recipe.value, **name)
-    summary = run(target, config, phantom, data, watch(), _command(smoke, seed, trust, recipe, data))
+    summary = run(target, config, phantom, data, watch(), _command(smoke, seed, trust.value, recipe, data))
     out = Output(json, target)
     if phantom and phantom.spoilt:
         out.say(f"note: {phantom.spoilt}")
@@ -59,10 +59,10 @@ def quickstart(
     out.finish(summary, wrote=[target / "report.html", target / "summary.json"], next="mmkd audit trust")
 
 
-def _command(smoke: bool, seed: int, trust: Rule, recipe: Recipe, data: Path | None) -> str:
+def _command(smoke: bool, seed: int, trust: str, recipe: Recipe, data: Path | None) -> str:
     """The same run again, without the folder that it wrote to."""
     parts = ["mmkd quickstart", "--smoke" if smoke else "", f"--seed {seed}"]
-    parts += [f"--trust {trust.value}" if trust is not Rule.NINETY else ""]
+    parts += [f"--trust {trust}" if trust != "90" else ""]
     parts += [f"--recipe {recipe.value}" if recipe is not Recipe.MMKD else "", f"--data {data}" if data else ""]
     return " ".join(part for part in parts if part)
 
@@ -85,7 +85,8 @@ def _show(out: Output, summary: dict[str, Any]) -> None:
     rows = [(n, points(f["mean_auc"]), *(points(f["auc"].get(d)) for d in view.domains)) for n, f in view.models]
     out.table(("model", "mean", *view.domains), rows)
     out.say()
-    out.say(view.trust_sentence)
+    for sentence in view.trust_sentences:
+        out.say(sentence)
     out.table(("teacher", "teaches all of", "elsewhere"), list(_admitted(view)))
     out.say()
     out.say(view.headline)

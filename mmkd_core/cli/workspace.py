@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmkd_core.cli.options import HERE, Debug, Json, Root, Rule
+from mmkd_core.cli.options import HERE, TRUST, Debug, Json, Root, Rule
 from mmkd_core.cli.output import Output, points
 
 app = typer.Typer()
@@ -17,7 +17,7 @@ def init(
     name: Annotated[str | None, typer.Option(help="Name of the student.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="An mmkd.yaml to start from.")] = None,
-    trust: Annotated[Rule | None, typer.Option(help="Rule by which teachers are trusted.")] = None,
+    trust: Annotated[Rule | None, TRUST] = None,
     root: Root = HERE,
     json: Json = False,
     debug: Debug = False,

@@ -99,6 +99,10 @@ class Provenance(Frozen):
     paper: str | None = Field(default=None, description="Reference or link of the paper.")
     homepage: str | None = Field(default=None, description="Code or model page.")
     training_data: str | None = Field(default=None, description="What it has seen, to judge leakage.")
+    images: tuple[str, ...] = Field(
+        default=(),
+        description="Ids of some images that it was made from: on training images of such data, trust is not measured.",
+    )
     citation: str | None = Field(default=None, description="BibTeX, or how to cite.")
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.evaluate.predictions import DomainPredictions
+from mmkd_core.statistics.odds import softmax
 from mmkd_core.trust.beliefs import unit
+from mmkd_core.trust.results import DomainTrust
 
 
 def cosines(predicted: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -24,11 +26,14 @@ def agreement(student: DomainPredictions, teacher: DomainPredictions) -> dict[st
     return {str(sample): bool(np.all(own == choice[sample])) for sample, own in rows if sample in choice}
 
 
-def trusted_with(teacher: DomainPredictions, whole: bool, threshold: float) -> NDArray[Any]:
+def trusted_with(teacher: DomainPredictions, trust: DomainTrust, threshold: float) -> NDArray[Any]:
     """Rows of a split that the teacher would teach by the rule by which it teaches.
 
     Args:
-        whole: it is trusted with the domain; else only where it is right and at least ``threshold`` sure.
+        teacher: what it says of the split.
+        trust: what it may teach in the domain: all of it, or what it is sure of and right about in some classes.
+        threshold: how sure it must be.
     """
-    sure = teacher.right & (teacher.sure >= threshold)
-    return np.flatnonzero(np.ones(len(teacher), bool) if whole else sure)
+    sure = softmax(teacher.logits / trust.temperature).max(axis=1) >= threshold
+    known = np.isin(teacher.label.astype(str), trust.sure_of)
+    return np.flatnonzero(trust.trusted | (teacher.right & sure & known))

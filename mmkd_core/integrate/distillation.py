@@ -220,9 +220,19 @@ class Distillation:
                 None if self.parent else started_from(self.workspace),
             ),
             "student": shape_of(student),
+            "claimed": self._on_claim(new),
             **(more or {}),
         }
         commit_student(self.background, student, taught.heads, replayed, run / "log.jsonl", facts)
+
+    def _on_claim(self, new: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Claims by teacher and domain on which a person let it teach, for this release or those that it grew from."""
+        claimed = dict(self.parent.facts.get("claimed", {})) if self.parent else {}
+        for name in new:
+            domains = self.trust[name].domains.items()
+            if on_claim := {domain: found.claimed for domain, found in domains if found.on_claim}:
+                claimed[name] = on_claim
+        return claimed
 
     def _earlier(self, replay: Replay | None) -> Earlier | None:
         if self.parent is None or replay is None:

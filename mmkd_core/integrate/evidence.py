@@ -81,7 +81,7 @@ def _reference(known: Sequence[Release], corpus: Corpus, spec: TeacherSpec, stor
     for domain, part in predictions.domains.items():
         decided = trust.domains.get(domain)
         if decided is not None:
-            own = trusted_with(part, decided.trusted, float(trust.config["threshold"]))
+            own = trusted_with(part, decided, float(trust.config["threshold"]))
             names |= {str(sample) for sample in part.sample_id[own]}
     trusted = np.array([row for row in rows if str(corpus.sample_id[row]) in names], dtype=np.int64)
     return Reference(spec.name, predictions, trusted, features.images(trusted))

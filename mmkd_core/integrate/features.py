@@ -109,6 +109,7 @@ class Features:
             self.images(),
             self.captions()[: len(self.corpus)],
             {domain: texts for domain, texts in self.classes().items() if texts.ndim == 2},
+            self.spec.provenance.images,
         )
 
     def source(self, bank: Bank, mask: Mask, *, heads: bool = True, factor: float = 1.0) -> Source:

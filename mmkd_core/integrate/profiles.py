@@ -39,7 +39,7 @@ def profile(
         "seed": seed,
         "data": f"data/{name}",
         "student": StudentConfig(),
-        "trust": TrustConfig(rule=trust, seed=seed),  # type: ignore[arg-type]
+        "trust": TrustConfig(rule=trust, seed=seed),
         "pretrain": PretrainConfig(**chosen["pretrain"]),
         "distill": DistillConfig(recipe=recipe, **chosen["distill"]),  # type: ignore[arg-type]
         "incremental": IncrementalConfig(**chosen["incremental"]),

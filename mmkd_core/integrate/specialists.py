@@ -68,6 +68,7 @@ def make_specialist(workspace: Workspace, name: str, domains: tuple[str, ...], p
         return Path(made["wheel"])
     student = Student.load(folder)
     claims = measured_claims(workspace, student, domains)
-    _, wheel = export_teacher(student, out, name, domains=domains, trust=claims, training_data=run["data"])
+    made_from = {"training_data": run["data"], "images": tuple(run.get("images", ()))}
+    _, wheel = export_teacher(student, out, name, domains=domains, trust=claims, **made_from)
     write_json(out / "wheel.json", {"identity": run["identity"], "wheel": str(wheel.absolute())})
     return wheel.absolute()

@@ -31,7 +31,7 @@ from mmkd_core.student.config import PretrainConfig, StartConfig
 from mmkd_core.student.model import Student
 from mmkd_core.student.pretrain import pretrain
 from mmkd_core.student.start import digests, licences, load_start, tokenizer_beside
-from mmkd_core.trust import posterior
+from mmkd_core.trust import logits
 
 DONE, WEIGHTS = "done.json", "open_clip_model.safetensors"
 AGAIN = "Run `mmkd pretrain` to make it again"
@@ -213,6 +213,7 @@ def run_pretrain(
         "domains": list(config.domains) or corpus.domains,
         "start": _with_licences(started, shape.start, root),
         "data": f"{len(rows)} images of {workspace.config.name} (train split, {_TEXTS[config.captions]})",
+        "images": some_images(corpus, rows),
     }
     seconds = round(time.monotonic() - start, 1)
     note_stage_one(workspace, corpus, config, run, folder, {**facts, "seconds": seconds})
@@ -261,6 +262,11 @@ def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> 
         domain = str(corpus.domain[i])
         texts[i] = label_caption(domain, corpus.named(i) or (), classes[domain], str(corpus.image_id[i]))
     return texts, ONE_EACH
+
+
+def some_images(corpus: Corpus, rows: Rows) -> list[str]:
+    """The first eight ids of the images of some samples, by which a teacher that is made from them can be told."""
+    return sorted({str(name) for name in corpus.image_id[rows]})[:8]
 
 
 def student_classes(student: Student, corpus: Corpus) -> dict[str, np.ndarray[Any, Any]]:
@@ -319,10 +325,10 @@ def measured_claims(workspace: Workspace, student: Student, domains: tuple[str, 
 
 
 def probe_scores(student: Student, corpus: Corpus, pixels: Pixels) -> dict[str, np.ndarray[Any, Any]]:
-    """Posteriors (v, C) by domain on the probe split (val), as the rule by gain wants them."""
+    """Logits (v, C) by domain on the probe split (val), as the rule by gain wants them."""
     scores = {}
     for domain, classes in student_classes(student, corpus).items():
         rows = corpus.where(split="val", domains=[domain])
         if len(rows) and classes.ndim == 2:
-            scores[domain] = posterior(student.embed_images(pixels[rows]), classes, student.logit_scale)
+            scores[domain] = logits(embed_images(student, corpus, pixels, rows), classes, student.logit_scale)
     return scores

@@ -26,6 +26,7 @@ from mmkd_core.integrate.measuring import STAGE_ONE, before_any_teacher, zero_sh
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import DONE
 from mmkd_core.integrate.studying import report_study, studies
+from mmkd_core.integrate.teaching import decided_here
 from mmkd_core.integrate.trusting import kept_sweep
 from mmkd_core.integrate.workspace import CONFIG, Workspace, read_config, read_json, write_json
 from mmkd_core.plugins import PluginHost, read_lock
@@ -182,18 +183,41 @@ def _teachers(
 
 def _trust(workspace: Workspace, known: list[Release], about: Release | None) -> dict[str, Any]:
     """Who was trusted with what: now, or when a release and what it grew from were made."""
-    config, paths = workspace.config.trust, sorted(workspace.trust.glob("*.npz"))
+    stale: list[str] = []
     if about:
-        paths = [path for found in known for name in found.teachers if (path := found.trust(name))]
         config = read_config(about.file(CONFIG)).trust
-    teachers = {}
-    for path in paths:
-        found = TeacherTrust.load(path)
-        teachers[found.teacher] = {
-            domain: {key: entry[key] for key in ("accuracy", "lower", "n", "admitted", "of", "trusted", "reason")}
-            for domain, entry in found.to_json()["domains"].items()
-        }
-    facts = {"rule": config.rule, "threshold": config.threshold, "strict": config.strict, "teachers": teachers}
+        paths = [path for found in known for name in found.teachers if (path := found.trust(name))]
+        decided = {found.teacher: found for found in map(TeacherTrust.load, paths)}
+    else:
+        config = workspace.config.trust
+        decided, stale = decided_here(workspace)
+    sentences: dict[str, list[str]] = {}
+    for name, found in decided.items():
+        sentences.setdefault(found.sentence, []).append(name)
+    keys = (
+        "status",
+        "accuracy",
+        "balanced",
+        "lower",
+        "n",
+        "patients",
+        "admitted",
+        "of",
+        "trusted",
+        "on_claim",
+        "reason",
+    )
+    facts = {
+        "rule": config.rule,
+        "threshold": config.threshold,
+        "strict": config.strict,
+        "sentences": [{"says": says, "teachers": names} for says, names in sentences.items()],
+        "undecided": stale,
+        "teachers": {
+            name: {domain: {key: entry[key] for key in keys} for domain, entry in found.to_json()["domains"].items()}
+            for name, found in decided.items()
+        },
+    }
     swept = None if about else kept_sweep(workspace)
     return {**facts, "sweep": swept} if swept else facts
 

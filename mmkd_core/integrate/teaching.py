@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mmkd_core.contract import TeacherSpec
+from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.replay import MixedBatches
 from mmkd_core.errors import PluginError, ReleaseError
 from mmkd_core.integrate import releases
@@ -16,19 +18,20 @@ from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.staging import require_same_student
 from mmkd_core.integrate.student_data import pixels_of, probe_scores, stage_one
-from mmkd_core.integrate.workspace import Workspace, read_json
+from mmkd_core.integrate.workspace import Workspace, identity, read_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.batches import Batches
 from mmkd_core.student.model import Student
-from mmkd_core.trust import PublishedTrust, StudentProbe, TeacherTrust, decide
+from mmkd_core.trust import RULES, PublishedTrust, StudentProbe, TeacherTrust, TrustConfig, decide
 
 
 def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[str, TeacherTrust]:
-    """Apply the workspace's trust rule to every locked teacher; earlier decisions of the same inputs are kept.
+    """Apply the workspace's trust rule to every locked teacher.
 
-    Teachers that the release in use has learnt from keep the trust that they were integrated with.
+    Teachers that the release in use has learnt from keep the trust that they were integrated with, as long as corpus,
+    teacher and settings are the same. (By gain they would lose it: the student has what they taught.)
     """
     return trust_beside(workspace, releases.current(workspace), progress)
 
@@ -44,17 +47,44 @@ def trust_beside(
     published = PublishedTrust.load(workspace.published_trust) if config.rule == "published" else None
     with open_store(workspace) as store:
         for name, spec in specs.items():
+            inputs = trust_inputs(corpus, spec, config)
             kept = parent.trust(name) if parent else None
-            if kept and (found := TeacherTrust.load(kept)).corpus == corpus.fingerprint:
+            if kept and (found := TeacherTrust.load(kept)).inputs == inputs:
                 decided[name] = found
                 continue
-            if config.rule == "gain" and probe is None:
+            if RULES[config.rule].needs_student and probe is None:
                 student = Student.load(parent.student if parent else stage_one(workspace))
                 probe = StudentProbe(probe_scores(student, corpus, pixels_of(workspace, corpus, progress, student)))
-            decided[name] = decide(Features(spec, corpus, store).view(), corpus, config, probe, published)
+            found = decide(Features(spec, corpus, store).view(), corpus, config, probe, published)
+            decided[name] = replace(found, inputs=inputs)
             if parallel.leads():
                 decided[name].save(workspace.trust / f"{name}.npz")
     return decided
+
+
+def trust_inputs(corpus: Corpus, spec: TeacherSpec, config: TrustConfig) -> str:
+    """Identity of what the trust in a teacher is decided from: corpus, teacher and settings."""
+    of_teacher = (spec.fingerprint, spec.logit_scale, spec.domains, spec.provenance.images)
+    return identity(corpus.fingerprint, of_teacher, {d: c.score for d, c in spec.trust.items()}, asdict(config))
+
+
+def decided_here(workspace: Workspace) -> tuple[dict[str, TeacherTrust], list[str]]:
+    """The trust in every locked teacher that was decided last, and the teachers of which it is missing or was decided
+    from other data or settings.
+    """
+    corpus, config = workspace.corpus(), workspace.config.trust
+    found, stale = {}, []
+    in_use = releases.current(workspace)
+    for name, spec in locked_specs(workspace, PluginHost.discover()).items():
+        paths = [workspace.trust / f"{name}.npz", in_use.trust(name) if in_use else None]
+        known = [TeacherTrust.load(path) for path in paths if path and path.exists()]
+        inputs = trust_inputs(corpus, spec, config)
+        fresh = [trust for trust in known if trust.inputs == inputs]
+        if fresh:
+            found[name] = fresh[0]
+        else:
+            stale.append(name)
+    return found, stale
 
 
 def run_distill(
@@ -72,11 +102,12 @@ def run_distill(
     """
     with parallel.leader_first():
         start = stage_one(workspace)
-        trust = run_trust(workspace, progress) if teachers is None else trust_beside(workspace, None, progress)
+        trust = trust_beside(workspace, None, progress)  # it starts before any teacher
         job = Distillation(workspace, workspace.config.distill, start, None, trust, progress)
-    train = job.corpus.where(split="train")
+    train, new = job.corpus.where(split="train"), [n for n in job.specs if teachers is None or n in teachers]
+    require_trust(new, job.trust)
     batches = Batches(train, job.corpus.domain[train], job.config, workspace.config.seed)
-    return job.run([name for name in job.specs if teachers is None or name in teachers], batches, "distil", more=more)
+    return job.run(new, batches, "distil", more=more)
 
 
 @dataclass(frozen=True)
@@ -126,11 +157,7 @@ def run_incremental(
         what = f"release {parent.id} has learnt from every locked teacher already"
         raise PluginError(what, next="Run `mmkd teachers add NAME` with a new one")
     fresh = np.flatnonzero(np.any([job.trust[name].mask for name in new], axis=0))
-    if not len(fresh):
-        reasons = "; ".join(f"{d}: {t.reason}" for name in new for d, t in job.trust[name].domains.items())
-        raise PluginError(
-            f"{', '.join(new)} is trusted nowhere ({reasons})", next="Try `rule: gain` under trust in mmkd.yaml"
-        )
+    require_trust(new, job.trust)
     urgent, share, label = forgotten.parts if forgotten else (), config.replay, "integrate"
     if forgotten:
         share, label = (1 + share) / 2, "repair"
@@ -140,6 +167,22 @@ def run_incremental(
         replay = job.replay(config, new, first, urgent)
     batches = MixedBatches(fresh, replay, config.batch_size, share, config.at_once, seed)
     return job.run(new, batches, label, replay, more)
+
+
+def require_trust(names: Collection[str], trust: Mapping[str, TeacherTrust]) -> None:
+    """Refuse to train where none of some teachers may teach a single sample.
+
+    Raises:
+        PluginError: says why, domain by domain.
+    """
+    if any(trust[name].mask.any() for name in names):
+        return
+    reasons = "; ".join(f"{d}: {t.reason}" for name in names for d, t in trust[name].domains.items())
+    raise PluginError(
+        f"{', '.join(names)} is trusted nowhere ({reasons})",
+        next="Give the images labels of more patients, so that it can be measured; or let its authors' claim count by "
+        "`rule: claimed` under trust in mmkd.yaml",
+    )
 
 
 def found_before(workspace: Workspace, parent: Release, new: Collection[str], repaired: str | None = None) -> list[str]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
+from mmkd_core.audit.trust import FINDINGS
 from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.extracting import run_extract
@@ -24,11 +25,13 @@ from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import Repair, run_repair
 from mmkd_core.integrate.student_data import DONE, run_pretrain, stage_one
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
+from mmkd_core.integrate.trusting import trust_rows
 from mmkd_core.integrate.using import standing
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins.lifecycle import Choices, add
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student import parallel
+from mmkd_core.trust import RULES, Status
 
 T = TypeVar("T")
 
@@ -45,16 +48,23 @@ class Integration:
         audit: of the candidate against its parent; None where nothing was compared: the first release has nothing to be
             compared with, and of a teacher that the release in use has learnt from already there is no candidate.
         repair: what came of the candidate's failure; None if it did not fail.
+        trust: what was found of each teacher in each domain, before anything was trained; as JSON.
         seconds: by step, of this run.
     """
 
     teachers: list[str]
-    release: Release
+    release: Release | None
     candidate: Release | None = None
     audit: ForgettingAudit | None = None
     repair: Repair | None = None
     steps: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    trust: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def nowhere(self) -> bool:
+        """Nothing was distilled, because the teachers may teach no sample at all."""
+        return bool(self.trust) and not any(row["admitted"] for row in self.trust)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -79,14 +89,19 @@ def run_integrate(
     names = journal.step("add", lambda: _added(workspace, target, choices, journal.progress))
     journal.step("extract", lambda: _extracted(workspace, journal.progress))
     parent = releases.current(workspace)
-    if parent is None:
-        journal.step("pretrain", lambda: _pretrained(workspace, journal.progress))
-        journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
-        first = journal.step("distil", lambda: _first(workspace, journal.progress))
-        return Integration(names, first, steps=journal.told, seconds=journal.seconds)
-    if set(names) <= set(parent.teachers):
+    if parent and set(names) <= set(parent.teachers):
         return _over(workspace, names, parent, journal)
-    journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
+    compared = RULES[workspace.config.trust.rule].needs_student
+    if parent is None and compared:
+        journal.step("pretrain", lambda: _pretrained(workspace, journal.progress))
+    trust = journal.step("trust", lambda: _trusted(workspace, names, journal.progress))
+    done = Integration(names, parent, trust=trust, steps=journal.told, seconds=journal.seconds)
+    if done.nowhere:
+        return done
+    if parent is None:
+        if not compared:
+            journal.step("pretrain", lambda: _pretrained(workspace, journal.progress))
+        return replace(done, release=journal.step("distil", lambda: _first(workspace, journal.progress)))
     made = journal.step("distil", lambda: _candidate(workspace, names, journal.progress))
     audit = journal.step("audit", lambda: _audited(workspace, made))
     repair = None
@@ -94,7 +109,7 @@ def run_integrate(
         repair = journal.step("repair", lambda: _repaired(workspace, made, journal.progress))
     in_use = releases.current(workspace)
     assert in_use
-    return Integration(names, in_use, made, audit, repair, journal.told, journal.seconds)
+    return replace(done, release=in_use, candidate=made, audit=audit, repair=repair)
 
 
 class _Journal:
@@ -134,12 +149,36 @@ def _extracted(workspace: Workspace, progress: Progress) -> tuple[None, str]:
     return None, parallel.by_leader(work)
 
 
-def _trusted(workspace: Workspace, names: list[str], progress: Progress) -> tuple[None, str]:
-    def work() -> str:
+def _trusted(workspace: Workspace, names: list[str], progress: Progress) -> tuple[list[dict[str, Any]], str]:
+    def work() -> list[dict[str, Any]]:
         trust = run_trust(workspace, progress)
-        return "; ".join(f"{name} may teach {int(trust[name].mask.sum()):,} samples" for name in names)
+        return [asdict(row) for row in trust_rows(workspace, {name: trust[name] for name in names})]
 
-    return None, parallel.by_leader(work)
+    rows = parallel.by_leader(work)
+    return rows, "; ".join(_in_words(name, [row for row in rows if row["teacher"] == name]) for name in names)
+
+
+def _in_words(name: str, rows: list[dict[str, Any]]) -> str:
+    """How much a teacher may teach, what was found of its claims, and where nothing could be measured."""
+    admitted, of = sum(row["admitted"] for row in rows), sum(row["of"] for row in rows)
+    said = [f"{name} may teach {admitted:,} of {of:,} samples" if admitted else f"{name} may teach nothing"]
+    for finding in FINDINGS.values():
+        if finding.verdict is not Verdict.PASS:
+            said += [f"{finding.name} in {_figures(row)}" for row in rows if row["finding"] == finding.name]
+    if on_claim := [row["domain"] for row in rows if row["on_claim"]]:
+        said.append(f"on its claim alone, unverified, in {', '.join(on_claim)}")
+    for status in (Status.MEASURED, Status.CHANCE, Status.UNKNOWN):
+        if domains := [row["domain"] for row in rows if row["status"] == status.value]:
+            said.append(f"{status.value} in {', '.join(domains)}")
+    return "; ".join(said)
+
+
+def _figures(row: dict[str, Any]) -> str:
+    claimed, measured, gap = row["claimed"], row["measured"], row["gap"]
+    claims = f"claims {100 * claimed:.1f} %" if claimed is not None else ""
+    found = f"measured {100 * measured:.1f} %" if measured is not None else "not measured"
+    held = f"{100 * gap['test']:.1f} % on the test split" if gap and gap["unexplained"] else ""
+    return f"{row['domain']} ({', '.join(part for part in (claims, found, held) if part)})"
 
 
 def _pretrained(workspace: Workspace, progress: Progress) -> tuple[None, str]:

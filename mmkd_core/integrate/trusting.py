@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmkd_core.audit.trust import THRESHOLDS, sweep, trust_table, verdict
+from mmkd_core.audit.gap import gap, judged
+from mmkd_core.audit.trust import THRESHOLDS, TrustRow, sweep, trust_table, verdict
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.studying import studied
 from mmkd_core.integrate.teaching import run_trust
@@ -17,9 +20,10 @@ from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.report.trust_page import write_trust
-from mmkd_core.trust import measure
+from mmkd_core.trust import TeacherTrust, measure
+from mmkd_core.trust.evidence import probe_of
 
-SCHEMA = "mmkd.trust-audit/v1"
+SCHEMA = "mmkd.trust-audit/v2"
 STUDY = "threshold"
 
 
@@ -35,9 +39,7 @@ def run_trust_audit(workspace: Workspace, swept: bool, progress: Progress | None
         swept: also count the pairs that each threshold from 0 to 1 would admit, and show the students that
             `mmkd study threshold` trained at some of them.
     """
-    decided = run_trust(workspace, progress)
-    specs = locked_specs(workspace, PluginHost.discover())
-    rows = trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()})
+    rows = trust_rows(workspace, run_trust(workspace, progress))
     found = verdict(rows)
     config = workspace.config.trust
     facts: dict[str, Any] = {
@@ -46,8 +48,9 @@ def run_trust_audit(workspace: Workspace, swept: bool, progress: Progress | None
         "verdict": found.value,
         "exit_code": found.exit_code,
         "rule": config.rule,
+        "sentence": config.sentence,
         "threshold": config.threshold,
-        "rows": [vars(row) for row in rows],
+        "rows": [asdict(row) for row in rows],
     }
     if swept:
         facts["sweep"] = {"thresholds": list(THRESHOLDS), "teachers": _swept(workspace, progress)}
@@ -56,6 +59,21 @@ def run_trust_audit(workspace: Workspace, swept: bool, progress: Progress | None
     write_json(path, facts)
     write_trust(facts, path.with_suffix(".html"))
     return facts
+
+
+def trust_rows(workspace: Workspace, decided: Mapping[str, TeacherTrust]) -> list[TrustRow]:
+    """What was found of each teacher in each domain, claims and the test split beside it."""
+    corpus, config = workspace.corpus(), workspace.config.trust
+    specs = locked_specs(workspace, PluginHost.discover())
+    gaps = {}
+    with open_store(workspace) as store:
+        for name, trust in decided.items():
+            view = Features(specs[name], corpus, store).view()
+            for domain, known in trust.domains.items():
+                probe, test = (probe_of(view, corpus, domain, split) for split in (known.probe, "test"))
+                if known.verified and (found := gap(probe, test, config.seed)):
+                    gaps[name, domain] = found
+    return trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()}, judged(gaps))
 
 
 def kept_sweep(workspace: Workspace) -> dict[str, Any] | None:
@@ -72,8 +90,8 @@ def _swept(workspace: Workspace, progress: Progress | None) -> dict[str, dict[st
     found: dict[str, dict[str, dict[str, Any]]] = {}
     with open_store(workspace) as store:
         for name, spec in locked_specs(workspace, PluginHost.discover()).items():
-            evidence = measure(Features(spec, corpus, store).view(), corpus, config.seed)
-            found[name] = {domain: vars(row) for domain, row in sweep(evidence, config.strict).items()}
+            evidence = measure(Features(spec, corpus, store).view(), corpus, config)
+            found[name] = {domain: vars(row) for domain, row in sweep(evidence, config).items()}
     return found
 
 
@@ -90,4 +108,5 @@ def _students(workspace: Workspace) -> dict[str, Any]:
 
 def _inputs(workspace: Workspace) -> str:
     lock = {name: teacher.fingerprint for name, teacher in read_lock(workspace.lock_file).teachers.items()}
-    return identity(workspace.corpus().fingerprint, lock, workspace.config.trust.seed, workspace.config.trust.strict)
+    settings = {**asdict(workspace.config.trust), "rule": None, "threshold": None}
+    return identity(workspace.corpus().fingerprint, lock, settings)

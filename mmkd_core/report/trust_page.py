@@ -9,6 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.trust import FINDINGS
 from mmkd_core.report import html
 from mmkd_core.report.curves import share_panel
 from mmkd_core.report.forest import ForestRow, ForestWords, forest_plot
@@ -76,17 +78,23 @@ class TrustView:
     @cached_property
     def headline(self) -> str:
         """The verdict in a sentence."""
-        named = {
-            finding: [f"{row['teacher']} in {row['domain']}" for row in self.facts["rows"] if row["finding"] == finding]
-            for finding in ("overclaimed", "unverified", "not comparable")
-        }
-        if self.verdict == "FAIL":
-            return f"Claimed more than is found here: {'; '.join(named['overclaimed'][:4])}."
-        if self.verdict == "INCONCLUSIVE":
-            return (
-                f"Not every claim could be checked: {'; '.join([*named['unverified'], *named['not comparable']][:4])}."
-            )
-        return "No teacher claims more than it does here."
+        worst = next((finding for finding in FINDINGS.values() if finding.name in self.found), None)
+        if worst is None or worst.verdict is Verdict.PASS:
+            return "No teacher claims more than it does here."
+        named = "; ".join(self.found[worst.name][:4])
+        return f"{worst.words[:1].upper()}{worst.words[1:]}: {named}."
+
+    @cached_property
+    def found(self) -> dict[str, list[str]]:
+        """Teachers and domains by finding."""
+        named: dict[str, list[str]] = {}
+        for row in self.facts["rows"]:
+            named.setdefault(row["finding"], []).append(f"{row['teacher']} in {row['domain']}")
+        return named
+
+    def classed(self, finding: str) -> str:
+        """The style of a finding in the table."""
+        return {Verdict.FAIL: "fail", Verdict.INCONCLUSIVE: "unsure", Verdict.PASS: ""}[FINDINGS[finding].verdict]
 
 
 def write_trust(facts: Facts, out: Path) -> Path:

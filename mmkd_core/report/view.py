@@ -24,8 +24,6 @@ class View:
         self.stage_1: Facts | None = summary.get("stage_1")
         self.integration: Facts | None = summary.get("integration")
         self.trust: Facts = (summary.get("trust") or {}).get("teachers", {})
-        self.rule = str((summary.get("trust") or {}).get("rule", ""))
-        self.threshold = number((summary.get("trust") or {}).get("threshold"))
         sweep = (summary.get("trust") or {}).get("sweep")
         self.sweep = SweepView(sweep) if sweep else None
         self.margin = number((self.integration or {}).get("margin")) or 0.02
@@ -233,23 +231,14 @@ class View:
         return [*self.teachers.items(), *stage_1, *releases]
 
     @cached_property
-    def trust_sentence(self) -> str:
-        """The trust rule in words."""
-        if self.rule == "none":
-            return "No rule was applied: every teacher teaches every sample of its corpus."
-        if self.rule == "published":
-            return "The published list: a teacher teaches the samples for which the authors of MMKD-CLIP list it."
-        if self.rule == "gain":
-            return (
-                "The gain rule: where a teacher is better than the present student, by a paired test on the probe "
-                "split, it teaches every sample of that domain; elsewhere only the samples of which it is right and "
-                "at least 90 % sure."
-            )
-        percent = f"{100 * (0.9 if self.threshold is None else self.threshold):g} %"
-        return (
-            f"The {percent} rule: a teacher that is right on at least {percent} of a domain’s probe samples teaches "
-            f"every sample of that domain; elsewhere only the samples of which it is right and at least {percent} sure."
-        )
+    def trust_sentences(self) -> list[str]:
+        """The trust rule in its own words; with the teachers' names where they came under different rules."""
+        trust = self.summary.get("trust") or {}
+        found = [(entry["says"], ", ".join(entry["teachers"])) for entry in trust.get("sentences") or []]
+        said = [says if len(found) == 1 else f"{names}: {says}" for says, names in found]
+        undecided = ", ".join(trust.get("undecided") or [])
+        again = "was not decided from the present data, teachers and settings; “mmkd audit trust” does that."
+        return [*said, f"What {undecided} may teach {again}"] if undecided else said
 
     def decisions(self, shown: bool) -> dict[str, dict[str, Facts]]:
         """Trust decisions by teacher: where it teaches or is at home, or (``shown`` false) all the others."""

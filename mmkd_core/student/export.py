@@ -139,12 +139,14 @@ def write_teacher(
     trust: dict[str, TrustClaim],
     location: str,
     training_data: str,
+    images: tuple[str, ...] = (),
     license: LicenseInfo = OWN_LICENSE,
 ) -> TeacherSpec:
     """Write ``folder/teacher.json`` and the weights (float16) beside it; return the spec.
 
     Args:
         location: ``package:folder`` by which the weights are found once installed.
+        images: ids of some of the images that it was trained on.
         license: terms of the weights; a student of restricted teachers is restricted.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +177,7 @@ def write_teacher(
         domains=domains,
         trust=trust,
         license=license,
-        provenance=Provenance(training_data=training_data),
+        provenance=Provenance(training_data=training_data, images=images),
     )
     # The golden values come from the loader that users will have, so an export that loads differently cannot ship.
     from mmkd_core.plugins.loaders.open_clip import load
@@ -202,7 +204,7 @@ def export_teacher(
 
     Args:
         taught: the teachers that taught it, and their licences; for its README.
-        facts: ``domains``, ``trust`` and ``training_data`` of ``write_teacher``.
+        facts: ``domains``, ``trust``, ``training_data`` and ``images`` of ``write_teacher``.
     """
     package = f"mmkd_{name.replace('-', '_')}"
     source = out / f"mmkd-{name}"

@@ -98,8 +98,9 @@ def own_caption(
     sample_ids: Sequence[str],
     logit_scale: float,
     seed: int,
-) -> tuple[Features, NDArray[np.bool_]]:
-    """How sure each image is of its own caption among ``CANDIDATES`` texts, and whether that is its first choice.
+) -> tuple[Features, NDArray[np.bool_], Features]:
+    """How sure each image is of its own caption among ``CANDIDATES`` texts, whether that is its first choice, and how
+    sure it is of its first choice, whichever that is.
 
     Args:
         image: (n, D).
@@ -111,12 +112,13 @@ def own_caption(
         seed: of the draws.
 
     Returns:
-        (n,) posterior of the own caption; (n,) whether no other text is at least as likely. Where the pool has no other
-        text, there is nothing to be right about: 0 and False.
+        (n,) posterior of the own caption; (n,) whether no other text is at least as likely; (n,) the highest posterior.
+        Where the pool has no other text, there is nothing to be right about: 0, False and 0.
     """
     sure, right = np.zeros(len(image), dtype=np.float32), np.zeros(len(image), dtype=bool)
+    highest = sure.copy()
     if len(pool) < 2:
-        return sure, right
+        return sure, right, highest
     for start in range(0, len(image), _CHUNK):
         rows = slice(start, start + _CHUNK)
         others = np.stack(
@@ -125,7 +127,8 @@ def own_caption(
         chances = posterior(image[rows], np.concatenate([caption[rows, None], pool[others]], axis=1), logit_scale)
         sure[rows] = chances[:, 0]
         right[rows] = chances[:, 0] > chances[:, 1:].max(axis=1)
-    return sure, right
+        highest[rows] = chances.max(axis=1)
+    return sure, right, highest
 
 
 def draw_others(own: int, texts: int, sample_id: str, seed: int) -> NDArray[np.int64]:

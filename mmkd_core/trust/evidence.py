@@ -1,4 +1,4 @@
-"""What a teacher knows about a corpus, measured once: right on the probe split, sure and right on each train sample.
+"""What a teacher knows about a corpus, measured once: its answers on probe images, and on each train sample.
 
 Does not: decide anything. Every rule and every threshold reads the same evidence.
 """
@@ -6,17 +6,23 @@ Does not: decide anything. Every rule and every threshold reads the same evidenc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_core.data.enough import Minimum
 from mmkd_core.errors import TrustError
-from mmkd_core.trust.beliefs import Features, own_caption, posterior, unit
+from mmkd_core.trust.beliefs import Features, logits, unit
+from mmkd_core.trust.captions import Captions, CaptionTest, tested
+from mmkd_core.trust.measured import Measured, Probe, Status, certain, measured
+from mmkd_core.trust.rules import TrustConfig
 
 if TYPE_CHECKING:
     from mmkd_core.data.manifest import Corpus
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,24 +42,45 @@ class TeacherView:
     """(N, D), of every sample's caption."""
     classes: Mapping[str, Features]
     """(C, D) by domain, in the order of ``Corpus.classes``: renormalised means of normalised prompt embeddings."""
+    seen: tuple[str, ...] = ()
+    """Ids of some of the images that it was made from, where that is known."""
 
 
-@dataclass(frozen=True)
-class DomainEvidence:
-    """One teacher on one domain."""
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers about the labelled train samples of a domain.
 
-    train: NDArray[np.int64]
-    """(m,) rows of the corpus that it might teach."""
-    sure: Features
-    """(m,) posterior of the own label, or of the own caption where a sample has no label."""
+    Attributes:
+        place: (k,) places of the samples in ``DomainEvidence.train``.
+        truth: (k,) class of each.
+        sure: (k,) posterior of that class.
+        right: (k,) True where it is the first choice.
+    """
+
+    place: Rows
+    truth: Rows
+    sure: NDArray[np.float64]
     right: NDArray[np.bool_]
-    """(m,) whether that is its first choice."""
-    probe: NDArray[np.int64]
-    """(n,) labelled rows of the probe split; none if the teacher has no class embeddings for the domain."""
-    scores: Features
-    """(n, C) posterior over the classes."""
-    truth: NDArray[np.int64]
-    """(n,) class of each probe image."""
+
+
+@dataclass(frozen=True, eq=False)
+class DomainEvidence:
+    """One teacher on one domain.
+
+    Attributes:
+        train: (m,) rows of the corpus that it might teach.
+        probe: labelled images that it was measured on; none where it has no class embeddings.
+        found: what they say of it.
+        answers: about the labelled train samples.
+        captions: about the captions of the train samples for which nothing else can speak: those without a label, or
+            all where nothing is measured.
+    """
+
+    train: Rows
+    probe: Probe
+    found: Measured
+    answers: Answers
+    captions: Captions
 
 
 @dataclass(frozen=True)
@@ -61,60 +88,80 @@ class Evidence:
     """One teacher on every domain of a corpus that has train samples."""
 
     view: TeacherView
-    domains: dict[str, DomainEvidence]
+    domains: dict[str, DomainEvidence] = field(default_factory=dict)
 
 
-def measure(view: TeacherView, corpus: Corpus, seed: int = 0) -> Evidence:
-    """Measure ``view`` on the train and the probe (val) samples of every domain; the test split is not looked at.
+def measure(view: TeacherView, corpus: Corpus, config: TrustConfig | None = None) -> Evidence:
+    """Measure ``view`` on the probe and the train samples of every domain; the test split is not looked at.
 
     Args:
         view: features of exactly the samples of ``corpus``, in its order.
         corpus: N samples.
-        seed: of the captions that each unlabelled sample is given to choose from.
+        config: which images are the probe, how many it needs, and the seed.
 
     Raises:
         TrustError: features that are not finite or do not fit the corpus, or a label without a class.
     """
     _check(view, corpus)
+    config = config or TrustConfig()
     domains = sorted({str(domain) for domain in corpus.domain[corpus.split == "train"]})
-    return Evidence(view, {domain: _measure_domain(view, corpus, domain, seed) for domain in domains})
+    return Evidence(view, {domain: _measure_domain(view, corpus, domain, config) for domain in domains})
 
 
-def _measure_domain(view: TeacherView, corpus: Corpus, domain: str, seed: int) -> DomainEvidence:
-    here = corpus.domain == domain
-    train = np.flatnonzero(here & (corpus.split == "train"))
-    classes = view.classes.get(domain)
-    truth = _truth(view, corpus, domain) if classes is not None else np.full(len(corpus), -1)
-    sure, right = np.zeros(len(train), dtype=np.float32), np.zeros(len(train), dtype=bool)
-
-    labelled = truth[train] >= 0
-    if classes is not None and labelled.any():
-        rows = train[labelled]
-        chances = posterior(view.image[rows], classes, view.logit_scale)
-        sure[labelled] = chances[np.arange(len(rows)), truth[rows]]
-        right[labelled] = chances.argmax(axis=1) == truth[rows]
-    if not labelled.all():
-        sure[~labelled], right[~labelled] = _by_caption(view, corpus, train, ~labelled, seed)
-
-    probe = np.flatnonzero(here & (corpus.split == "val") & (truth >= 0))
-    scores = np.zeros((0, 0), dtype=np.float32)
-    if classes is not None:
-        scores = posterior(view.image[probe], classes, view.logit_scale)
-    return DomainEvidence(train, sure, right, probe, scores, truth[probe])
+def made_from(view: TeacherView, corpus: Corpus) -> bool:
+    """Return True where training images of the corpus are among those that the teacher is known to come from."""
+    return not set(view.seen).isdisjoint(corpus.image_id[corpus.split == "train"])
 
 
-def _by_caption(
-    view: TeacherView, corpus: Corpus, train: NDArray[np.int64], asked: NDArray[np.bool_], seed: int
-) -> tuple[Features, NDArray[np.bool_]]:
-    """Posterior of the own caption among texts of the domain's train samples; equal captions are one text."""
+def probe_of(view: TeacherView, corpus: Corpus, domain: str, split: str) -> Probe:
+    """Logits of a teacher on the labelled samples of a split."""
+    names = tuple(corpus.classes(domain))
+    if domain not in view.classes:
+        empty = np.zeros(0, dtype=np.int64)
+        return Probe(split, empty, np.zeros((0, len(names))), empty, np.zeros(0, dtype=object), names)
+    truth = _truth(view, corpus, domain)
+    rows = np.flatnonzero((corpus.split == split) & (truth >= 0))
+    said = logits(view.image[rows], view.classes[domain], view.logit_scale)
+    return Probe(split, rows, said, truth[rows], corpus.group_id[rows], names)
+
+
+def _measure_domain(view: TeacherView, corpus: Corpus, domain: str, config: TrustConfig) -> DomainEvidence:
+    train = np.flatnonzero((corpus.domain == domain) & (corpus.split == "train"))
+    known, probe = probe_of(view, corpus, domain, "train"), probe_of(view, corpus, domain, "val")
+    minimum = Minimum(config.samples, config.patients, config.per_class)
+    found = measured(probe, minimum, config.seed, config.calibrate)
+    if found.status is Status.UNKNOWN and config.probe == "train" and len(known):
+        again = measured(known, minimum, config.seed, config.calibrate)
+        if again.status is not Status.UNKNOWN and not made_from(view, corpus):
+            probe, found = known, again
+    place = np.searchsorted(train, known.rows)
+    sure = certain(known.logits, found.temperature)[np.arange(len(known)), known.truth]
+    answers = Answers(place, known.truth, sure, known.right)
+    asked = np.ones(len(train), dtype=bool)
+    if found.status is not Status.UNKNOWN:
+        asked[place] = False
+    return DomainEvidence(train, probe, found, answers, _captions(view, corpus, train, asked, config))
+
+
+def _captions(
+    view: TeacherView, corpus: Corpus, train: Rows, asked: NDArray[np.bool_], config: TrustConfig
+) -> Captions:
+    """The caption test among texts of the domain's train samples; equal captions are one text."""
     _, first, inverse = np.unique(corpus.text_id[train].astype(str), return_index=True, return_inverse=True)
     rows = train[asked]
-    pool = unit(view.caption[train[first]])
-    names = [str(sample) for sample in corpus.sample_id[rows]]
-    return own_caption(view.image[rows], view.caption[rows], pool, inverse[asked], names, view.logit_scale, seed)
+    test = CaptionTest(
+        image=view.image[rows],
+        caption=view.caption[rows],
+        pool=unit(view.caption[train[first]]),
+        own=inverse[asked],
+        sample=[str(name) for name in corpus.sample_id[rows]],
+        group=corpus.group_id[rows],
+        logit_scale=view.logit_scale,
+    )
+    return tested(test, np.flatnonzero(asked), config)
 
 
-def _truth(view: TeacherView, corpus: Corpus, domain: str) -> NDArray[np.int64]:
+def _truth(view: TeacherView, corpus: Corpus, domain: str) -> Rows:
     """(N,) class index of the labelled samples of a domain, -1 elsewhere."""
     order = {label: index for index, label in enumerate(corpus.classes(domain))}
     if len(view.classes[domain]) != len(order):

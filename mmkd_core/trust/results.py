@@ -16,7 +16,7 @@ from mmkd_core.errors import TrustError
 from mmkd_core.files import replacing
 from mmkd_core.statistics import Interval
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DomainTrust:
     """One-sided 95 % Wilson lower bound of ``accuracy``."""
     claimed: float | None
     verified: bool
-    """Whether there were probe images."""
+    """Whether there were enough probe images to measure it."""
     trusted: bool
     """Teaches every train sample of the domain."""
     admitted: int
@@ -43,12 +43,28 @@ class DomainTrust:
     """Macro one-vs-rest AUC on the probe images, 95 %, resampled by group."""
     gain: Interval | None = None
     """AUC above the student's; ``lower`` is a one-sided 95 % bound. Only under ``rule: gain``."""
+    status: str = "not measured"
+    """``measured``, ``not better than chance`` or ``not measured``."""
+    balanced: float | None = None
+    """Mean over the classes of the share that is right, on the probe images."""
+    patients: int = 0
+    """Groups that the probe images come from."""
+    classes: int = 0
+    """Classes with enough probe images."""
+    probe: str = "val"
+    """Split that the probe images come from."""
+    temperature: float = 1.0
+    """By which its logits were divided before it counted as sure."""
+    sure_of: tuple[str, ...] = ()
+    """Where it is not trusted with the domain: classes of which it teaches what it is sure of and right about."""
+    on_claim: bool = False
+    """Trusted with the domain because of its authors' claim alone."""
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> DomainTrust:
         """Read what ``dataclasses.asdict`` wrote."""
         intervals = {name: Interval(**facts[name]) if facts[name] else None for name in ("auc", "gain")}
-        return cls(**{**facts, **intervals})
+        return cls(**{**facts, **intervals, "sure_of": tuple(facts["sure_of"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +76,25 @@ class TeacherTrust:
     """(N,) over the samples of the corpus, in its order; True only on train samples."""
     domains: dict[str, DomainTrust]
     config: dict[str, Any]
-    """The rule, its threshold, ``strict`` and the seed."""
+    """The settings: rule, threshold and all others."""
     corpus: str
     """Fingerprint of the corpus whose order ``mask`` follows."""
+    sentence: str = ""
+    """What the rule does under these settings, for people."""
+    inputs: str = ""
+    """Identity of what it was decided from: corpus, teacher, settings."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the mask, as plain JSON."""
         domains = {domain: asdict(trust) for domain, trust in self.domains.items()}
-        return {"teacher": self.teacher, "config": self.config, "corpus": self.corpus, "domains": domains}
+        return {
+            "teacher": self.teacher,
+            "config": self.config,
+            "corpus": self.corpus,
+            "sentence": self.sentence,
+            "inputs": self.inputs,
+            "domains": domains,
+        }
 
     @property
     def digest(self) -> str:
@@ -101,4 +128,5 @@ class TeacherTrust:
             what = f"the trust results are of version {facts.get('version')}, this mmkd reads {VERSION}"
             raise TrustError(what, where=str(path), next=again)
         domains = {domain: DomainTrust.from_json(entry) for domain, entry in facts["domains"].items()}
-        return cls(facts["teacher"], mask, domains, facts["config"], facts["corpus"])
+        columns = (facts[name] for name in ("config", "corpus", "sentence", "inputs"))
+        return cls(facts["teacher"], mask, domains, *columns)

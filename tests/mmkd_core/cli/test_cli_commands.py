@@ -36,7 +36,14 @@ def test_init_from_a_file_keeps_what_is_not_named(mmkd):
     assert mmkd("init", "-w", "ws", "--config", "mine.yaml", "--seed", 8).exit_code == 0
     found = settings(Path("ws"))
     assert (found["name"], found["seed"], found["pretrain"]["steps"]) == ("mine", 8, 3)
-    assert found["trust"] == {"rule": "none", "threshold": 0.8, "strict": False, "seed": 8}
+    assert {key: found["trust"][key] for key in ("rule", "threshold", "strict", "seed", "probe", "samples")} == {
+        "rule": "none",
+        "threshold": 0.8,
+        "strict": False,
+        "seed": 8,
+        "probe": "train",
+        "samples": 20,
+    }
 
 
 def test_phantom_and_check(mmkd, with_data):

@@ -1,5 +1,7 @@
 """Embeddings as a file, and fidelity by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from mmkd_core.errors import DataError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
 from mmkd_core.evaluate.predictions import DomainPredictions
+from mmkd_core.trust import DomainTrust
 
 
 def column(values):
@@ -42,5 +45,10 @@ def test_fidelity():
     student = predictions("xyz", "aab", [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
     teacher = predictions("zyw", "bab", [[0.05, 0.95], [0.7, 0.3], [0.5, 0.5]])
     assert agreement(student, teacher) == {"y": False, "z": True}
-    assert list(trusted_with(teacher, whole=True, threshold=0.9)) == [0, 1, 2]
-    assert list(trusted_with(teacher, whole=False, threshold=0.9)) == [0]  # y is right and not sure
+    trust = DomainTrust(20, 0.9, 0.7, None, True, True, 5, 5, "because", sure_of=("a", "b"))
+    part = replace(trust, trusted=False)
+    assert list(trusted_with(teacher, trust, 0.9)) == [0, 1, 2]
+    assert list(trusted_with(teacher, part, 0.9)) == [0]  # y is right and not sure
+    assert list(trusted_with(teacher, part, 0.6)) == [0, 1]
+    assert list(trusted_with(teacher, replace(part, sure_of=("a",)), 0.6)) == [1]  # "b" has not proved right
+    assert list(trusted_with(teacher, replace(part, temperature=0.2), 0.9)) == [0, 1]

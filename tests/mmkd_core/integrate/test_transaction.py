@@ -54,9 +54,9 @@ def outcome(workspace: Workspace) -> dict[str, Any]:
 
 def test_a_first_release_was_compared_with_nothing(tmp_path: Path) -> None:
     workspace = Workspace.create(tmp_path / "ws", TINY)
-    generate(workspace.root / TINY.data, PhantomConfig(domains=("ct", "fundus"), train=6, val=4, test=6))
+    generate(workspace.root / TINY.data, PhantomConfig(domains=("ct", "fundus"), train=30, val=40, test=6))
     first = run_integrate(workspace, "phantom-radio")
-    assert list(first.steps) == ["add", "extract", "pretrain", "trust", "distil"]
+    assert list(first.steps) == ["add", "extract", "trust", "pretrain", "distil"]
     assert (first.verdict, first.audit, first.candidate) == (None, None, None)
     assert first.release.id == releases.in_use(workspace) == "0001"
     assert [entry.way for entry in history.entries(workspace)] == ["first"]

@@ -57,6 +57,7 @@ def _trust(teachers: dict[str, Any]) -> dict[str, Any]:
             }.get(admitted, "domain below 90 %; only samples of which it is sure and right")
             cells[name][d] = {
                 "accuracy": accuracy,
+                "balanced": accuracy - 0.01,
                 "lower": accuracy - 0.05,
                 "n": 100,
                 "admitted": admitted,
@@ -64,7 +65,8 @@ def _trust(teachers: dict[str, Any]) -> dict[str, Any]:
                 "trusted": admitted == 600,
                 "reason": reason,
             }
-    return {"rule": "90", "threshold": 0.9, "teachers": cells}
+    sentences = [{"says": "The 90 % rule: so and so.", "teachers": list(TEACHERS)}]
+    return {"rule": "90", "threshold": 0.9, "sentences": sentences, "undecided": [], "teachers": cells}
 
 
 def _forgetting(parent: dict[str, Any], candidate: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from mmkd_core.errors import DataError, WorkspaceError
 from mmkd_core.report import write_report
 from mmkd_core.report.page import render
+from mmkd_core.trust import RULES, TrustConfig
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}\x00\ud800"
 
@@ -267,15 +268,25 @@ def test_without_labels_there_is_no_figure_of_auc_and_a_sentence_instead(summary
     assert {link.get("href", "")[1:] for link in ET.fromstring(html).iter("a")} <= ids
 
 
-def test_trust_rules_are_told_in_words(summary: dict[str, Any]) -> None:
-    assert "The 90 % rule: a teacher that is right on at least 90 %" in _text(render(summary, {}))
-    summary["trust"] |= {"rule": "gain", "threshold": None}
-    assert (
-        "The gain rule: where a teacher is better than the present student, by a paired test on the probe split, it"
-        in _text(render(summary, {}))
-    )
-    summary["trust"]["rule"] = "none"
-    assert "No rule was applied" in _text(render(summary, {}))
+def test_the_trust_rule_is_told_in_its_own_words(summary: dict[str, Any]) -> None:
+    """Every rule, with other settings than the usual: the page says what the rule says, and nothing else."""
+    for rule in RULES:
+        config = TrustConfig(rule=rule, threshold=0.5)
+        summary["trust"] |= {"rule": rule, "sentences": [{"says": config.sentence, "teachers": ["a"]}]}
+        text = _text(render(summary, {}))
+        assert config.sentence in text
+        assert "90 %" not in config.sentence
+        others = [TrustConfig(rule=other, threshold=0.5).sentence for other in RULES if other != rule]
+        assert not [said for said in others if said in text and said not in config.sentence]
+
+
+def test_teachers_under_different_rules_are_named(summary: dict[str, Any]) -> None:
+    entries = [{"says": "The one.", "teachers": ["a", "b"]}, {"says": "The other.", "teachers": ["c"]}]
+    summary["trust"] |= {"sentences": entries, "undecided": ["d"]}
+    text = _text(render(summary, {}))
+    assert "a, b: The one." in text
+    assert "c: The other." in text
+    assert "What d may teach was not decided from the present data" in text
 
 
 def test_refuses_another_schema_and_a_summary_with_holes(summary: dict[str, Any], tmp_path: Path) -> None:

@@ -12,20 +12,35 @@ ROW = {
     "measured": 0.8,
     "lower": 0.72,
     "upper": 0.86,
+    "balanced": 0.61,
+    "auc": 0.88,
     "n": 100,
+    "patients": 40,
+    "status": "measured",
+    "gap": {"probe": 0.8, "test": 0.79, "probe_auc": 0.88, "test_auc": 0.87, "p": 0.4, "unexplained": False},
     "finding": "overclaimed",
     "trusted": False,
     "admitted": 30,
     "of": 60,
     "reason": "80.0 % right on 100 probe images",
 }
-OPEN = {**ROW, "domain": "oct", "measured": None, "lower": None, "upper": None, "n": 0, "finding": "unverified"}
+OPEN = {
+    **ROW,
+    "domain": "oct",
+    "measured": None,
+    "lower": None,
+    "upper": None,
+    "n": 0,
+    "patients": 0,
+    "finding": "unverified",
+}
+OPEN |= {"balanced": None, "auc": None, "gap": None, "status": "not measured"}
 SWEEP = {
     "thresholds": [step / 100 for step in range(101)],
     "teachers": {
         "tutor <b>": {
-            "ct": {"of": 60, "admitted": [60] * 81 + [20] * 20, "whole_up_to": 0.8, "everyone": 60},
-            "oct": {"of": 40, "admitted": [40] + [4] * 100, "whole_up_to": None, "everyone": 0},
+            "ct": {"of": 60, "admitted": [60] * 81 + [20] * 20, "everyone": 60},
+            "oct": {"of": 40, "admitted": [40] + [4] * 100, "everyone": 0},
         }
     },
 }
@@ -43,7 +58,7 @@ STUDENTS = {
 
 
 def facts(**more):
-    return {"verdict": "FAIL", "rule": "90", "threshold": 0.9, "rows": [ROW, OPEN], **more}
+    return {"verdict": "FAIL", "rule": "90", "threshold": 0.9, "sentence": "The rule: so.", "rows": [ROW, OPEN], **more}
 
 
 def page(**more):
@@ -57,10 +72,12 @@ def page(**more):
 
 def test_claims_beside_measurements_with_bounds():
     text, root = page()
-    assert "Claimed more than is found here: tutor <b> in ct." in text
+    assert "Claims more than is found here: tutor <b> in ct." in text
     rows = [[cell.text for cell in row] for row in root.iter("tr")]
-    assert ["ct", "95.0", "80.0", "72.0 to 86.0", "100", "overclaimed", "30 of 60", ROW["reason"]] in rows
-    assert ["oct", "95.0", "–", "–", "0", "unverified", "30 of 60", ROW["reason"]] in rows
+    figures = ["95.0", "80.0", "72.0 to 86.0", "61.0", "88.0", "100", "79.0", "87.0", "measured", "overclaimed"]
+    assert ["ct", *figures, "30 of 60", ROW["reason"]] in rows
+    nothing = ["95.0", "–", "–", "–", "–", "0", "–", "–", "not measured", "unverified"]
+    assert ["oct", *nothing, "30 of 60", ROW["reason"]] in rows
     assert "If the threshold were another" not in text
 
 

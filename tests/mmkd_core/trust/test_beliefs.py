@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from mmkd_core.trust.beliefs import CANDIDATES, draw_others, own_caption, posterior, unit
+from mmkd_core.trust.beliefs import CANDIDATES, draw_others, own_caption, posterior, surest, unit
 
 
 def test_unit_keeps_zero_rows():
@@ -51,16 +51,24 @@ def test_own_caption_sure_right_and_vacuous():
     pool = np.eye(4, dtype=np.float32)
     image = np.stack([pool[0], pool[1], pool[0]])
     own = np.array([0, 0, 0])
-    sure, right = own_caption(image, pool[own], pool, own, ["a", "b", "c"], 100.0, 0)
+    sure, right, highest = own_caption(image, pool[own], pool, own, ["a", "b", "c"], 100.0, 0)
     np.testing.assert_allclose(sure, [1, 0, 1], atol=1e-6)
     assert right.tolist() == [True, False, True]
-    sure, right = own_caption(image, pool[own], pool[:1], own, ["a", "b", "c"], 100.0, 0)
+    np.testing.assert_allclose(highest, [1, 1, 1], atol=1e-6)
+    sure, right, _ = own_caption(image, pool[own], pool[:1], own, ["a", "b", "c"], 100.0, 0)
     assert sure.tolist() == [0, 0, 0]
     assert not right.any()
 
 
 def test_a_tie_is_not_right():
     flat = np.ones((3, 2), dtype=np.float32)
-    sure, right = own_caption(flat, flat, flat, np.array([0, 1, 2]), ["a", "b", "c"], 10.0, 0)
+    sure, right, _ = own_caption(flat, flat, flat, np.array([0, 1, 2]), ["a", "b", "c"], 10.0, 0)
     assert sure == pytest.approx([1 / 3] * 3)
     assert not right.any()
+
+
+def test_a_small_scale_can_never_be_sure():
+    # e^2 / (e^2 + 63 e^-2) and the like: what cosine 1 against -1 gives.
+    assert surest(1.0, 64) == pytest.approx(0.105, abs=5e-4)
+    assert surest(3.16, 64) == pytest.approx(0.898, abs=5e-4)
+    assert surest(1.1, 2) == pytest.approx(0.900, abs=5e-4)
