@@ -97,7 +97,7 @@ def _student_cells(row: "Mapping[str, Any]") -> tuple[str, str, str]:
 def show_audit(out: Output, candidate: str | None, against: str | None, force: bool, because: str | None) -> int:
     """Audit a release against another, and promote it if it passes."""
     from mmkd_core.integrate import releases
-    from mmkd_core.integrate.auditing import audit_file
+    from mmkd_core.integrate.audits import audit_file
     from mmkd_core.integrate.measuring import run_audit
     from mmkd_core.integrate.workspace import Workspace, read_json
 

@@ -37,7 +37,7 @@ def integrate(
 ) -> None:
     """Add, extract, trust, distil, audit and, if need be, repair a teacher; run again after a kill, it goes on."""
     from mmkd_core.cli.progress import alone_or_led
-    from mmkd_core.integrate.auditing import audit_file
+    from mmkd_core.integrate.audits import audit_file
     from mmkd_core.integrate.transaction import run_integrate
     from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins.lifecycle import Choices

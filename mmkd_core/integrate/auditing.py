@@ -11,7 +11,6 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mmkd_core.audit.drift import drift_table
@@ -21,10 +20,11 @@ from mmkd_core.audit.gate import GATE, Gate, GateError, read_gate
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate.embeddings import Embeddings
+from mmkd_core.integrate.audits import audit_file, keep_audit
 from mmkd_core.integrate.evidence import References, evidence_of, references
 from mmkd_core.integrate.flip_cards import Card, cards, replay_first
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.workspace import Workspace, write_json
+from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.report.audit_page import SHOWN, write_audit
 from mmkd_core.report.junit import write_junit
 
@@ -32,11 +32,6 @@ TOLD = 5
 """Changed settings of a gate that an error names."""
 PICTURE = 160
 """Longer side of an image on the page, in pixels."""
-
-
-def audit_file(workspace: Workspace, new: str, old: str) -> Path:
-    """The JSON file of an audit; the others lie beside it."""
-    return workspace.audits / f"{new}-against-{old}.json"
 
 
 @dataclass(frozen=True)
@@ -114,8 +109,7 @@ def audited(
         "cards": [asdict(card) for card in found],
         "replay_first": replay_first(found),
     }
-    path = audit_file(workspace, new.id, old.id)
-    write_json(path, facts)
+    path = keep_audit(workspace, new, old, corpus.fingerprint, facts)
     write_junit(facts, path.with_suffix(".xml"))
     write_audit(facts, _pictures(corpus, found), path.with_suffix(".html"))
     return audit

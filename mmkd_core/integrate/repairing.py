@@ -17,7 +17,8 @@ from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.distill.heads import load_heads
 from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.auditing import audit_file, gate_for
+from mmkd_core.integrate.auditing import gate_for
+from mmkd_core.integrate.audits import kept_audit
 from mmkd_core.integrate.distillation import Distillation
 from mmkd_core.integrate.features import weights_digest
 from mmkd_core.integrate.interpolating import STEPS, largest_step
@@ -120,7 +121,7 @@ def _candidate(workspace: Workspace, parent: Release, name: str | None) -> Relea
 
 def _forgotten(workspace: Workspace, broken: Release, parent: Release) -> tuple[str, ...]:
     """Domains and teachers in which the audit of the candidate failed; if it is open, in which it did not pass."""
-    facts = parallel.by_leader(lambda: read_json(audit_file(workspace, broken.id, parent.id)))
+    facts = parallel.by_leader(lambda: kept_audit(workspace, broken, parent))
     audit = run_audit(workspace, broken.id)[0] if facts is None else ForgettingAudit.from_json(facts)
     if audit.verdict is Verdict.PASS:
         what = f"release {broken.id} passed its audit, there is nothing to repair"

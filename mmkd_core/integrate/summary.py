@@ -13,14 +13,13 @@ from typing import Any
 
 from mmkd_core import __version__
 from mmkd_core.audit.comparison import MEAN
-from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.data.phantom.generate import drawn_with
 from mmkd_core.errors import DataError, ReleaseError, WorkspaceError
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.summary import summarise
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.auditing import audit_file
+from mmkd_core.integrate.audits import audit_file, kept_audit
 from mmkd_core.integrate.features import locked_specs, open_store
 from mmkd_core.integrate.measuring import STAGE_ONE, before_any_teacher, zero_shot_of
 from mmkd_core.integrate.releases import Release
@@ -260,9 +259,8 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         return None
     candidate = grown[-1]
     parent = releases.release(workspace, str(candidate.parent))
-    written = audit_file(workspace, candidate.id, parent.id)
-    audit = read_json(written)
-    if audit is None or audit.get("schema") != AUDIT_SCHEMA:  # one of an older mmkd: audit again
+    written, audit = audit_file(workspace, candidate.id, parent.id), kept_audit(workspace, candidate, parent)
+    if audit is None:
         return None
     new = candidate.facts["new"]
     specs = locked_specs(workspace, PluginHost.discover())

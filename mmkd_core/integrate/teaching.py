@@ -13,12 +13,13 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.replay import MixedBatches
 from mmkd_core.errors import PluginError, ReleaseError
 from mmkd_core.integrate import releases
+from mmkd_core.integrate.audits import kept_audit
 from mmkd_core.integrate.distillation import Distillation, Outcome
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.staging import require_same_student
 from mmkd_core.integrate.student_data import pixels_of, probe_scores, stage_one
-from mmkd_core.integrate.workspace import Workspace, identity, read_json
+from mmkd_core.integrate.workspace import Workspace, identity
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
@@ -198,8 +199,8 @@ def found_before(workspace: Workspace, parent: Release, new: Collection[str], re
             told.append(found)
     wanted: dict[str, None] = {}
     for found in told:
-        facts = read_json(workspace.audits / f"{found.id}-against-{found.parent}.json") or {}
-        wanted |= dict.fromkeys(map(str, facts.get("replay_first", [])))
+        if found.parent and (facts := kept_audit(workspace, found, releases.release(workspace, found.parent))):
+            wanted |= dict.fromkeys(map(str, facts["replay_first"]))
     return list(wanted)
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from mmkd_core.audit.comparison import Verdict
-from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.audit.gate import GATE, read_gate
-from mmkd_core.errors import ReleaseError
+from mmkd_core.errors import ReleaseError, WorkspaceError
 from mmkd_core.integrate import history, releases
-from mmkd_core.integrate.auditing import audit_file
+from mmkd_core.integrate.audits import kept_audit
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.workspace import Workspace, read_json
+from mmkd_core.integrate.workspace import Workspace
 
 
 def verdict_of(workspace: Workspace, found: Release) -> Verdict | None:
     """The verdict on a release against its parent, under the gate that it was made with; None without such an audit."""
     if found.parent is None:
         return None
-    facts = read_json(audit_file(workspace, found.id, found.parent)) or {}
-    if facts.get("schema") != AUDIT_SCHEMA or facts["gate"]["hash"] != read_gate(found.file(GATE)).hash:
+    facts = kept_audit(workspace, found, releases.release(workspace, found.parent))
+    if facts is None or facts["gate"]["hash"] != read_gate(found.file(GATE)).hash:
         return None
     return Verdict(facts["verdict"])
 
@@ -28,7 +27,7 @@ def standing(workspace: Workspace, found: Release) -> str:
         return "nothing to compare with"
     try:
         verdict = verdict_of(workspace, found)
-    except ReleaseError:
+    except (ReleaseError, WorkspaceError):
         return "damaged"
     return verdict.value if verdict else "not audited"
 

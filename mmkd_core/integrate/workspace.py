@@ -35,6 +35,8 @@ from mmkd_core.trust import TrustConfig
 
 SCHEMA = "mmkd/v1"
 CONFIG, LOCK = "mmkd.yaml", "mmkd.lock"
+SALT = 32
+"""Bytes of a secret."""
 
 
 class SpecialistConfig(Settings):
@@ -150,10 +152,9 @@ class Workspace:
     def salt(self) -> bytes:
         """A secret of this workspace: patients' names are hashed with it. Who has both can trace them back."""
         path = self.state / "salt"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(os.urandom(32))
+        if not path.exists() or path.stat().st_size < SALT:  # a kill or a full disk left it empty: no secret at all
+            with replacing(path, private=True) as file:
+                file.write(os.urandom(SALT))
         return path.read_bytes()
 
     @contextmanager

@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from xxhash import xxh3_128_digest
 
 from mmkd_core.files import replacing
 from mmkd_core.student import parallel
 from mmkd_core.student.trackers import TOLD
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+SEAL = 16
+"""Bytes of the hash at the end of a checkpoint."""
 SECONDS = 15.0
 """Least time between two checkpoints; below zero, one after every step."""
 SHARE = 0.05
@@ -37,14 +40,15 @@ class Checkpoints:
         self.path, self.log = folder / CHECKPOINT, folder / LOG
         self.identity, self.modules, self.optimizer = identity, modules, optimizer
         self._saved, self._cost = time.monotonic(), 0.0
+        self.damaged = False
         if parallel.leads():
             folder.mkdir(parents=True, exist_ok=True)
 
     def resume(self) -> tuple[int, list[Row]]:
         """Take up the checkpoint, if it is of this run, and cut the log to it; return steps done and the log."""
         state: dict[str, Any] = {}
-        if self.path.exists():
-            state = torch.load(self.path, map_location=parallel.device(), weights_only=True)
+        if (whole := self._read()) is not None:
+            state = torch.load(whole, map_location=parallel.device(), weights_only=True)
         if state.get("identity") != self.identity:
             if parallel.leads():
                 self.log.unlink(missing_ok=True)
@@ -55,6 +59,16 @@ class Checkpoints:
         if parallel.leads():
             self.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return int(state["step"]), rows
+
+    def _read(self) -> io.BytesIO | None:
+        """What ``save`` wrote; None if there is nothing, or it is not whole, and the run begins again."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return None
+        body, seal = memoryview(data)[:-SEAL], data[-SEAL:]
+        self.damaged = xxh3_128_digest(body) != seal
+        return None if self.damaged else io.BytesIO(body)
 
     def due(self) -> bool:
         """Whether it is time for another one."""
@@ -76,6 +90,7 @@ class Checkpoints:
         torch.save(state, whole)
         with replacing(self.path) as file:
             file.write(whole.getbuffer())
+            file.write(xxh3_128_digest(whole.getbuffer()))
         self._saved = time.monotonic()
         self._cost = self._saved - start
 

@@ -105,6 +105,8 @@ def fit(
     optimizer = optimizer_for(modules, config)
     checkpoints = Checkpoints(folder, identity, modules, optimizer)
     start, log = checkpoints.resume()
+    if checkpoints.damaged and progress:
+        progress.say(f"{label}: the checkpoint is damaged; the run begins again")
     # Once: walking through the heads of many teachers takes a per cent of a small student's step.
     trained = [p for p in modules.parameters() if p.requires_grad]
     step, watcher = _Step(objective, trained, optimizer, config, identity, label), progress or Silent()

@@ -167,6 +167,18 @@ def test_a_student_beside_the_workspace_is_checked_before_it_leaves(workspace):
     assert pretrained(workspace.root / "from-elsewhere") == {}
 
 
+@pytest.mark.parametrize("raw", [None, b"", b"short"])
+def test_patients_are_never_named_without_a_secret(workspace, raw):
+    """A kill or a full disk leaves the file empty or cut; a whole secret stays."""
+    path = workspace.state / "salt"
+    if raw is not None:
+        path.write_bytes(raw)
+    salt = workspace.salt()
+    assert len(salt) == 32
+    assert path.read_bytes() == salt == workspace.salt()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 # --- releases -------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 
 from mmkd_core.audit.forgetting import SCHEMA as AUDIT_SCHEMA
 from mmkd_core.audit.gate import GATE, Gate, GateError, Rule, write_gate
-from mmkd_core.errors import ReleaseError
+from mmkd_core.errors import ReleaseError, WorkspaceError
 from mmkd_core.integrate import history, releases
-from mmkd_core.integrate.auditing import audit_file, gate_for
+from mmkd_core.integrate.auditing import gate_for
+from mmkd_core.integrate.audits import audit_file, keep_audit
 from mmkd_core.integrate.using import put_into_use, standing
-from mmkd_core.integrate.workspace import Config, Workspace, write_json
+from mmkd_core.integrate.workspace import Config, Workspace
 
 
 def release(workspace: Workspace, parent: str | None, gate: Gate | None = None) -> str:
@@ -28,7 +30,7 @@ def release(workspace: Workspace, parent: str | None, gate: Gate | None = None) 
 def say(workspace: Workspace, name: str, verdict: str, gate: Gate | None = None) -> None:
     """Write the outcome of an audit against 0001."""
     facts = {"schema": AUDIT_SCHEMA, "verdict": verdict, "gate": {"hash": (gate or workspace.gate()).hash}}
-    write_json(audit_file(workspace, name, "0001"), facts)
+    keep_audit(workspace, releases.release(workspace, name), releases.release(workspace, "0001"), "data", facts)
 
 
 @pytest.fixture
@@ -80,6 +82,25 @@ def test_what_passed_may_come_and_go(workspace):
     put_into_use(workspace, "0001")
     put_into_use(workspace, "0002")
     assert [entry.way for entry in history.entries(workspace)] == ["first", "back", "back", "back"]
+
+
+def test_a_pass_of_another_release_of_that_number_is_none(workspace):
+    say(workspace, "0002", "PASS")
+    shutil.rmtree(workspace.releases / "0002")
+    release(workspace, "0001", Gate(seed=9))
+    assert standing(workspace, releases.release(workspace, "0002")) == "not audited"
+    with pytest.raises(ReleaseError, match="never audited"):
+        put_into_use(workspace, "0002")
+
+
+def test_a_pass_that_was_written_by_hand_is_refused(workspace):
+    say(workspace, "0002", "FAIL")
+    path = audit_file(workspace, "0002", "0001")
+    path.write_text(path.read_text().replace("FAIL", "PASS"))
+    assert standing(workspace, releases.release(workspace, "0002")) == "damaged"
+    with pytest.raises(WorkspaceError, match=r"the audit of 0002 against 0001 is damaged.*mmkd audit forgetting"):
+        put_into_use(workspace, "0002")
+    assert in_use(workspace) == "0001"
 
 
 def test_a_pass_under_another_gate_is_none(workspace):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import sqlite3
@@ -7,6 +8,7 @@ import sqlite3
 import pytest
 import torch
 from torch import nn
+from xxhash import xxh3_128_digest
 
 from mmkd_core.errors import TrainingError
 from mmkd_core.student import checkpoint, parallel, trackers, training
@@ -85,7 +87,9 @@ def test_training_that_was_killed_goes_on_where_the_trackers_are(tmp_path, monke
     assert told == [1, 2, 3, 4]
     monkeypatch.setattr(checkpoint, "SECONDS", 1e9)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    torch.save({**state, "step": 2}, tmp_path / "checkpoint.pt")
+    whole = io.BytesIO()
+    torch.save({**state, "step": 2}, whole)
+    (tmp_path / "checkpoint.pt").write_bytes(whole.getvalue() + xxh3_128_digest(whole.getvalue()))
     objective.dies_at = None
     run()
     assert told == [1, 2, 3, 4, 5, 6]

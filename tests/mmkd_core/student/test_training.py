@@ -41,7 +41,13 @@ class KilledError(Exception):
 
 
 class Watch(Silent):
-    """A progress that notes where a run goes on."""
+    """A progress that notes where a run goes on, and what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, line):
+        self.said.append(line)
 
     def task(self, label, total, unit, done=0):
         assert (label, total, unit) == ("stage 1", 12, "steps")
@@ -146,6 +152,22 @@ def test_a_finished_run_whose_result_was_not_kept_costs_nothing(make_student, pi
     assert_same(state_of(first), state_of(second))
     forget_checkpoint(tmp_path / "run")
     assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(make_student, pixels, tmp_path):
+    whole = make_student()
+    log = run(whole, pixels, tmp_path / "run")
+    path = tmp_path / "run/checkpoint.pt"
+    good = path.read_bytes()
+    zeros = good[: len(good) // 2] + bytes(64) + good[len(good) // 2 + 64 :]
+    for raw in (zeros, good[: len(good) // 3], good[:-1], b"", bytes(5)):
+        path.write_bytes(raw)
+        watch, again = Watch(), make_student()
+        assert run(again, pixels, tmp_path / "run", progress=watch) == log
+        assert watch.resumed_at == 0
+        assert any("the checkpoint is damaged; the run begins again" in line for line in watch.said)
+        assert_same(state_of(whole), state_of(again))
+        assert path.read_bytes() == good
 
 
 def test_rows_of_the_log_beyond_the_checkpoint_are_done_again(tmp_path, monkeypatch):
