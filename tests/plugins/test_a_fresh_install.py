@@ -93,7 +93,7 @@ def test_a_licence_must_be_agreed_to_before_anything_is_installed(kit, install):
     registry = load_registry(ROOT / "registry.yaml")
     assert isinstance(registry, Registry)
     refused = [name for name, entry in registry.teachers.items() if not entry.license.commercial_use]
-    assert {"bmc-clip", "unimed-clip", "plip", "med-clip", "pmc-clip"} <= set(refused)
+    assert {"derm-lip", "unimed-clip", "plip", "med-clip", "pmc-clip"} <= set(refused)
     for name in refused:
         assert isinstance(registry.teachers[name], RegistryEntry)
         with pytest.raises(PluginError, match=f"run `mmkd teachers add {name} --accept-license`"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 
 import pytest
 
 from mmkd_core.plugins import card
+from mmkd_core.testing.tiny import write_tiny_weights
 
 PLUGIN = """
 import sys, time
@@ -109,3 +111,47 @@ def test_what_cannot_be_checked_says_why_and_gives_two(mmkd, installed, folder, 
     assert done.exit_code == 2
     assert reason in done.stderr
     assert os.listdir() == ["site"]
+
+
+TINY = """
+from mmkd_core.contract import *
+
+SPEC = TeacherSpec(
+    name="tiny", title="Tiny", summary="Knows nothing", family="open_clip", arch={{"activation": "gelu"}},
+    weights=(WeightSource(role="model", kind="path", location={folder!r}, files={files!r}),),
+    image=ImageSpec(size=32, resize={resize!r}, mean=CLIP_MEAN, std=CLIP_STD),
+    text=TextSpec(tokenizer="hf", context_length=32), embed_dim=16, logit_scale={scale}, domains=("xray",),
+    license=LicenseInfo(code="MIT", weights="MIT", commercial_use=True),
+)
+
+@hookimpl
+def mmkd_teachers():
+    return [SPEC]
+"""
+
+
+@pytest.mark.parametrize(("resize", "scale", "code"), [("shortest", 14.3, 0), ("squash", 1.0, 1)])
+def test_a_spec_that_contradicts_its_checkpoint_gives_one(mmkd, installed, tmp_path, resize, scale, code):
+    installed()
+    folder = tmp_path / "weights"
+    names = write_tiny_weights("open_clip", folder)
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    text = TINY.format(folder=str(folder), files=files, resize=resize, scale=scale)
+    site = tmp_path / "site"
+    (site / f"mmkd_tiny_{resize}.py").write_text(text)
+    (site / "mmkd_tiny-1.0.dist-info").mkdir()
+    (site / "mmkd_tiny-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: mmkd-tiny\nVersion: 1.0\n")
+    (site / "mmkd_tiny-1.0.dist-info/entry_points.txt").write_text(f"[mmkd.v1]\ntiny = mmkd_tiny_{resize}\n")
+    done = mmkd("teachers", "check", "tiny")
+    assert done.exit_code == code, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    if not code:
+        assert {"configuration passed", "learnt-scale passed"} <= set(lines)
+        return
+    says = "configuration failed resize mode: the spec declares squash, open_clip_config.json says shortest"
+    assert says in lines
+    assert "learnt-scale failed logit scale: the spec declares 1, the weights say 14.29" in lines
+    assert any(
+        line.startswith("sure can never be 90 % sure of one caption among 64 (at best 10.5 %)") for line in lines
+    )
+    assert "tiny failed 2 of" in done.stdout
