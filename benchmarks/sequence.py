@@ -131,7 +131,7 @@ def real_workspace(root: Path, seed: int) -> Workspace:
     """The real images; every sample of a teacher's domains is admitted, which is where most can be spoilt."""
     config, _ = profile(smoke=False, real=True, seed=seed, trust="none", name=f"biomed-{seed}")
     workspace = Workspace.create(root, sized(config, **REAL_STEPS))
-    imported(real_manifest(root / "captions"), root / config.data, seed, Silent())
+    imported(workspace, real_manifest(root / "captions"), Silent())
     return workspace
 
 

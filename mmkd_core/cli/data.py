@@ -12,6 +12,7 @@ from mmkd_core.cli.output import Output
 if TYPE_CHECKING:
     from mmkd_core.data.issues import Remarks
     from mmkd_core.data.manifest import Corpus
+    from mmkd_core.data.report import ImportReport
     from mmkd_core.integrate.workspace import Workspace
 
 LabelsFrom = Annotated[
@@ -175,16 +176,22 @@ def import_(
         domain=domain, labels_from=names(labels_from), caption_lines=caption_lines,
         merge_labels=merge_labels, strict=strict, max_bad=max_bad, progress=watch(),
     )  # fmt: skip
-    corpus, report = import_corpus(Workspace.open(root), path, options)
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        corpus, report = import_corpus(workspace, path, options)
+    show_report(out, report)
+    _answer(out, corpus, {"report": report})
+
+
+def show_report(out: Output, report: "ImportReport") -> None:
+    """What an import leaves a person to know, and captions as a student will read them."""
     _remarks(out, report)
     out.say("captions as they will be trained on:")
     for caption in report.captions:
         out.say(f"  {caption}")
-    _answer(out, corpus, {"report": report})
 
 
 def _remarks(out: Output, found: "Remarks") -> None:
-    """What an import leaves a person to know: all of it, line by line."""
     from mmkd_core.data.issues import absent_lines
 
     out.say(f"rows read: {found.rows:,}")

@@ -35,7 +35,9 @@ def quickstart(
     debug: Debug = False,
 ) -> None:
     """Do everything once: data, teachers, features, trust, student, a new teacher, an audit and a report."""
+    from mmkd_core.cli.data import show_report
     from mmkd_core.cli.progress import watch
+    from mmkd_core.data.report import ImportReport
     from mmkd_core.errors import DataError, TrustError
     from mmkd_core.integrate.profiles import profile
     from mmkd_core.integrate.quickstart import quickstart as run
@@ -52,6 +54,8 @@ def quickstart(
     config, phantom = profile(smoke, data is not None, seed, trust.value, recipe.value, **name)
     summary = run(target, config, phantom, data, watch(), _command(smoke, seed, trust.value, recipe, data))
     out = Output(json, target)
+    if report := ImportReport.load(target / config.data):
+        show_report(out, report)
     if phantom and phantom.spoilt:
         out.say(f"note: {phantom.spoilt}")
     if not json:

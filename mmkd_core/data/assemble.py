@@ -62,6 +62,7 @@ def assemble(table: Table, out_root: Path, options: ImportOptions, log: ImportLo
     report = report_of(corpus, table.path, log, options.looks)
     if options.strict:
         report.refuse(str(table.path))
+    report.save(out_root)
     return corpus.save(out_root), report
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkd_core.data.captions import DOMAINS
-from mmkd_core.data.cells import encodable, lines_of, read_text
+from mmkd_core.data.cells import encodable, lines_of, text_of
 from mmkd_core.data.domains import domain_name, known_domain
 from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.tables import UNGROUPED, Row, Table, as_row
@@ -49,39 +49,44 @@ def read_folder(folder: Path, log: ImportLog, domain: str | None = None, *, capt
     """
     files = files_below(folder)
     images = [path for path in files if path.suffix.lower() in IMAGES]
-    _refuse_bare(images, folder)
+    named = any(image.suffix.lower() in DICOM for image in images)  # they name their patients, as paths to them do
+    source = Path("the folder") if named else folder
+    _refuse_bare(images, folder, source)
     _refuse_two_domains(images, folder, domain)
     taken = {*images, *(image.with_suffix(CAPTION) for image in images)}
     for path in files:
         kind = path.suffix.lower()
         if path not in taken and path.name.lower().split(".")[0] not in _NO_DATA:
             what = "a text without an image" if kind == CAPTION else f"{kind or 'suffixless'} files, which are not read"
-            log.left_out.add(what, ascii_name(path, folder))
+            log.left_out.add(what, _shown(path, folder))
     problems, rows = Problems(), list[Row]()
-    for image in images:
+    for number, image in enumerate(images, start=1):
         log.rows += 1
         with problems.gathered():
-            rows.append(_row(image, folder, domain, log, caption_lines))
-    problems.refuse(str(folder))
-    if not any(image.suffix.lower() in DICOM for image in images):  # they name their patients
+            rows.append(_row(number, image, folder, domain, log, caption_lines))
+    problems.refuse(str(source))
+    if not named:
         log.note(UNGROUPED)
-    return Table(folder, rows)
+    return Table(source, rows)
 
 
-def _refuse_bare(images: Sequence[Path], folder: Path) -> None:
+def _refuse_bare(images: Sequence[Path], folder: Path, source: Path) -> None:
     bare = [image for image in images if not image.with_suffix(CAPTION).is_file()]
     if not bare:
         return
-    what = f"{len(bare):,} of {len(images):,} images have no caption, the first is {ascii_name(bare[0], folder)}"
-    text = ascii_name(bare[0].with_suffix(CAPTION), bare[0].parent)
+    what = f"{len(bare):,} of {len(images):,} images have no caption, the first is {_shown(bare[0], folder)}"
+    text = bare[0].with_suffix(CAPTION).name.encode(errors="backslashreplace").decode()
+    text = f"a {CAPTION} of its name" if bare[0].suffix.lower() in DICOM else text
     advice = f"Write {text} beside it, or a csv with the columns image and caption."
     if {image.parent for image in images} != {folder}:
         advice += " Where folders are classes, write a csv with the columns image and label."
-    raise DataError(what, where=str(folder), next=advice)
+    raise DataError(what, where=str(source), next=advice)
 
 
-def ascii_name(path: Path, folder: Path) -> str:
-    """A name that can be printed, whatever its bytes."""
+def _shown(path: Path, folder: Path, number: int | None = None) -> str:
+    """A name that can be printed, whatever its bytes; files of DICOM are called after patients, and stay unnamed."""
+    if path.suffix.lower() in DICOM or any(path.with_suffix(kind).is_file() for kind in DICOM):
+        return "a DICOM file" if number is None else f"DICOM file {number} by name"
     return str(path.relative_to(folder)).encode(errors="backslashreplace").decode()
 
 
@@ -96,15 +101,15 @@ def _refuse_two_domains(images: Sequence[Path], folder: Path, domain: str | None
         raise DataError(what, where=str(folder), next=mend)
 
 
-def _row(image: Path, folder: Path, domain: str | None, log: ImportLog, caption_lines: bool) -> Row:
-    name, place = str(image.relative_to(folder)), str(image.with_suffix(CAPTION))
-    encodable(str(image), "the name of the image", place)
+def _row(number: int, image: Path, folder: Path, domain: str | None, log: ImportLog, caption_lines: bool) -> Row:
+    name = _shown(image, folder, number)
+    place = _shown(image.with_suffix(CAPTION), folder, number)
+    encodable(str(image.relative_to(folder)), "the name of the image", name)
     told = domain or _domain_of(image.relative_to(folder).parts[:-1], folder)
     if not told:
         advice = "`mmkd data import PATH --domain xray` says it for all; or call their folders so"
-        where = str(image.parent)
-        raise DataError("it is not known what kind of images these are", where=where, next=f"{advice}: {_ALL}.")
-    text = read_text(image.with_suffix(CAPTION))
+        raise DataError("it is not known what kind of images these are", where=name, next=f"{advice}: {_ALL}.")
+    text = text_of(image.with_suffix(CAPTION).read_bytes(), "the file", place)
     captions = lines_of(text, caption_lines)
     if not captions:
         raise DataError("the caption is empty", where=place, next="Write one, or remove the image.")

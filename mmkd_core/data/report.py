@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmkd_core.data.captions import DOMAINS
 from mmkd_core.data.issues import ImportLog, Issue, Remarks, Tally
 from mmkd_core.data.manifest import SPLITS, Corpus
 from mmkd_core.data.options import Look
+from mmkd_core.errors import DataError
+from mmkd_core.files import replacing
+
+REPORT = "import.json"
+"""Beside the manifest: what the import said."""
 
 _SHOWN = 3
 _WORDS = re.compile(r"\w+|[^\w\s]+")
@@ -22,7 +28,7 @@ class ImportReport(Remarks):
     """What an import did.
 
     Attributes:
-        source: file or folder.
+        source: name of the file or folder.
         samples: in the corpus.
         images: distinct by pixels.
         groups: patients, slides or articles.
@@ -39,6 +45,25 @@ class ImportReport(Remarks):
     splits: dict[str, int]
     captions: tuple[str, ...]
 
+    def save(self, folder: Path) -> None:
+        """Write it beside the manifest."""
+        with replacing(folder / REPORT) as file:
+            file.write((json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> ImportReport | None:
+        """Read it; None of data that were not imported, as the phantom's."""
+        if not (folder / REPORT).is_file():
+            return None
+        try:
+            facts = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            issues = {name: tuple(Issue(**{**case, "examples": tuple(case["examples"])}) for case in facts[name])
+                      for name in ("left_out", "issues")}  # fmt: skip
+            return cls(**{**facts, **issues, "notes": tuple(facts["notes"]), "captions": tuple(facts["captions"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            what, mend = "the summary of the import cannot be read", "Remove it: nothing but this summary needs it."
+            raise DataError(what, where=str(folder / REPORT), next=mend) from error
+
 
 def report_of(corpus: Corpus, source: Path, log: ImportLog, looks: tuple[Look, ...]) -> ImportReport:
     """Return the report of a corpus that is not written yet."""
@@ -47,7 +72,7 @@ def report_of(corpus: Corpus, source: Path, log: ImportLog, looks: tuple[Look, .
     found = log.remarks([issue for look in looks for issue in look(corpus)])
     return ImportReport(
         **vars(found),
-        source=str(source),
+        source=source.name,
         samples=len(corpus),
         images=len(set(corpus.image_id)),
         groups=len(set(corpus.group_id)),

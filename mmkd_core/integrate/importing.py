@@ -16,14 +16,15 @@ from mmkd_core.integrate.workspace import Workspace
 def import_corpus(workspace: Workspace, path: Path, options: ImportOptions) -> tuple[Corpus, ImportReport]:
     """Import the data that a workspace shall work with; seed, secret and what is looked at are the workspace's.
 
+    The caller holds the workspace (``writing``).
+
     Raises:
         DataError: it has data already, or those that come cannot be imported (``data.importers``).
     """
     config, target = workspace.config, workspace.root / workspace.config.data
-    with workspace.writing():
-        if (target / MANIFEST).exists():
-            mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
-            raise DataError("the workspace has its data already", where=str(target), next=mend)
-        looks = (partial(longer_captions, context=config.student.text.context_length),)
-        how = replace(options, seed=config.seed, salt=workspace.salt, looks=(*options.looks, *looks))
-        return import_data(path, target, how)
+    if (target / MANIFEST).exists():
+        mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
+        raise DataError("the workspace has its data already", where=str(target), next=mend)
+    looks = (partial(longer_captions, context=config.student.text.context_length),)
+    how = replace(options, seed=config.seed, salt=workspace.salt, looks=(*options.looks, *looks))
+    return import_data(path, target, how)

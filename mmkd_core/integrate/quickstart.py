@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmkd_core.data.importers import ImportOptions, import_data
-from mmkd_core.data.manifest import MANIFEST, Corpus
+from mmkd_core.data.importers import ImportOptions
+from mmkd_core.data.manifest import MANIFEST
 from mmkd_core.data.phantom.generate import PhantomConfig, generate
-from mmkd_core.errors import DataError
 from mmkd_core.integrate.extracting import run_extract
+from mmkd_core.integrate.importing import import_corpus
 from mmkd_core.integrate.measuring import run_audit, zero_shot_of
 from mmkd_core.integrate.releases import all_releases, current
 from mmkd_core.integrate.specialists import make_specialists
@@ -58,7 +58,7 @@ def quickstart(
             teachers = {name: name for name in (*FIRST_TEACHERS, NEW_TEACHER)}
         else:
             assert data is not None
-            clock.time("data", lambda: imported(data, target, config.seed, progress))
+            clock.time("data", lambda: imported(workspace, data, progress))
             teachers = clock.time("specialists", lambda: make_specialists(workspace, progress))
         *first, new = teachers
         clock.time("teachers", lambda: add_missing(workspace, teachers, first, progress))
@@ -80,13 +80,10 @@ def quickstart(
     return read_json(root / "summary.json")  # type: ignore[no-any-return]
 
 
-def imported(source: Path, target: Path, seed: int, progress: Progress) -> Corpus:
+def imported(workspace: Workspace, source: Path, progress: Progress) -> None:
     """Import real data once; a corpus that is already there is used."""
-    if (target / MANIFEST).exists():
-        return Corpus.load(target)
-    if not source.exists():
-        raise DataError("no such file or folder", where=str(source), next="Give a manifest or a folder to --data")
-    return import_data(source, target, ImportOptions(seed=seed, progress=progress))[0]
+    if not (workspace.root / workspace.config.data / MANIFEST).exists():
+        import_corpus(workspace, source, ImportOptions(progress=progress))
 
 
 def add_missing(workspace: Workspace, targets: dict[str, str], names: list[str], progress: Progress) -> None:

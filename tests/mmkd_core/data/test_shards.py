@@ -54,6 +54,7 @@ def test_a_folder_of_shards_is_imported_and_nothing_is_unpacked(tmp_path):
     write_shard(folder / "a-0001.tar", sample(2, split="test", label="pneumonia", caption=None))
     corpus, report = import_data(folder, tmp_path / "out")
     assert [str(path.relative_to(tmp_path / "out")) for path in sorted((tmp_path / "out").rglob("*"))] == [
+        "import.json",
         "manifest.parquet",
         "prompts.yaml",
     ]

@@ -276,6 +276,15 @@ def test_a_folder_of_dicom_files_with_captions_is_read(folder):
     corpus, report = import_data(folder, folder.parent / "out", ImportOptions(domain="ct", salt=lambda: b"salt"))
     assert list(corpus.group_id) == [hashed(PATIENT, b"salt")]
     assert not any("its own group" in line for line in report.notes)
+    assert PATIENT not in str(report)
+    dicom, text = folder / f"{PATIENT}.dcm", folder / f"{PATIENT}.txt"  # such files are called after their patients
+    (folder / "a.dcm").rename(dicom)
+    for harm in (lambda: None, lambda: text.write_text(" "), lambda: text.write_bytes(b"\xff")):
+        harm()
+        for domain in ("ct", None):
+            with pytest.raises(DataError) as caught:
+                import_data(folder, folder.parent / "no", ImportOptions(domain=domain))
+            assert PATIENT not in str(caught.value)
 
 
 def test_all_images_that_cannot_be_read_are_named_at_once(folder):
