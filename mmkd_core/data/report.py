@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mmkd_core.data.captions import DOMAINS
+from mmkd_core.data.enough import Minimum
 from mmkd_core.data.issues import ImportLog, Issue, Remarks, Tally
 from mmkd_core.data.manifest import SPLITS, Corpus
 from mmkd_core.data.options import Look
@@ -20,6 +23,7 @@ REPORT = "import.json"
 """Beside the manifest: what the import said."""
 
 _SHOWN = 3
+_TOO_SMALL = "validation splits too small for trust to be measured (`trust.probe: train` asks training patients then)"
 _WORDS = re.compile(r"\w+|[^\w\s]+")
 
 
@@ -93,6 +97,24 @@ def longer_captions(corpus: Corpus, context: int) -> Iterator[Issue]:
         for text in corpus.captions(i):
             if len(text) > context and (words := len(_WORDS.findall(text))) + 1 > context:
                 tally.add(what, f"{Path(corpus.image[i]).name}, {words} words")
+    return iter(tally.issues)
+
+
+def small_probe(corpus: Corpus, minimum: Minimum) -> Iterator[Issue]:
+    """Issue of what the validation split is too small for: no teacher can be measured there."""
+    tally = Tally()
+    for domain in corpus.domains:
+        rows = corpus.where("val", [domain])
+        rows, names = rows[corpus.labelled[rows]], corpus.classes(domain)
+        if corpus.multilabel(domain):
+            there = corpus.findings(rows, domain).astype(np.int64)
+            asked = [(f"{domain}, {name}", there[:, c], [f"not {name}", name]) for c, name in enumerate(names)]
+        else:
+            truth = np.array([names.index(corpus.label[i]) for i in rows], np.int64)
+            asked = [(domain, truth, names)] if names else []
+        for name, answers, classes in asked:
+            if lacks := minimum.lacks(answers, corpus.group_id[rows], classes):
+                tally.add(_TOO_SMALL, f"{name}: {lacks}")
     return iter(tally.issues)
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mmkd_core.data.enough import Minimum
 from mmkd_core.data.importers import ImportOptions, import_data
 from mmkd_core.data.manifest import MANIFEST, Corpus
-from mmkd_core.data.report import ImportReport, longer_captions
+from mmkd_core.data.report import ImportReport, longer_captions, small_probe
 from mmkd_core.errors import DataError
 from mmkd_core.integrate.workspace import Workspace
 
@@ -25,6 +26,10 @@ def import_corpus(workspace: Workspace, path: Path, options: ImportOptions) -> t
     if (target / MANIFEST).exists():
         mend = "Make another workspace with `mmkd init DIR`, or remove that folder"
         raise DataError("the workspace has its data already", where=str(target), next=mend)
-    looks = (partial(longer_captions, context=config.student.text.context_length),)
+    trust = config.trust
+    looks = (
+        partial(longer_captions, context=config.student.text.context_length),
+        partial(small_probe, minimum=Minimum(trust.samples, trust.patients, trust.per_class)),
+    )
     how = replace(options, seed=config.seed, salt=workspace.salt, looks=(*options.looks, *looks))
     return import_data(path, target, how)

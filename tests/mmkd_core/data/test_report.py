@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmkd_core.data.enough import Minimum
 from mmkd_core.data.importers import ImportOptions, import_data
 from mmkd_core.data.issues import Issue
-from mmkd_core.data.report import longer_captions
+from mmkd_core.data.report import longer_captions, small_probe
 from mmkd_core.errors import DataError
 
 FITS = "one two three four five six seven eight nine ten eleven twelve thirteen"
@@ -89,3 +90,30 @@ def test_strict_lets_a_tidy_table_pass(picture_folder: Path, tmp_path: Path) -> 
     corpus, report = import_data(path, tmp_path / "out", ImportOptions(strict=True, looks=LOOKS))
     assert len(corpus) == 3
     assert (report.left_out, report.issues, report.absent) == ((), (), {"caption": {"": 2}})
+
+
+def probe_told(folder: Path, out: Path, rows: list[dict[str, str]]) -> dict[str, str]:
+    """What is said of each domain's validation split."""
+    options = ImportOptions(looks=(partial(small_probe, minimum=Minimum(samples=4, patients=3, per_class=2)),))
+    _, report = import_data(write(folder, rows), out, options)
+    return dict(example.split(": ") for issue in report.issues for example in issue.examples)
+
+
+def test_validation_splits_that_measure_nothing_are_named(picture_folder: Path, tmp_path: Path) -> None:
+    rows = [row(k, domain="ct" if k < 6 else "mri", split="val") for k in range(12)]
+    assert probe_told(picture_folder, tmp_path / "enough", rows) == {}
+    train = [dict(one, split="train") for one in rows]
+    nothing = "no labelled images"
+    assert probe_told(picture_folder, tmp_path / "none", train) == {"ct": nothing, "mri": nothing}
+    one = [dict(one, label="a") for one in rows[:6]] + [dict(one, group_id="p") for one in rows[6:]]
+    assert probe_told(picture_folder, tmp_path / "one", one) == {
+        "ct": "all 6 labelled images are a",
+        "mri": "6 labelled images of 1 patients, 4 of 3 are needed",
+    }
+    rare = [dict(one, label="b" if k in (0, 6, 8) else "a") for k, one in enumerate(rows)]
+    assert probe_told(picture_folder, tmp_path / "rare", rare) == {
+        "ct": "fewer than two classes have 2 labelled images"
+    }
+    several = [dict(one, label=("x|y", "x", "y|x")[k % 3]) for k, one in enumerate(rows[:6])]
+    assert probe_told(picture_folder, tmp_path / "several", several) == {"ct, x": "all 6 labelled images are x"}
+    assert probe_told(picture_folder, tmp_path / "bare", [dict(r, label="", caption="text") for r in rows]) == {}
