@@ -75,13 +75,13 @@ def compare(
     from mmkd_core.data.eval_sets import EvalSet
     from mmkd_core.evaluate.figures import compare as paired
     from mmkd_core.evaluate.tasks import measure_of
-    from mmkd_core.integrate.evaluating import saved_outcomes
+    from mmkd_core.integrate.evaluations import kept_outcomes
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
     workspace, found = Workspace.open(root), EvalSet.load(folder)
     gate, figures = workspace.gate(), []
-    for one, other in saved_outcomes(workspace, found, first, second, task):
+    for one, other in kept_outcomes(workspace, found, first, second, task):
         figures += paired(one, other, measure_of(one), gate.resamples, gate.seed)
     _table(out, figures, sign=True)
     facts = {"first": first, "second": second, "set": found.task.name}

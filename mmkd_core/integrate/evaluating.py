@@ -18,7 +18,7 @@ from feature_store import FeatureStore
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.data.eval_sets import EvalSet, check_pixels
 from mmkd_core.data.images import load_pixels
-from mmkd_core.data.manifest import Corpus, image_id
+from mmkd_core.data.manifest import MANIFEST, Corpus, image_id
 from mmkd_core.errors import DataError
 from mmkd_core.evaluate import survival
 from mmkd_core.evaluate.outcomes import Outcomes
@@ -26,6 +26,7 @@ from mmkd_core.evaluate.risk_groups import risk_groups
 from mmkd_core.extract import extract
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.eval_tasks import Array, Frozen, outcomes_of, texts_of
+from mmkd_core.integrate.evaluations import ENSEMBLE, keep_outcomes
 from mmkd_core.integrate.extracting import device, locked_jobs
 from mmkd_core.integrate.features import Features
 from mmkd_core.integrate.measuring import STAGE_ONE
@@ -36,8 +37,6 @@ from mmkd_core.report.survival_plot import survival_plot
 from mmkd_core.report.svg import standalone
 from mmkd_core.student.model import Student
 from mmkd_core.trust import unit
-
-ENSEMBLE = "ensemble"
 
 
 def evaluate_set(
@@ -55,11 +54,9 @@ def evaluate_set(
     check_pixels(corpus.image_id, corpus.split, str(found.folder))
     _check_unseen(workspace, corpus, found)
     frozen = freeze(workspace, model, corpus, texts_of(found, task), progress)
-    folder = _folder(workspace, found, model)
     outcomes, paths = outcomes_of(found, corpus, frozen, task, workspace.config.seed), []
     for one in outcomes:
-        paths.append(folder / f"{one.protocol.removeprefix('mmkd/').replace('@', '-')}.parquet")
-        one.save(paths[-1])
+        paths.append(keep_outcomes(workspace, found, model, corpus, one))
         if one.protocol == survival.PROTOCOL and (groups := risk_groups(one)):
             drawn = survival_plot(groups, f"{model} on {found.task.name}", "survival")
             paths.append(paths[-1].with_suffix(".svg"))
@@ -151,39 +148,14 @@ def _table(texts: Sequence[str], features: Array) -> Callable[[Sequence[str]], A
     return lambda asked: features[[place[text] for text in asked]]
 
 
-def _folder(workspace: Workspace, found: EvalSet, model: str) -> Path:
-    """Under the number of a release: ``current`` is another one tomorrow."""
-    release = releases.named(workspace, model)
-    return workspace.evaluations / (release.id if release else model) / found.task.name
-
-
 def _check_unseen(workspace: Workspace, corpus: Corpus, found: EvalSet) -> None:
     """Refuse to test on what the student was trained on."""
-    try:
-        own = workspace.corpus()
-    except DataError:
+    if not (workspace.root / workspace.config.data / MANIFEST).exists():
         return  # no corpus, no training
+    own = workspace.corpus()
     trained: Any = set(own.image_id[own.split == "train"])
     seen = [row for row in found.where("test") if corpus.image_id[row] in trained]
     if seen:
         first = found["image"][seen[0]]
         what = f"{len(seen)} test images are in the training split of this workspace, the first is {first}"
         raise DataError(what, where=str(found.folder), next="Leave them out, or put them into the set's train split.")
-
-
-def saved_outcomes(
-    workspace: Workspace, found: EvalSet, first: str, second: str, task: str | None = None
-) -> list[tuple[Outcomes, Outcomes]]:
-    """Outcomes of two models that were evaluated on a set, protocol by protocol.
-
-    Raises:
-        DataError: they were not both evaluated there.
-    """
-    folders = [_folder(workspace, found, model) for model in (first, second)]
-    names = [{path.name for path in folder.glob("*.parquet")} for folder in folders]
-    both = sorted(name for name in names[0] & names[1] if task is None or name.startswith(task))
-    if not both:
-        lacking = first if not names[0] else second
-        what = f"{lacking} was not evaluated on {found.task.name}"
-        raise DataError(what, next=f"Run `mmkd eval set {found.folder} {lacking}`")
-    return [(Outcomes.load(folders[0] / name), Outcomes.load(folders[1] / name)) for name in both]

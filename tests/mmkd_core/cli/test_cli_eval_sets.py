@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 
 def facts(done: Any) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def test_a_task_that_cannot_be_done_leaves_the_figures_of_the_others(mmkd: Any, 
     for protocol in ("zero-shot@2", "linear-probe@2", "retrieval@2", "diagnosis@2"):
         assert f"mmkd/{protocol}" in said
     files = {path.name for path in (ready / ".mmkd" / "evaluations" / "good" / "phantom-xray").iterdir()}
-    assert files == {f"{name}.parquet" for name in ("zero-shot-2", "linear-probe-2", "retrieval-2", "diagnosis-2")}
+    names = [f"{name}.parquet" for name in ("zero-shot-2", "linear-probe-2", "retrieval-2", "diagnosis-2")]
+    assert files == {*names, *(f"{name}.json" for name in names)}  # the latter say what they are of
 
     told = mmkd("eval", "set", evals, "good", "-w", ready, "--json")
     assert told.exit_code == 2
@@ -58,6 +60,26 @@ def test_a_task_that_cannot_be_done_leaves_the_figures_of_the_others(mmkd: Any, 
     same = facts(mmkd("compare", evals, "good", "good", "-w", ready, "--json"))
     assert len(same["figures"]) == len(found["figures"])
     assert all(figure["interval"] is None or figure["interval"]["estimate"] == 0 for figure in same["figures"])
+
+    # What is compared is of the set as it is, and whole.
+    kept = ready / ".mmkd" / "evaluations" / "good" / "phantom-xray" / "zero-shot-2.parquet"
+    good = kept.read_bytes()
+    kept.write_bytes(good[:-60] + bytes([good[-60] ^ 1]) + good[-59:])
+    refused = mmkd("compare", evals, "good", "good", "-w", ready)
+    assert refused.exit_code == 2
+    assert "the evaluation of good on phantom-xray is damaged: zero-shot-2.parquet is changed" in refused.stderr
+    assert f"mmkd eval set {evals} good" in refused.stderr
+    kept.write_bytes(good)
+    task = yaml.safe_load((evals / "task.yaml").read_text())
+    first = next(iter(task["prompts"]))
+    task["prompts"][first] = ["another sentence"]
+    (evals / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+    refused = mmkd("compare", evals, "good", "good", "-w", ready)
+    assert refused.exit_code == 2
+    assert (
+        "the evaluation of good on phantom-xray was made from other inputs: prompts changed; task.yaml changed"
+        in refused.stderr
+    )
 
     whole = facts(mmkd("eval", "set", ready / "evals" / "phantom-xray-vqa", "good", "-w", ready, "--json"))
     assert whole["failed"] == {}
