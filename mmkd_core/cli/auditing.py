@@ -26,8 +26,8 @@ THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 def show_trust(out: Output, sweep: bool) -> int:
     """What teachers claim and what they do here; with ``sweep`` what other thresholds would make of it."""
     from mmkd_core.cli.progress import watch
-    from mmkd_core.integrate.trusting import run_trust_audit, trust_audit_file
-    from mmkd_core.integrate.workspace import Workspace
+    from mmkd_core.integrate.trusting import run_trust_audit
+    from mmkd_core.integrate.workspace import Workspace, trust_audit_file
 
     workspace = Workspace.open(out.root)
     with workspace.writing():
@@ -40,7 +40,7 @@ def show_trust(out: Output, sweep: bool) -> int:
     out.say(facts["sentence"])
     out.say(f"verdict: {facts['verdict']}")
     path = trust_audit_file(workspace)
-    out.finish(facts, wrote=[path.with_suffix(".html"), path], next="mmkd distill")
+    out.finish(facts, wrote=[path.with_suffix(".html"), path], next=out.following())
     return int(facts["exit_code"])
 
 
@@ -113,8 +113,7 @@ def show_audit(out: Output, candidate: str | None, against: str | None, force: b
         out.say(f"{facts['looks']} candidates were audited against {old.id}: each is another chance to pass by luck")
     out.say(f"in use: release {current}")
     files = [written.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
-    mend = audit.exit_code == 1 and new.parent == current
-    out.finish({**facts, "in_use": current}, wrote=files, next=f"mmkd repair {new.id}" if mend else "mmkd report")
+    out.finish({**facts, "in_use": current}, wrote=files, next=out.following())
     return audit.exit_code
 
 
@@ -149,7 +148,7 @@ def show_chain(out: Output, candidate: str | None, force: bool, because: str | N
     out.say(f"verdict: {found.verdict.value} (gate {found.gate.hash})")
     path = workspace.audits / f"chain-to-{found.releases[-1]}.json"
     files = [path.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
-    out.finish(found.to_json(), wrote=files, next="mmkd releases list")
+    out.finish(found.to_json(), wrote=files, next=out.following())
     return found.verdict.exit_code
 
 
@@ -197,7 +196,7 @@ def show_self_test(out: Output, candidate: str | None, against: str | None) -> i
     out.say("the scatter of training is not in this: for that, train with another seed and use --against")
     out.say(f"self-test: {'PASS' if found.passed else 'FAIL'} (gate {found.gate})")
     path = workspace.audits / f"self-test-{new.id}-{old.id}.json"
-    out.finish(found.to_json(), wrote=[path], next="mmkd audit forgetting")
+    out.finish(found.to_json(), wrote=[path], next=out.following())
     return 0 if found.passed else 1
 
 

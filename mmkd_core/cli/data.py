@@ -1,5 +1,6 @@
 """`mmkd data`: where the images come from, and whether they are fit."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,7 +82,7 @@ def phantom_sets(
     rows = [(found.task.name, len(found), ", ".join(found.task.tasks)) for found in sets]
     answer.table(("set", "rows", "tasks"), rows)
     folders = [found.folder for found in sets]
-    answer.finish({"sets": [found.task for found in sets]}, wrote=folders, next=f"mmkd eval set {folders[0]} current")
+    answer.finish({"sets": [found.task for found in sets]}, wrote=folders, next=_evaluate(folders[0]))
 
 
 @app.command("import-set", epilog="Example:  mmkd data import-set hf:owner/name --revision main --domain pathology")
@@ -128,8 +129,11 @@ def import_set(
     answer.say(f"{found.task.name} has the tasks {', '.join(found.task.tasks)}")
     if (found["group_id"] == found["image"]).all():
         answer.say("note: no patients are named: every image is its own group, so intervals may be too narrow")
-    following = f"mmkd eval set {found.folder} current"
-    answer.finish({"set": found.task, "report": remarks}, wrote=[found.folder], next=following)
+    answer.finish({"set": found.task, "report": remarks}, wrote=[found.folder], next=_evaluate(found.folder))
+
+
+def _evaluate(folder: Path) -> str:
+    return f"mmkd eval set {shlex.quote(str(folder))} current"
 
 
 def _pairs(text: str | None) -> dict[str, str]:
@@ -219,7 +223,7 @@ def check(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
             out.say(f"{kind}: {issue}")
     if found.ok:
         out.say(f"{found.samples:,} samples are fit for use")
-    following = "mmkd teachers list" if found.ok else "Mend the images or the manifest, and import them again"
+    following = out.following() if found.ok else "Mend the images or the manifest, and import them again"
     out.finish({**vars(found), "ok": found.ok}, next=following)
     if not found.ok:
         raise typer.Exit(1)
@@ -236,4 +240,4 @@ def _answer(out: Output, corpus: "Corpus", facts: dict[str, Any]) -> None:
     out.table(("domain", *splits), rows)
     domains = {domain: dict(zip(splits, numbers, strict=True)) for domain, *numbers in rows}
     whole = {"samples": len(corpus), "domains": domains, "fingerprint": corpus.fingerprint, **facts}
-    out.finish(whole, wrote=[corpus.root], next="mmkd teachers list")
+    out.finish(whole, wrote=[corpus.root], next=out.following())

@@ -18,5 +18,7 @@ def doctor(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     out.table(("what", "state", "found", "fix"), [(c.name, c.state, c.found, c.fix) for c in checks])
     problems = sum(check.state == "problem" for check in checks)
     first = next((check.fix for check in checks if check.state == "problem" and check.fix), "")
+    if not problems:
+        first = out.following()
     out.finish({"checks": checks, "problems": problems}, next=first)
     raise typer.Exit(1 if problems else 0)

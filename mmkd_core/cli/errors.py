@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -64,11 +66,45 @@ class Root(TyperGroup):
             if isinstance(error, SystemExit) and not error.code:
                 raise
             text = sentence(error)
+            text = text and self.typed(ctx, text)
             if ctx.meta.get(DEBUG) or os.environ.get("MMKD_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
             if not (_beside() and _follows(error)):
                 print(f"{_speaker()}{f': {text}' if text else fault(error)}", file=sys.stderr)
             raise typer.Exit(MENDABLE if text else FAULT) from error
+
+    def typed(self, ctx: Any, text: str) -> str:
+        """A sentence whose commands are about the workspace that was typed."""
+        root = _workspace(ctx.meta[TYPED])
+        if root is None:
+            return text
+
+        def whole(found: re.Match[str]) -> str:
+            words = found[1].split()[1:]
+            if "-w" in words or "--workspace" in words or not self._takes_workspace(words):
+                return found[0]
+            return f"`{found[1]} -w {shlex.quote(root)}`"
+
+        return re.sub(r"`(mmkd [^`]*)`", whole, text)
+
+    def _takes_workspace(self, words: Sequence[str]) -> bool:
+        command: Any = self
+        for word in words:
+            inner = getattr(command, "commands", {})
+            if word not in inner:
+                break
+            command = inner[word]
+        return any("--workspace" in parameter.opts for parameter in command.params)
+
+
+def _workspace(typed: Sequence[str]) -> str | None:
+    """What was given to ``-w``, if it is not the present folder."""
+    for word, after in zip(typed, [*typed[1:], ""], strict=True):
+        if word in ("-w", "--workspace"):
+            return after if Path(after) != Path() else None
+        if word.startswith("--workspace="):
+            return word.partition("=")[2]
+    return None
 
 
 @contextmanager

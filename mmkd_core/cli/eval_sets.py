@@ -1,5 +1,6 @@
 """`mmkd eval set` and `mmkd compare`: the six tasks on evaluation sets, and two models side by side."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def evaluate_set(
         out.say(f"{name} was not done: {reason}")
     facts = {"model": model, "set": found.task.name, "figures": [figure.to_json() for figure in figures]}
     told = {name: str(error) for name, error in failed.items()}
-    out.finish({**facts, "failed": told}, wrote=wrote, next=f"mmkd compare {folder} {model} OTHER")
+    out.finish({**facts, "failed": told}, wrote=wrote, next=f"mmkd compare {shlex.quote(str(folder))} {model} OTHER")
     if failed:
         raise typer.Exit(2)
 
@@ -85,7 +86,7 @@ def compare(
         figures += paired(one, other, measure_of(one), gate.resamples, gate.seed)
     _table(out, figures, sign=True)
     facts = {"first": first, "second": second, "set": found.task.name}
-    out.finish(facts | {"figures": [figure.to_json() for figure in figures]}, next="mmkd report")
+    out.finish(facts | {"figures": [figure.to_json() for figure in figures]}, next=out.following())
 
 
 def _table(out: Output, figures: "list[Figure]", sign: bool = False) -> None:

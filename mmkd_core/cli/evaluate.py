@@ -35,7 +35,7 @@ def zero_shot(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
     out.table(("domain", "AUC", "95 % interval", "samples", "patients", "status"), rows)
     facts = {"model": model, "predictions": path, **found.to_json()}
     measured = path.parent == workspace.evaluations  # those of a release were made with it
-    out.finish(facts, wrote=[path] if measured else [], next=f"mmkd eval retrieval {model}")
+    out.finish(facts, wrote=[path] if measured else [], next=out.following())
 
 
 @eval_app.command(epilog="Example:  mmkd eval retrieval current")
@@ -59,7 +59,7 @@ def retrieval(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
     for name, way in ways.items():
         for k, reason in way.undefined.items():
             out.say(f"R@{k}, {name}, is undefined: {reason}")
-    out.finish({"model": model, **found.to_json()}, next="mmkd report")
+    out.finish({"model": model, **found.to_json()}, next=out.following())
 
 
 @audit_app.command(epilog="Example:  mmkd audit trust --sweep")
@@ -98,7 +98,7 @@ def balance(root: Root = HERE, json: Json = False, debug: Debug = False) -> None
         ],
     )
     out.say(f"sampled now: {workspace.config.distill.balance}")
-    out.finish({"rows": rows, "balance": workspace.config.distill.balance}, next="mmkd study balance")
+    out.finish({"rows": rows, "balance": workspace.config.distill.balance}, next=out.following())
 
 
 @audit_app.command(epilog="Example:  mmkd audit forgetting --candidate 0002 --against 0001")

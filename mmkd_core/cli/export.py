@@ -1,5 +1,6 @@
 """`mmkd export`: a student leaves, for open_clip, transformers or ONNX, or as a teacher for others."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,7 +168,9 @@ def _teacher(
         return
     spec, wheel = export_teacher(student, folder, name, _taught(source), **facts)
     written = [folder / f"mmkd-{name}", wheel]
-    out.finish({**_facts(source, spec), "wheel": wheel}, wrote=written, next=f"mmkd teachers add {wheel}")
+    out.finish(
+        {**_facts(source, spec), "wheel": wheel}, wrote=written, next=f"mmkd teachers add {shlex.quote(str(wheel))}"
+    )
 
 
 def _claims(root: Path, student: "Student", domains: tuple[str, ...]) -> dict[str, "TrustClaim"]:

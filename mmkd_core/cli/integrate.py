@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 NOTHING = "nothing to compare with"
-FOLLOWING = {
-    None: "mmkd report",
-    "PASS": "mmkd report",
-    "FAIL": "mmkd audit trust",
-    "INCONCLUSIVE": "mmkd audit forgetting",
-}
-"""By verdict, the next command."""
 
 
 @app.command(epilog="Example:  mmkd integrate phantom-sono")
@@ -73,9 +66,9 @@ def integrate(
     }
     if done.nowhere:
         out.say("nothing was distilled: no sample may be taught")
-        out.finish({**facts, "why": "trusted nowhere"}, next="mmkd audit trust")
+        out.finish({**facts, "why": "trusted nowhere"}, next=out.following())
         raise typer.Exit(2)
-    out.finish(facts, wrote=[done.release.folder] if done.release else [], next=FOLLOWING[verdict])
+    out.finish(facts, wrote=[done.release.folder] if done.release else [], next=out.following())
     raise typer.Exit(done.verdict.exit_code if done.verdict else 0)
 
 
@@ -102,7 +95,7 @@ def repair(
     parallel.only_leader()
     _say_repair(out, done)
     out.say(f"in use: release {done.release.id}")
-    out.finish(_facts(done), wrote=[done.release.folder] if done.passed else [], next="mmkd releases list")
+    out.finish(_facts(done), wrote=[done.release.folder] if done.passed else [], next=out.following())
     raise typer.Exit(0 if done.passed else 1)
 
 

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+CONFIG = "mmkd.yaml"
+"""As ``integrate.workspace`` has it, which costs an import of numpy."""
+
 _NUMBER = re.compile(r"[+-]?[\d.,]+( ?%)?|-|")
 
 
@@ -51,6 +54,14 @@ class Output:
     def command(self, command: str) -> str:
         """A command with its workspace, where that is not the present folder."""
         return command if self.root == Path() else f"{command} -w {shlex.quote(str(self.root))}"
+
+    def following(self) -> str:
+        """The next command, by what there is in the workspace."""
+        if not (self.root / CONFIG).is_file():
+            return "mmkd init"
+        from mmkd_core.integrate.next_step import following
+
+        return following(self.root)
 
     def finish(self, facts: Mapping[str, Any], *, wrote: Sequence[Path] = (), next: str = "") -> None:
         """End the answer: the facts as JSON, or what was written and the next command.

@@ -1,5 +1,6 @@
 """`mmkd push`: an exported student goes to the Hugging Face hub."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def push(
     out.say(f"repository: {upload.repo}, {'private' if upload.private else 'public'}")
     facts = {"upload": upload, "sent": not dry_run}
     if dry_run:
-        out.finish(facts, next=f"mmkd push {folder} {repo}{' --public' if public else ''}")
+        out.finish(facts, next=f"mmkd push {shlex.quote(str(folder))} {repo}{' --public' if public else ''}")
         return
     address = send(folder, upload)
     out.finish({**facts, "commit": address}, next=f"Load it with {upload.load}")

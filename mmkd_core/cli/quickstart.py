@@ -60,7 +60,7 @@ def quickstart(
         out.say(f"note: {phantom.spoilt}")
     if not json:
         _show(out, summary)
-    out.finish(summary, wrote=[target / "report.html", target / "summary.json"], next="mmkd audit trust")
+    out.finish(summary, wrote=[target / "report.html", target / "summary.json"], next=out.following())
 
 
 def _command(smoke: bool, seed: int, trust: str, recipe: Recipe, data: Path | None) -> str:

@@ -47,8 +47,7 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
         | {"recipe": r.facts["recipe"], "steps": r.facts["steps"], "license": r.facts["license"]["weights"]}
         for r in found
     ]
-    following = f"mmkd releases show {found[-1].id}" if found else "mmkd distill"
-    out.finish({"releases": facts, "current": current}, next=following)
+    out.finish({"releases": facts, "current": current}, next=out.following())
 
 
 @app.command(epilog="Example:  mmkd releases show 0001")
@@ -80,7 +79,7 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
     )
     measured = {"auc": predictions.auc(), "mean_auc": predictions.mean_auc()}
     whole = {**facts, "audit": standing(workspace, found), "log": log, **measured, "folder": found.folder}
-    out.finish(whole, next=f"mmkd export open-clip DIR --release {found.id}")
+    out.finish(whole, next=out.following())
 
 
 def _licence(facts: dict[str, Any]) -> str:
@@ -124,4 +123,4 @@ def rollback(
     if log:
         out.say(log[-1].sentence)
     facts = {"current": chosen.id, "before": before, "log": log[-1] if log else None}
-    out.finish(facts, wrote=[workspace.releases / releases.CURRENT], next="mmkd releases list")
+    out.finish(facts, wrote=[workspace.releases / releases.CURRENT], next=out.following())

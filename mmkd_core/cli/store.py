@@ -1,5 +1,6 @@
 """`mmkd store`: the cached features of teachers, looked into, kept sound and handed on."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,7 @@ def verify(
     with _opened(path) as store:
         damages = store.verify(checksum)
         rows = 0 if damages else store.info().rows
-        following = "mmkd store info" if not damages else "mmkd store repair"
+        following = out.following() if not damages else "mmkd store repair"
         if damages and (path / "manifest.json").exists():
             following = "Restore the generation from another copy"
     for damage in damages:
@@ -102,7 +103,7 @@ def doctor(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
         out.say(f"{finding.severity}: {finding.what} ({finding.where}). {finding.next}")
     if not findings:
         out.say("nothing odd")
-    out.finish({"findings": findings}, next="mmkd store info")
+    out.finish({"findings": findings}, next=out.following())
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -125,7 +126,8 @@ def seal(
         manifest = seal_store(store, target)
     out.say(f"generation {manifest['number']}, root {manifest['root']}")
     facts = {name: manifest[name] for name in ("number", "root", "parent", "uuid")}
-    out.finish(facts, wrote=[target], next=f"Note the root; `mmkd store verify {target} --root ROOT` checks a copy")
+    check = f"mmkd store verify {shlex.quote(str(target))} --root {manifest['root']}"
+    out.finish(facts, wrote=[target], next=f"Note the root; `{check}` checks a copy")
 
 
 @app.command(epilog="Example:  mmkd store gc --dry-run")
@@ -173,7 +175,11 @@ def export(
         contents = export_store(store, folder, kind)  # type: ignore[arg-type]
     rows = sum(entry["rows"] for entry in contents["tables"])
     out.say(f"{rows:,} rows of {len(contents['tables'])} tables")
-    out.finish({"rows": rows, "tables": contents["tables"]}, wrote=[folder], next=f"mmkd store import {folder}")
+    out.finish(
+        {"rows": rows, "tables": contents["tables"]},
+        wrote=[folder],
+        next=f"mmkd store import {shlex.quote(str(folder))}",
+    )
 
 
 @app.command("import", epilog="Example:  mmkd store import mmkd-clip MMKDCLIP_DATA")
@@ -232,7 +238,7 @@ def _published(out: Output, workspace: "Workspace", source: str, folder: Path) -
     out.table(("table", "new features"), sorted(done.features.items()))
     out.say(f"{done.pairs:,} pairs, {len(done.skipped):,} skipped")
     facts = {"pairs": done.pairs, "skipped": done.skipped, "features": done.features}
-    out.finish(facts, wrote=[workspace.store, path], next="mmkd store info")
+    out.finish(facts, wrote=[workspace.store, path], next=out.following())
 
 
 def _transferred(out: Output, workspace: "Workspace", done: "Transfer") -> None:

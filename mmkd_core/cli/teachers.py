@@ -1,5 +1,6 @@
 """`mmkd teachers`: which there are, which are in use. Listing imports neither torch nor numpy."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmkd_core.cli.options import HERE, Accept, Debug, Interpreter, Json, Root, Weights, Yes
-from mmkd_core.cli.output import Output, on_terminal, points, size
+from mmkd_core.cli.output import CONFIG, Output, on_terminal, points, size
 
 if TYPE_CHECKING:
     from mmkd_core.contract import LicenseInfo
@@ -39,7 +40,17 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
         if row.error:
             out.say(f"{row.status}: {row.name}: {row.error}")
     free = [row.name for status in ("available", "registry") for row in rows if row.status == status]
-    out.finish({"teachers": rows}, next=f"mmkd teachers add {free[0]}" if free else "mmkd extract")
+    out.finish({"teachers": rows}, next=_further(out, free, any(row.status == "locked" for row in rows)))
+
+
+def _further(out: Output, free: list[str], in_use: bool) -> str:
+    """What the workspace lacks; where that is a teacher, one that can be had."""
+    if free and not in_use and (out.root / CONFIG).is_file():
+        return f"mmkd teachers add {free[0]}"
+    following = out.following()
+    if following != "mmkd teachers list":
+        return following
+    return f"mmkd teachers add {free[0]}" if free else ""
 
 
 @app.command(epilog="Example:  mmkd teachers search histopathology")
@@ -66,7 +77,7 @@ def search(
     )
     if not found:
         out.say(f"no teacher of the registry has {' and '.join(words or [])} in its name, summary or domains")
-    first = next(iter(found), "")
+    first = next((name for name in found if name not in locked), "")
     out.finish({"teachers": found}, next=f"mmkd teachers add {first}" if first else "mmkd teachers list")
 
 
@@ -98,7 +109,7 @@ def add(
     with workspace.writing():
         locked = add_teacher(target, workspace.lock_file, choices=choices, progress=watch())
     out.say(f"in use: {', '.join(teacher.name for teacher in locked)}")
-    out.finish({"added": locked}, wrote=[workspace.lock_file], next="mmkd extract")
+    out.finish({"added": locked}, wrote=[workspace.lock_file], next=out.following())
 
 
 @app.command(epilog="Example:  mmkd teachers remove phantom-sono")
@@ -126,7 +137,7 @@ def remove(
         removed = remove_teacher(name, workspace.lock_file, uninstall=uninstall)
     out = Output(json, root)
     out.say(f"not in use any more: {removed.name}")
-    out.finish({"removed": removed}, wrote=[workspace.lock_file], next="mmkd teachers list")
+    out.finish({"removed": removed}, wrote=[workspace.lock_file], next=out.following())
 
 
 def _unlearn(workspace: "Workspace", name: str, out: Output) -> None:
@@ -149,7 +160,7 @@ def _unlearn(workspace: "Workspace", name: str, out: Output) -> None:
         facts |= {"auc": {"before": before, "after": after}}
     out.say("their folders and exports stay until you remove them; its features go with `mmkd store gc`")
     written = [workspace.lock_file, *([done.release.folder] if done.release and done.start else [])]
-    out.finish({**facts, "in_use": done.release.id if done.release else None}, wrote=written, next="mmkd store gc")
+    out.finish({**facts, "in_use": done.release.id if done.release else None}, wrote=written, next=out.following())
 
 
 @app.command(epilog="Example:  mmkd teachers sync")
@@ -175,11 +186,11 @@ def sync(
     if not steps:
         out.say("nothing is missing")
     if dry_run:
-        out.finish({"steps": steps, "installed": []}, next="mmkd teachers sync" if steps else "mmkd extract")
+        out.finish({"steps": steps, "installed": []}, next="mmkd teachers sync" if steps else out.following())
         return
     with workspace.writing():
         done = sync_teachers(workspace.lock_file, watch())
-    out.finish({"steps": steps, "installed": done}, next="mmkd extract")
+    out.finish({"steps": steps, "installed": done}, next=out.following())
 
 
 @app.command(epilog="Example:  mmkd teachers pack my-clip -o my-clip.mmkd")
@@ -208,7 +219,9 @@ def pack(
         out.say(f"left out: {requirement}")
     terms = manifest.teachers[0].license
     out.say(f"licence of the weights: {terms.weights}; see that it lets you pass them on")
-    out.finish({"pack": target, "manifest": manifest}, wrote=[target], next=f"mmkd teachers add {target}")
+    out.finish(
+        {"pack": target, "manifest": manifest}, wrote=[target], next=f"mmkd teachers add {shlex.quote(str(target))}"
+    )
 
 
 def asking(out: Output, yes: bool) -> "Agree":
@@ -238,7 +251,7 @@ def info(name: Name, root: Root = HERE, json: Json = False, debug: Debug = False
     known = about(name, read_lock(root / LOCK), PluginHost.discover(), load_registry())
     out.table(("field", "value"), _lines(known))
     facts = {**vars(known), "fingerprint": _fingerprint(known)}
-    out.finish(facts, next="mmkd extract" if known.locked else f"mmkd teachers add {name}")
+    out.finish(facts, next=out.following() if known.locked else f"mmkd teachers add {name}")
 
 
 def _fingerprint(known: "TeacherInfo") -> str | None:

@@ -1,5 +1,6 @@
 """`mmkd extract`, `mmkd pretrain`, `mmkd distill`: the steps that make a student."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +55,7 @@ def extract(
     wrote = [workspace.store] if computed else []
     skipped = {name: {"image": image, "reason": reason} for name, (image, reason) in done.skipped.items()}
     failed = {name: str(error) for name, error in done.failed.items()}
-    following = "mmkd extract" if done.failed else _next_step(workspace)
+    following = "mmkd doctor" if done.failed else out.following()
     out.finish({**vars(done), "failed": failed, "skipped": skipped}, wrote=wrote, next=following)
     done.require()
 
@@ -76,7 +77,9 @@ def _show_plan(out: Output, plan: "Plan") -> None:
     else:
         out.say("nothing is missing")
     facts = {**vars(plan), "teachers": [vars(share) for share in plan.teachers]}
-    out.finish({**facts, "bytes": plan.bytes, "seconds": plan.seconds}, next="mmkd extract")
+    out.finish(
+        {**facts, "bytes": plan.bytes, "seconds": plan.seconds}, next="mmkd extract" if plan.bytes else out.following()
+    )
 
 
 @app.command(epilog="Example:  mmkd pretrain --domains xray,ct --captions labels --out runs/radio")
@@ -107,9 +110,10 @@ def pretrain(
     parallel.only_leader()
     if not facts["trained"]:
         answer.say("it was there already, made from the same inputs")
-    following = _next_step(workspace)
+    following = answer.following()
     if out:
-        following = f"mmkd export teacher {out}-teacher NAME --student {out} --domains {','.join(facts['domains'])}"
+        made, package = shlex.quote(str(out)), shlex.quote(f"{out}-teacher")
+        following = f"mmkd export teacher {package} NAME --student {made} --domains {','.join(facts['domains'])}"
     answer.finish({**facts, "student": folder}, wrote=[folder], next=following)
 
 
@@ -148,11 +152,8 @@ def distill(
     out.say(
         f"release {release.id} {made}{'' if current else ' and is not in use'}; teachers: {_listed(release.teachers)}"
     )
-    following = "mmkd audit trust"
-    if not current:
-        following = "mmkd audit forgetting" if release.parent else f"mmkd releases rollback {release.id}"
     facts = {"release": release.id, "made": outcome.made, "current": current, "auc": auc, **_kept(release.facts)}
-    out.finish(facts, wrote=[release.folder] if outcome.made else [], next=following)
+    out.finish(facts, wrote=[release.folder] if outcome.made else [], next=out.following())
 
 
 def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
@@ -176,26 +177,6 @@ def _with_recipe(workspace: "Workspace", recipe: Recipe | None) -> "Workspace":
             next="Correct the file, or leave --recipe out",
         ) from error
     return Made(workspace.root, workspace.config.model_copy(update=update))
-
-
-def _next_step(workspace: "Workspace") -> str:
-    """The first step of the way to a release that was not made yet."""
-    from mmkd_core.errors import ReleaseError
-    from mmkd_core.integrate import releases
-    from mmkd_core.integrate.student_data import stage_one
-    from mmkd_core.plugins import read_lock
-
-    if not read_lock(workspace.lock_file).teachers:
-        return "mmkd teachers list"
-    if not workspace.store.exists():
-        return "mmkd extract"
-    if releases.current(workspace):
-        return "mmkd distill --incremental"
-    try:
-        stage_one(workspace)
-    except ReleaseError:
-        return "mmkd pretrain"
-    return "mmkd distill"
 
 
 def _listed(items: list[str]) -> str:

@@ -39,7 +39,7 @@ def init(
     facts = {"workspace": root.absolute(), "config": workspace.config}
     out = Output(json, root)
     out.say(f"images of your own: {out.command('mmkd data import PATH')}; synthetic ones: the next command")
-    out.finish(facts, wrote=[root / CONFIG, root / GATE], next="mmkd data phantom")
+    out.finish(facts, wrote=[root / CONFIG, root / GATE], next=out.following())
 
 
 @app.command(epilog="Example:  mmkd report 0002")
@@ -72,4 +72,4 @@ def report(
         kinds = ("teachers", "releases")
         models = [(name, points(entry.get("mean_auc"))) for kind in kinds for name, entry in facts[kind].items()]
         out.table(("model", "mean AUC"), models)
-    out.finish(facts, wrote=wrote, next="mmkd audit trust" if name is None else "mmkd report")
+    out.finish(facts, wrote=wrote, next=out.following())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from mmkd_core.audit.gap import gap, judged
@@ -16,7 +15,7 @@ from mmkd_core.audit.trust import THRESHOLDS, TrustRow, sweep, trust_table, verd
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.studying import studied
 from mmkd_core.integrate.teaching import run_trust
-from mmkd_core.integrate.workspace import Workspace, identity, read_json, write_json
+from mmkd_core.integrate.workspace import Workspace, identity, read_json, trust_audit_file, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.report.trust_page import write_trust
@@ -25,11 +24,6 @@ from mmkd_core.trust.evidence import probe_of
 
 SCHEMA = "mmkd.trust-audit/v2"
 STUDY = "threshold"
-
-
-def trust_audit_file(workspace: Workspace) -> Path:
-    """The JSON file of the last audit of trust; the page lies beside it."""
-    return workspace.audits / "trust.json"
 
 
 def run_trust_audit(workspace: Workspace, swept: bool, progress: Progress | None = None) -> dict[str, Any]:

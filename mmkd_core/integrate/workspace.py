@@ -218,6 +218,11 @@ def plain_disk_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
+def trust_audit_file(workspace: Workspace) -> Path:
+    """The JSON file of the last audit of trust; the page lies beside it."""
+    return workspace.audits / "trust.json"
+
+
 def read_config(path: Path) -> Config:
     """Read and check ``mmkd.yaml``, which exists.
 

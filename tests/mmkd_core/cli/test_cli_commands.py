@@ -215,7 +215,7 @@ def _study(folder):
 
 
 def test_no_release_yet(mmkd, workspace):
-    assert "next: mmkd distill -w ws" in mmkd("releases", "list", "-w", workspace).stdout
+    assert "next: mmkd data phantom -w ws" in mmkd("releases", "list", "-w", workspace).stdout
     for command in (("releases", "rollback", "0001"), ("audit", "forgetting"), ("export", "onnx", "out")):
         done = mmkd(*command, "-w", workspace)
         assert done.exit_code == 2

@@ -105,7 +105,7 @@ def test_a_store_that_is_not_there(mmkd, workspace):
     done = mmkd("store", "info", "-w", workspace, "--json")
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert done.stderr == "mmkd: no features were extracted yet (ws/.mmkd/features). Run `mmkd extract`\n"
+    assert done.stderr == "mmkd: no features were extracted yet (ws/.mmkd/features). Run `mmkd extract -w ws`\n"
 
 
 def test_something_else_in_the_place_of_the_store(mmkd, workspace):

@@ -59,7 +59,7 @@ def test_a_path_that_is_not_there_stops_add_before_anything_is_installed(mmkd, w
 
 def test_sync_of_an_empty_lock(mmkd, workspace):
     done = mmkd("teachers", "sync", "-w", workspace)
-    assert (done.exit_code, done.stdout) == (0, "nothing is missing\nnext: mmkd extract -w ws\n")
+    assert (done.exit_code, done.stdout) == (0, "nothing is missing\nnext: mmkd data phantom -w ws\n")
 
 
 def test_sync_says_what_it_would_install(mmkd, workspace):
@@ -82,7 +82,7 @@ def test_a_bundled_teacher_of_another_version_names_the_version(mmkd, workspace)
     done = mmkd("teachers", "sync", "-w", workspace)
     assert done.exit_code == 2
     assert "mmkd: teacher phantom-sono comes with mmkd 0.0.9 as the lock has it, and not with this one" in done.stderr
-    assert "Install mmkd==0.0.9, or run `mmkd teachers add phantom-sono` to use this one" in done.stderr
+    assert "Install mmkd==0.0.9, or run `mmkd teachers add phantom-sono -w ws` to use this one" in done.stderr
 
 
 def test_what_comes_with_mmkd_is_not_packed(mmkd, workspace):
