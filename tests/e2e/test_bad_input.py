@@ -162,7 +162,7 @@ def at(finished: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
 def test_an_unknown_teacher(at: Callable[[str], Path]) -> None:
     ws = at("features")
     before = contents(ws)
-    want = "no teacher is called 'godo'. Did you mean good? Run `mmkd teachers list` to see all teachers"
+    want = f"no teacher is called 'godo'. Did you mean good? Run `mmkd teachers list -w {ws}` to see all teachers"
     assert refusal("teachers", "info", "godo", "-w", ws) == want
     assert refusal("teachers", "add", "godo", "-w", ws) == f"godo was not added, at step resolve: {want}"
     assert refusal("eval", "zero-shot", "godo", "-w", ws) == want
@@ -196,7 +196,7 @@ def test_features_with_nan(at: Callable[[str], Path]) -> None:
     assert (facts["images"]["hollow"], missing > 0) == (0, True)
     assert told.stderr.splitlines()[-1] == (
         f"mmkd: hollow gives image features with NaN or infinity; nothing of this batch was stored; {missing} features "
-        "are missing. Run `mmkd teachers remove hollow`, or mend its weights and add it again"
+        f"are missing. Run `mmkd teachers remove hollow -w {ws}`, or mend its weights and add it again"
     )
     facts = json.loads(done("store", "info", "-w", ws, "--json").stdout)
     assert {(t["facts"]["teacher"], t["tower"]) for t in facts["tables"] if t["rows"]} == {
@@ -512,8 +512,9 @@ def test_a_student_that_starts_as_an_earlier_release_and_goes_on_as_it_is(at: Ca
 def test_steps_in_the_wrong_order(at: Callable[[str], Path]) -> None:
     ws = at("data")
     before = contents(ws)
-    assert refusal("extract", "-w", ws) == (f"no teacher is in use ({ws / 'mmkd.lock'}). Run `mmkd teachers add NAME`")
-    assert refusal("audit", "forgetting", "-w", ws) == "there is no release to audit. Run `mmkd distill`"
+    advice = f"Run `mmkd teachers add NAME -w {ws}`"
+    assert refusal("extract", "-w", ws) == f"no teacher is in use ({ws / 'mmkd.lock'}). {advice}"
+    assert refusal("audit", "forgetting", "-w", ws) == f"there is no release to audit. Run `mmkd distill -w {ws}`"
     for command in (
         ("distill", "--incremental"),
         ("eval", "zero-shot", "current"),
@@ -527,7 +528,7 @@ def test_distill_before_pretrain(at: Callable[[str], Path]) -> None:
     ws = at("features")
     before = contents(ws)
     folder = ws / ".mmkd" / "runs" / "pretrain" / "student"
-    assert refusal("distill", "-w", ws) == f"there is no stage-1 student ({folder}). Run `mmkd pretrain`"
+    assert refusal("distill", "-w", ws) == f"there is no stage-1 student ({folder}). Run `mmkd pretrain -w {ws}`"
     assert contents(ws) == before
 
 
@@ -537,7 +538,7 @@ def test_distill_before_extract(at: Callable[[str], Path]) -> None:
     done("pretrain", "-w", ws)
     before = contents(ws)
     assert refusal("distill", "-w", ws) == (
-        f"no features were extracted yet ({ws / '.mmkd' / 'features'}). Run `mmkd extract`"
+        f"no features were extracted yet ({ws / '.mmkd' / 'features'}). Run `mmkd extract -w {ws}`"
     )
     assert contents(ws) == before
     done("extract", "-w", ws)
@@ -549,7 +550,7 @@ def test_an_audit_of_forgetting_without_a_parent(at: Callable[[str], Path]) -> N
     before = contents(ws)
     assert refusal("audit", "forgetting", "-w", ws) == (
         "release 0001 has no parent, so there is nothing that it could have forgotten. "
-        "Run `mmkd distill --incremental`, or name one with --against"
+        f"Run `mmkd distill --incremental -w {ws}`, or name one with --against"
     )
     assert contents(ws) == before
     assert json.loads(done("releases", "list", "-w", ws, "--json").stdout)["current"] == "0001"
