@@ -37,6 +37,8 @@ class State:
     stage_one: bool = False
     trust: NAMES = frozenset()
     """Teachers that the last audit of trust was about."""
+    teaching: NAMES = frozenset()
+    """Those among them that may teach some sample."""
     in_use: str | None = None
     learnt: NAMES = frozenset()
     """Teachers of the release in use."""
@@ -68,16 +70,20 @@ class Step:
 
 
 def _new(state: State) -> NAMES:
-    return state.teachers - state.learnt if state.in_use else frozenset()
+    """Teachers from which the release in use could learn."""
+    return state.teachers & state.teaching - state.learnt if state.in_use else frozenset()
 
 
+FURTHER = "mmkd teachers list"
+"""Where nothing is lacking, or no teacher may teach: another one."""
 STEPS = (
     Step(lambda s: s.damaged, lambda s: "mmkd doctor"),
     Step(lambda s: not s.corpus, lambda s: "mmkd data phantom"),
-    Step(lambda s: not s.teachers, lambda s: "mmkd teachers list"),
+    Step(lambda s: not s.teachers, lambda s: FURTHER),
     Step(lambda s: not s.teachers <= s.extracted, lambda s: "mmkd extract"),
     Step(lambda s: not s.stage_one and s.in_use is None, lambda s: "mmkd pretrain"),
     Step(lambda s: not s.teachers <= s.trust, lambda s: "mmkd audit trust"),
+    Step(lambda s: s.in_use is None and not s.teachers & s.teaching, lambda s: FURTHER),
     Step(lambda s: s.in_use is None, lambda s: "mmkd distill"),
     Step(lambda s: not _new(s) <= s.candidate_learnt, lambda s: "mmkd distill --incremental"),
     Step(
@@ -88,8 +94,6 @@ STEPS = (
     Step(lambda s: not s.reported, lambda s: "mmkd report"),
     Step(lambda s: not s.exported, lambda s: f"mmkd export open-clip {shlex.quote(str(export_folder(s)))}"),
 )
-FURTHER = "mmkd teachers list"
-"""Where nothing is lacking: another teacher."""
 
 
 def export_folder(state: State) -> Path:
@@ -117,6 +121,7 @@ def state_of(workspace: Workspace) -> State:
         "extracted": _extracted(workspace, {name: teacher.fingerprint for name, teacher in locked.items()}),
         "stage_one": read_json(workspace.runs / "pretrain" / "done.json") is not None,
         "trust": frozenset(str(row["teacher"]) for row in audited),
+        "teaching": frozenset(str(row["teacher"]) for row in audited if row["admitted"]),
         "root": workspace.root,
     }
     try:
