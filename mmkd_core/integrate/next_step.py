@@ -16,7 +16,7 @@ from mmkd_core.data.manifest import MANIFEST
 from mmkd_core.errors import MmkdError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.workspace import Workspace, audit_file, read_json, trust_audit_file
+from mmkd_core.integrate.workspace import Workspace, read_json, trust_audit_file
 from mmkd_core.plugins import read_lock
 
 REPORT = "report.html"
@@ -174,7 +174,5 @@ def _reported(workspace: Workspace, known: list[Release]) -> bool:
     page = workspace.root / REPORT
     if not page.is_file():
         return False
-    parents = ((found, found.parent) for found in known if found.parent)
-    files = [found.folder / releases.FACTS for found in known]
-    files += [audit_file(workspace, found.id, parent) for found, parent in parents]
-    return all(path.stat().st_mtime <= page.stat().st_mtime for path in files if path.is_file())
+    files = [*(found.folder / releases.FACTS for found in known), *workspace.audits.glob("*-against-*.json")]
+    return all(path.stat().st_mtime <= page.stat().st_mtime for path in files)
