@@ -108,6 +108,8 @@ def read_table(path: Path, log: ImportLog, domain: str | None = None, labels_fro
     problems.refuse(path.name)
     if not rows:
         raise DataError("the manifest has no rows", where=path.name)
+    if labels.present and {"label", "labels"} & set(columns):
+        log.note("the column label is not read: --labels-from says where labels stand")
     if "group_id" not in columns:
         near = _nearest("group_id", columns)
         log.note(f"no column group_id: {UNGROUPED}" + (f"; is '{near}' the patient? Then rename it" if near else ""))

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from feature_store import FeatureStore
+from mmkd_core.data.cells import text_cell
 from mmkd_core.data.decode import decode
+from mmkd_core.data.issues import ImportLog
 from mmkd_core.data.manifest import image_id, text_id
 from mmkd_core.errors import DataError
 from mmkd_core.progress import Progress, Silent
@@ -94,11 +96,11 @@ def pairs(folder: Path, done: Published) -> Iterator[Pair]:
 
 def _lines(folder: Path) -> list[str]:
     try:
-        text = (folder / "meta.jsonl").read_text(encoding="utf-8")
+        text = (folder / "meta.jsonl").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         what = "this is no folder of published features: meta.jsonl is missing or cannot be read"
         raise DataError(what, where=str(folder), next="Name the folder that holds meta.jsonl") from error
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _read(folder: Path, lines: list[str], done: Published) -> Iterator[Pair]:
@@ -129,7 +131,9 @@ def _pair(folder: Path, meta: dict[str, Any], name: str) -> Pair:
         for teacher in teachers:
             for tower, suffix in _TOWERS.items():
                 vectors[teacher, kind, tower] = _vector(tensors, f"{teacher}_{suffix}", file)
-    caption, picture = str(meta["txt"]), _image(folder, str(meta.get("imgpath", "")))
+    caption, picture = text_cell(meta["txt"], "txt", name, ImportLog()), _image(folder, str(meta.get("imgpath", "")))
+    if caption is None:
+        raise ValueError("it has no caption")
     image = image_id(decode(picture)) if picture else f"{SOURCE}/{name}"
     return Pair(name, image, text_id(caption), caption, picture, teachers, vectors)
 

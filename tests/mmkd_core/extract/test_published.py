@@ -145,3 +145,14 @@ def test_the_real_demo(shared_data: Path, store: FeatureStore) -> None:
         assert features.shape[1] == (768 if table.table in ("mmkd-clip/BMCA/raw", "mmkd-clip/PMCCLIP/raw") else 512)
         assert bool(np.abs(norms - 1).max() < 1e-3) == table.table.endswith("raw")
     assert store.verify() == []
+
+
+def test_captions_are_read_as_an_import_reads_them(published: Path, store: FeatureStore) -> None:
+    lines = [json.loads(line) for line in (published / "meta.jsonl").read_text().splitlines()]
+    lines[0]["txt"] = float("nan")  # as pandas writes that there is none
+    lines[1]["txt"] = " text\u2028of two lines "
+    text = "\ufeff" + "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (published / "meta.jsonl").write_text(text, encoding="utf-8")
+    done = import_published(published, store)
+    assert (done.pairs, done.skipped) == (3, [(f"{0:032x}", "ValueError: it has no caption")])
+    assert done.trusted[0][1] == text_id("text\u2028of two lines")
