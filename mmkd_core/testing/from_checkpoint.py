@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmkd_core.contract import CLIP_MEAN, CLIP_STD, ImageSpec, TeacherSpec, TextSpec, WeightSource
+from mmkd_core.contract import CLIP_MEAN, CLIP_STD, ImageSpec, TeacherSpec, TextSpec, WeightSource, hub
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins.licences import UNKNOWN
 from mmkd_core.plugins.loaders import folder as files
@@ -83,10 +83,11 @@ def filled(name: str, folder: Path) -> Filled:
     learnt = _learnt_scale(spec, folder)
     if learnt is not None:
         values["logit scale"], origin["logit scale"] = learnt
-    return Filled(_with(spec, values, _tokenizer(spec, folder)), origin, unsaid)
+    return Filled(_with(spec, values, _text(spec, folder)), origin, unsaid)
 
 
-def _with(spec: TeacherSpec, values: Mapping[str, Any], tokenizer: str) -> TeacherSpec:
+def _with(spec: TeacherSpec, values: Mapping[str, Any], text: Mapping[str, Any]) -> TeacherSpec:
+    hf = spec.family == "transformers" or bool(text.get("hf_tokenizer_name"))
     image = {
         "size": "image size",
         "mean": "mean",
@@ -96,11 +97,14 @@ def _with(spec: TeacherSpec, values: Mapping[str, Any], tokenizer: str) -> Teach
     }
     facts = spec.model_dump()
     facts["image"] |= {field: values[what] for field, what in image.items() if what in values}
-    facts["text"] |= {"tokenizer": tokenizer, "context_length": values.get("context length", 77)}
+    facts["text"] |= {"tokenizer": "hf" if hf else "open_clip", "context_length": values.get("context length", 77)}
     facts["embed_dim"] = values.get("embedding dimension", 512)
     facts["logit_scale"] = values.get("logit scale", 100.0)
     facts["arch"] = {"activation": values["activation"]} if "activation" in values else {}
     try:
+        tower = text.get("hf_model_name")  # its configuration is seldom in the same folder, its name is in the file
+        if tower and stated.TRANSFORMERS not in spec.weights[0].files:
+            facts["weights"] = (*spec.weights, hub(tower, stated.TRANSFORMERS, role="text_tower", tokenizer=True))
         return TeacherSpec.model_validate(facts)
     except ValueError as error:
         raise PluginError(f"its configuration makes no spec: {error}", where=spec.weights[0].location) from error
@@ -153,11 +157,12 @@ def _only(folder: Path) -> str:
     )
 
 
-def _tokenizer(spec: TeacherSpec, folder: Path) -> str:
+def _text(spec: TeacherSpec, folder: Path) -> dict[str, Any]:
+    """open_clip's settings of the text tower; empty for the other family."""
     if spec.family == "transformers":
-        return "hf"
-    text = (files.read_config(spec, folder / stated.OPEN_CLIP).get("model_cfg") or {}).get("text_cfg") or {}
-    return "hf" if text.get("hf_tokenizer_name") else "open_clip"
+        return {}
+    model: dict[str, Any] = files.read_config(spec, folder / stated.OPEN_CLIP).get("model_cfg") or {}
+    return model.get("text_cfg") or {}
 
 
 def _learnt_scale(spec: TeacherSpec, folder: Path) -> tuple[float, str] | None:
@@ -174,11 +179,20 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def sources(found: Filled) -> str:
+    """What stands in the tuple of weights, with the text tower that the configuration names."""
+    towers = [
+        f"hub({tower.location!r}, {stated.TRANSFORMERS!r}, role='text_tower', tokenizer=True),"
+        for tower in found.spec.weights[1:]
+    ]
+    return "WEIGHTS," + "".join(f"\n        {tower}  # CHANGE: revision=... of the text tower" for tower in towers)
+
+
 def lines(found: Filled) -> Iterator[tuple[str, str]]:
     """Source lines of the declaration, each with the comment behind it: the file that says it, or that none does."""
     spec, image, text = found.spec, found.spec.image, found.spec.text
     code: dict[str, tuple[str, ...]] = {
-        f"    family={spec.family!r}, weights=(WEIGHTS,), arch={dict(spec.arch)!r},": ("activation",),
+        f"    family={spec.family!r}, arch={dict(spec.arch)!r},": ("activation",),
         f"    image=ImageSpec(size={image.size}, convert={image.convert!r},": ("image size",),
         f"        resize={image.resize!r}, interpolation={image.interpolation!r},": ("resize mode", "interpolation"),
         f"        mean={image.mean!r},": ("mean",),

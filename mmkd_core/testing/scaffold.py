@@ -28,7 +28,7 @@ from mmkd_core.contract import NAME_PATTERN
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import load_registry
 from mmkd_core.testing import tiny
-from mmkd_core.testing.from_checkpoint import Filled, filled, lines
+from mmkd_core.testing.from_checkpoint import Filled, filled, lines, sources
 
 FILES = {
     "pyproject.toml": "pyproject.toml.tmpl",
@@ -125,6 +125,8 @@ def _filled(begun: Filled) -> dict[str, str]:
         "family": begun.spec.family,
         "location": json.dumps(source.location, ensure_ascii=False),
         "files": _hashes(source.files),
+        "sources": sources(begun),
+        "hub": ", hub" if begun.spec.weights[1:] else "",
         "facts": "\n".join(f"{code}  # {comment}" for code, comment in lines(begun)),
     }
 

@@ -103,6 +103,21 @@ def test_open_clips_own_tokenizer(tmp_path):
     assert filled("my-clip", tmp_path / "w").spec.text.tokenizer == "open_clip"
 
 
+def test_a_text_tower_of_the_hub_is_named_as_a_source(tmp_path, monkeypatch):
+    """As BiomedCLIP's folder: the configuration names the tower, whose own configuration lies elsewhere."""
+    write_tiny_weights("open_clip", tmp_path / "w")
+    tower = {"hf_model_name": "org/bert", "hf_tokenizer_name": "org/bert", "context_length": 256}
+    rewritten(tmp_path / "w/open_clip_config.json", lambda facts: facts["model_cfg"].update(text_cfg=tower))
+    target = tmp_path / "p"
+    done = CliRunner().invoke(app, ["teachers", "new", "my-tower", str(target), "--from", str(tmp_path / "w")])
+    assert "CHANGE: revision=... of the text tower" in done.stdout
+    monkeypatch.syspath_prepend(str(target / "src"))
+    model, text = importlib.import_module("mmkd_my_tower").SPEC.weights
+    assert (model.role, text.role, text.kind, text.location) == ("model", "text_tower", "hf", "org/bert")
+    assert "config.json" in text.files
+    assert importlib.import_module("mmkd_my_tower").SPEC.text.context_length == 256
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
