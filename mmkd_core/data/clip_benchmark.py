@@ -2,7 +2,8 @@
 
     classnames.txt    a class per line; the number of the line, from 0, is the class
     zeroshot_classification_templates.txt    a sentence per line, {c} stands for the class
-    train/ test/      nshards.txt, 0.tar, ...: 000017.jpg with 000017.cls (a class) or 000017.txt (a caption per line)
+    train/ test/      nshards.txt, 0.tar, ...: 000017.jpg with 000017.cls (a class), 000017.npy (1 for
+                      every class that is there) or 000017.txt (a caption per line)
 
 Its layout has neither patients nor a validation split: every image is its own group, and a tenth of the train images
 becomes the validation split, by the hash of their names.
@@ -10,11 +11,15 @@ becomes the validation split, by the hash of their names.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmkd_core.data.captions import absent_prompts
 from mmkd_core.data.cells import lines_of, read_text, text_of
 from mmkd_core.data.classes import with_labels
 from mmkd_core.data.domains import written
@@ -34,8 +39,7 @@ def import_clip_benchmark(source: Path, out: Path, name: str, domain: str, how: 
     """Write ``task.yaml`` and a manifest to ``out`` that point into the shards of ``source``.
 
     Raises:
-        DataError: the folder is not of that layout, a class does not exist or has no name of its own, or labels are
-            lists (multi-label).
+        DataError: the folder is not of that layout, or a class does not exist or has no name of its own.
     """
     lines = [line.strip() for line in read_text(source / _NAMES).splitlines()] if (source / _NAMES).exists() else []
     rows, given, problems = list[dict[str, Any]](), list[Given](), Problems()
@@ -47,7 +51,7 @@ def import_clip_benchmark(source: Path, out: Path, name: str, domain: str, how: 
                 with problems.gathered():
                     label, row = _label(shard, parts, lines, where), _row(shard, key, parts, split, where, log)
                     if label is None and not row["captions"]:
-                        log.left_out.add("samples without a class (.cls) or a caption (.txt)", where)
+                        log.left_out.add("samples without a class (.cls, .npy) or a caption (.txt)", where)
                         continue
                     rows.append(row)
                     given.append(label)
@@ -66,6 +70,8 @@ def import_clip_benchmark(source: Path, out: Path, name: str, domain: str, how: 
         frames = [line.strip() for line in text.splitlines() if line.strip()]
         prompts = {label: [frame.replace("{c}", label) for frame in frames] for label in classes}
         facts |= {"classes": classes, "prompts": prompts}
+        if "labels" in rows[0]:
+            facts |= {"multilabel": True, "absent": {label: absent_prompts(domain, label) for label in classes}}
     facts |= {"domain": written(domain), "source": f"CLIP_benchmark folder {source.name}"}
     log.refuse(str(source), strict=how.strict)
     return write(out, task_of(facts | {"manifest": "manifest.parquet"}, str(source)), rows)
@@ -75,10 +81,8 @@ def _row(shard: Path, key: str, parts: dict[str, str], split: str, where: str, l
     images = [name for suffix, name in parts.items() if suffix in IMAGES]
     if len(images) != 1:
         raise DataError(f"the sample has {len(images) or 'no'} images", where=where, next=_LAYOUT)
-    if ".npy" in parts:
-        raise DataError("the labels are lists (multi-label)", where=where, next="Such sets cannot be used yet.")
     for suffix in parts:
-        if suffix not in (*IMAGES, ".cls", ".txt"):
+        if suffix not in (*IMAGES, ".cls", ".npy", ".txt"):
             log.left_out.add(f"{suffix} members, which are not read", f"{split}/{shard.name}, {parts[suffix]}")
     text = text_of(read_member(shard / parts[".txt"]) or b"", "the .txt", where) if ".txt" in parts else ""
     captions = tuple(dict.fromkeys(lines_of(text, each=True)))
@@ -90,17 +94,34 @@ def _row(shard: Path, key: str, parts: dict[str, str], split: str, where: str, l
 
 
 def _label(shard: Path, parts: dict[str, str], lines: Sequence[str], where: str) -> tuple[str, ...] | None:
-    """The name of a sample's class."""
-    if ".cls" not in parts:
+    """Names of a sample's classes."""
+    if ".npy" in parts:
+        numbers = _numbers(read_member(shard / parts[".npy"]) or b"", len(lines), where)
+    elif ".cls" in parts:
+        text = text_of(read_member(shard / parts[".cls"]) or b"", "the .cls", where).strip()
+        if not text.isdigit() or int(text) >= len(lines):
+            what = f"class {text!r} is none of the {len(lines)} of {_NAMES}"
+            raise DataError(what, where=where, next=_LAYOUT)
+        numbers = [int(text)]
+    else:
         return None
-    text = text_of(read_member(shard / parts[".cls"]) or b"", "the .cls", where).strip()
-    if not text.isdigit() or int(text) >= len(lines):
-        what = f"class {text!r} is none of the {len(lines)} of {_NAMES}"
+    for number in numbers:
+        if not lines[number]:
+            what = f"class {number} has no name: line {number + 1} of {_NAMES} is blank"
+            raise DataError(what, where=where, next="Write its name there.")
+    return tuple(lines[number] for number in numbers)
+
+
+def _numbers(data: bytes, count: int, where: str) -> list[int]:
+    """Classes of a ``.npy`` with a 1 for every class that is there."""
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError("the .npy cannot be read", where=where, next="It must hold numbers, and no objects.") from error
+    if values.shape != (count,) or not np.isin(values, (0, 1)).all():
+        what = f"the .npy is of shape {values.shape}, and not {count} numbers 0 or 1, one for each line of {_NAMES}"
         raise DataError(what, where=where, next=_LAYOUT)
-    if not lines[int(text)]:
-        what = f"class {text} has no name: line {int(text) + 1} of {_NAMES} is blank"
-        raise DataError(what, where=where, next="Write its name there.")
-    return (lines[int(text)],)
+    return [int(number) for number in np.flatnonzero(values)]
 
 
 def _refuse_twice(lines: Sequence[str], source: Path) -> None:

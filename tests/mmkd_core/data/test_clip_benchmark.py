@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmkd_core.data.captions import absent_prompts
 from mmkd_core.data.clip_benchmark import import_clip_benchmark
 from mmkd_core.data.decode import decode
 from mmkd_core.data.eval_sets import EvalSet
@@ -75,7 +76,7 @@ def test_what_does_not_fit_is_a_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="class '7' is none of the 2"):
         imported(folder, tmp_path / "set", "x", "xray")
     shard(folder / "test" / "0.tar", {"s0.png": png(1), "s0.npy": b"x"})
-    with pytest.raises(DataError, match="multi-label"):
+    with pytest.raises(DataError, match=r"the \.npy cannot be read"):
         imported(folder, tmp_path / "set", "x", "xray")
 
 
@@ -124,3 +125,25 @@ def test_all_captions_count_and_what_has_neither_is_left_out(tmp_path: Path) -> 
     assert (left.count, left.examples[0]) == (2, "train/0.tar, sample s2")
     with pytest.raises(DataError, match="--strict refuses the import"):
         import_clip_benchmark(root, tmp_path / "no", "a", "ct", Reading(strict=True), ImportLog())
+
+
+def numbers(*values: float) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values))
+    return buffer.getvalue()
+
+
+def test_several_classes_of_an_image_are_findings(tmp_path: Path) -> None:
+    given = [(1, 0, 1), (0, 0, 0), (0, 1, 0)]
+    members = {f"s{i}.npy": numbers(*values) for i, values in enumerate(given)}
+    shard(tmp_path / "wds" / "test" / "0.tar", {**members, **{f"s{i}.png": png(i) for i in range(3)}})
+    (tmp_path / "wds" / "classnames.txt").write_text("mass\nedema\nhernia\n")
+    (tmp_path / "wds" / "zeroshot_classification_templates.txt").write_text("a film with {c}\n")
+    found = imported(tmp_path / "wds", tmp_path / "set", "several", "xray")
+    assert found.task.multilabel
+    assert list(found["labels"]) == [("mass", "hernia"), (), ("edema",)]
+    assert found.task.absent["mass"] == absent_prompts("xray", "mass")
+    for values in ((1, 0), (0.5, 0, 0), (-1, 0, 1)):
+        shard(tmp_path / "wds" / "test" / "0.tar", {"s.png": png(1), "s.npy": numbers(*values)})
+        with pytest.raises(DataError, match="and not 3 numbers 0 or 1, one for each line of classnames"):
+            imported(tmp_path / "wds", tmp_path / "no", "no", "xray")
