@@ -113,7 +113,7 @@ def test_the_workflow_uses_commands_and_facts_that_exist():
     lines = [line.strip() for step in steps for line in step.get("run", "").splitlines()]
     used = [line.partition(" > ")[0].removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/mmkd")]
     assert len(used) == 6
-    from mmkd_core.audit.comparison import Comparison
+    from mmkd_core.audit.comparison import Comparison, Undefined
     from mmkd_core.cli import app
 
     for line in used:
@@ -122,13 +122,14 @@ def test_the_workflow_uses_commands_and_facts_that_exist():
         while hasattr(command, "commands"):
             command, words = command.commands[words[0]], words[1:]
         command.make_context(line, words)
-    fields = set(Comparison.__dataclass_fields__)
+    fields = {*Comparison.__dataclass_fields__, *Undefined.__dataclass_fields__}
     assert set(re.findall(r"\brow\.(\w+)", text)) <= fields
     written = (ROOT / "mmkd_core" / "integrate" / "auditing.py").read_text(encoding="utf-8")
     told = {
         *re.findall(r'"(\w+)":', written),
         "verdict",
         "comparisons",
+        "undefined",
         "json",
         "outputs",
     }  # the last two are a file's and a step's

@@ -28,16 +28,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.audit.comparison import MEAN, Comparison, Unjudged, Verdict, judge
+from mmkd_core.audit.comparison import MEAN, Comparison, Undefined, Unjudged, Verdict, judge, overall
 from mmkd_core.audit.evidence import Evidence, Key
-from mmkd_core.audit.families import LESS_IS_BETTER, Figure, figures_of, flips_of
-from mmkd_core.audit.forgetting import Draws, measured
+from mmkd_core.audit.families import Figure, figures_of, flips_of
 from mmkd_core.audit.gate import Gate
+from mmkd_core.audit.measure import Draws, measured
+from mmkd_core.audit.metrics import named
 from mmkd_core.audit.pairing import AuditError, paired_domains
 from mmkd_core.evaluate.summary import mean_draws
 from mmkd_core.statistics import Interval, percentile_interval
 
-SCHEMA = "mmkd.chain/v2"
+SCHEMA = "mmkd.chain/v3"
 CHANCE = 0.5
 LIMITS = (-2.0, 2.0)
 """Of any figure: a Brier score goes from 0 to 2."""
@@ -88,14 +89,13 @@ class Chain:
     comparisons: tuple[Comparison, ...]
     """The newest release against the one that learnt each part."""
     gate: Gate
-    undefined: dict[str, str] = field(default_factory=dict)
-    """What could not be compared, and why."""
+    undefined: tuple[Undefined, ...] = ()
+    """Comparisons that were not made, and why."""
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if any gating comparison fails, else INCONCLUSIVE if any is or none could be made, else PASS."""
-        gating = [row.verdict for row in self.comparisons if row.gates]
-        return Verdict.of(gating) if gating else Verdict.INCONCLUSIVE
+        """``comparison.overall``."""
+        return overall(self.comparisons, self.undefined)
 
     def table(self, family: str, metric: str) -> ChainTable:
         """The matrix of one metric."""
@@ -111,7 +111,7 @@ class Chain:
             "releases": list(self.releases),
             "tables": [asdict(table) for table in self.tables],
             "comparisons": [row.to_json() for row in self.comparisons],
-            "undefined": dict(self.undefined),
+            "undefined": [row.to_json() for row in self.undefined],
         }
 
 
@@ -138,13 +138,12 @@ def chain(
     rows = list(evidence.values())
     known = [_kept_to(model, rows[0]) for model in rows]
     outcomes = [part for model in known for part in model.outcomes.values()]
-    draws = Draws(paired_domains(known[-1].predictions, known[0].predictions), outcomes, gate)
+    draws = Draws({name: (part, part) for name, part in known[0].predictions.domains.items()}, outcomes, gate)
     history = _History(names, known, learnt, draws, gate)
     before = {} if baseline is None else figures_of(_kept_to(baseline, rows[0]), draws)
-    comparisons, undefined = _since(names, known, history.first, gate)
-    undefined |= {" ".join(key): f"release {names[-1]} cannot be measured by it" for key in history.lost}
+    comparisons, undefined = _since(names, known, learnt, gate)
     tables = tuple(history.table(family, metric, before) for family, metric in history.metrics)
-    return Chain(names, tables, tuple(judge(comparisons, gate)), gate, undefined)
+    return Chain(names, tables, tuple(judge(comparisons, gate)), gate, tuple(undefined))
 
 
 def _kept_to(model: Evidence, first: Evidence) -> Evidence:
@@ -158,18 +157,24 @@ def _kept_to(model: Evidence, first: Evidence) -> Evidence:
 
 
 def _since(
-    names: Sequence[str], known: Sequence[Evidence], first: Mapping[Key, int], gate: Gate
-) -> tuple[list[Unjudged], dict[str, str]]:
-    """The newest release against the one that learnt each part, and what has no AUC."""
+    names: Sequence[str], known: Sequence[Evidence], learnt: Learnt, gate: Gate
+) -> tuple[list[Unjudged], list[Undefined]]:
+    """The newest release against the one that learnt each part, and what could not be compared."""
     found: dict[Key, Unjudged] = {}
-    undefined: dict[str, str] = {}
-    for place in sorted(set(first.values()) - {len(names) - 1}):
-        compared = measured(known[-1], known[place], gate)
-        undefined |= compared.undefined
+    undefined: list[Undefined] = []
+
+    def learnt_by(key: Key) -> str:
+        return learnt.of(key) or names[0]
+
+    for name, earlier in zip(names[:-1], known[:-1], strict=True):
+        if name not in {names[0], *learnt.domains.values(), *learnt.teachers.values()}:
+            continue
+        compared = measured(known[-1], earlier, gate)
         for row in compared.rows:
-            if row.key.part != MEAN and first[row.key] == place:
-                told = f"since release {names[place]}"
+            if learnt_by(row.key) == name and row.key.part != MEAN:
+                told = f"since release {name}"
                 found[row.key] = replace(row, status=told if row.status == "ok" else f"{told}; {row.status}")
+        undefined += [row for row in compared.undefined if learnt_by(row.key) == name and row.part != MEAN]
     return list(found.values()), undefined
 
 
@@ -187,14 +192,15 @@ class _History:
         self.rows: dict[Key, list[Figure | None]] = {key: [row.get(key) for row in rows] for key in last}
         for domain, key in flips.items():
             place = self.first[key]
-            late = [flips_of(model, known[place], domain, draws) for model in known[place:]]
+            here = [model if domain in model.predictions.domains else None for model in known]
+            start = here[place]
+            late = [flips_of(model, start, domain, draws) if model and start else None for model in here[place:]]
             self.rows[key] = [*[None] * place, *late]
-        self.lost = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in last]
         self.metrics = tuple(dict.fromkeys((key.family, key.metric) for key in self.rows))
 
     def table(self, family: str, metric: str, before: Mapping[Key, Figure]) -> ChainTable:
         """The matrix of one metric, and what the names for forgetting make of it."""
-        less = (family, metric) in LESS_IS_BETTER
+        less = named(family, metric).less_is_better
         sign = -1.0 if less else 1.0
         rows = {key.part: row for key, row in self.rows.items() if key[:2] == (family, metric)}
         first = {part: self.first[Key(family, metric, part)] for part in rows}

@@ -15,7 +15,7 @@ from enum import StrEnum
 from statistics import NormalDist
 from typing import Any
 
-from mmkd_core.audit.evidence import Key
+from mmkd_core.audit.evidence import Gap, Key
 from mmkd_core.audit.gate import Gate
 from mmkd_core.statistics import Change, holm
 
@@ -24,7 +24,7 @@ MEAN = "mean"
 
 
 class Verdict(StrEnum):
-    """Outcome of an audit; ``exit_code`` is that of ``mmkd audit``."""
+    """Outcome of an audit."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -32,14 +32,23 @@ class Verdict(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """0 PASS, 1 FAIL, 3 INCONCLUSIVE; 2 is left to what a user can mend."""
-        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[self.value]
+        """Of ``mmkd audit``; 2 is left to what a user can mend."""
+        return _TABLE[self.value][0]
+
+    @property
+    def mark(self) -> str:
+        """How pages mark it."""
+        return _TABLE[self.value][1]
 
     @classmethod
     def of(cls, verdicts: Iterable[Verdict]) -> Verdict:
         """FAIL if any is, else INCONCLUSIVE if any is, else PASS."""
         found = set(verdicts)
         return next((verdict for verdict in (cls.FAIL, cls.INCONCLUSIVE) if verdict in found), cls.PASS)
+
+
+_TABLE = {"PASS": (0, "pass"), "FAIL": (1, "fail"), "INCONCLUSIVE": (3, "unsure")}
+"""By verdict: exit code and mark."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,54 @@ class Comparison:
     def from_json(cls, facts: dict[str, Any]) -> Comparison:
         """Read what ``to_json`` wrote."""
         return cls(**{**facts, "verdict": Verdict(facts["verdict"])})
+
+
+@dataclass(frozen=True)
+class Undefined:
+    """A comparison that was not made."""
+
+    family: str
+    metric: str
+    part: str
+    gates: bool
+    reason: str
+    next: str = ""
+    """What makes it possible; empty where nothing does, for it lies in the data."""
+
+    @classmethod
+    def of(cls, key: Key, gap: Gap, gate: Gate) -> Undefined:
+        """From what is missing, and the gate's word on whether it would decide."""
+        return cls(*key, gates=gate.rule(*key[:2]).gates, reason=gap.reason, next=gap.next)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """INCONCLUSIVE where it would decide and could be made; else it has no part in the verdict."""
+        return Verdict.INCONCLUSIVE if self.gates and self.next else None
+
+    @property
+    def key(self) -> Key:
+        """What was to be compared."""
+        return Key(self.family, self.metric, self.part)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "verdict": self.verdict.value if self.verdict else None}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Undefined:
+        """Read what ``to_json`` wrote."""
+        return cls(**{key: value for key, value in facts.items() if key != "verdict"})
+
+
+def overall(comparisons: Iterable[Comparison], undefined: Iterable[Undefined]) -> Verdict:
+    """FAIL if a comparison that decides fails; INCONCLUSIVE if one is, cannot be made, or none is there; else PASS."""
+    found = [row.verdict for row in comparisons if row.gates] + [row.verdict for row in undefined if row.verdict]
+    return Verdict.of(found) if found else Verdict.INCONCLUSIVE
+
+
+def undecidable(undefined: Iterable[Undefined]) -> list[Undefined]:
+    """What would decide, and no model could be measured by on these data."""
+    return [row for row in undefined if row.gates and row.verdict is None]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,15 @@ class Key(NamedTuple):
     part: str
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Why something was not measured."""
+
+    reason: str
+    next: str = ""
+    """What makes it measurable; empty where nothing does, for it lies in the data."""
+
+
 @dataclass(frozen=True, eq=False)
 class SampleValues:
     """One figure per sample; the metric is its weighted mean, and more is better.
@@ -72,5 +81,5 @@ class Evidence:
     """Zero-shot, on the audited split: AUC, accuracy, calibration and flips come from them."""
     outcomes: Mapping[Key, SampleValues] = field(default_factory=dict)
     """Retrieval and fidelity, where they could be measured."""
-    undefined: Mapping[Key, str] = field(default_factory=dict)
-    """What says nothing on these samples, and why."""
+    undefined: Mapping[Key, Gap] = field(default_factory=dict)
+    """What was not measured, and why."""

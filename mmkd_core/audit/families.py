@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.audit.evidence import Evidence, Key
-from mmkd_core.audit.forgetting import Draws
+from mmkd_core.audit.measure import Draws
+from mmkd_core.audit.metrics import TABLE
 from mmkd_core.evaluate.metrics import METRICS
 from mmkd_core.statistics import GroupBootstrap
 
 Floats = NDArray[np.float64]
-
-DOMAIN_FIGURES = (("zero-shot", "auc"), ("zero-shot", "accuracy"), ("calibration", "ece"), ("calibration", "brier"))
-"""Family and name of each of ``METRICS`` that an audit compares."""
-LESS_IS_BETTER = frozenset({("calibration", "ece"), ("calibration", "brier"), ("flips", "negative")})
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +36,10 @@ def figures_of(evidence: Evidence, draws: Draws) -> dict[Key, Figure]:
 def _figures(evidence: Evidence, draws: Draws) -> Iterator[tuple[Key, Figure]]:
     for domain, part in evidence.predictions.domains.items():
         bootstrap, ids = draws.of(part.sample_id), part.sample_id
-        for family, name in DOMAIN_FIGURES:
-            value = METRICS[name].estimate(part)
-            if value is not None:
-                yield Key(family, name, domain), Figure(value, ids, METRICS[name].draws(part, bootstrap))
+        for metric in TABLE:
+            if metric.of_domain and (value := METRICS[metric.name].estimate(part)) is not None:
+                drawn = METRICS[metric.name].draws(part, bootstrap)
+                yield Key(metric.family, metric.name, domain), Figure(value, ids, drawn)
     for key, found in evidence.outcomes.items():
         bootstrap = draws.of(found.sample_id)
         yield key, Figure(found.mean(), found.sample_id, bootstrap.mean(found.values, found.weight))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, field_validator
 
+from mmkd_core.audit.metrics import TABLE
 from mmkd_core.errors import MmkdError
 from mmkd_core.files import replacing
 from mmkd_core.settings import Seed, Settings, read_yaml, validated
@@ -47,18 +48,11 @@ class Rule(Settings):
         return self.parts.get(part, self.margin)
 
 
-def _rule(margin: float, gates: bool = False) -> Rule:
-    return Rule(gates=gates, margin=margin)
-
-
 def _families() -> dict[str, dict[str, Rule]]:
-    return {
-        "zero-shot": {"auc": _rule(0.02, gates=True), "accuracy": _rule(0.05)},
-        "retrieval": {"R@1": _rule(0.05), "R@5": _rule(0.05), "R@10": _rule(0.05, gates=True)},
-        "fidelity": {"cosine": _rule(0.05, gates=True), "agreement": _rule(0.05)},
-        "calibration": {"ece": _rule(0.05), "brier": _rule(0.05)},
-        "flips": {"negative": _rule(0.05)},
-    }
+    families: dict[str, dict[str, Rule]] = {}
+    for metric in TABLE:
+        families.setdefault(metric.family, {})[metric.name] = Rule(gates=metric.gates, margin=metric.margin)
+    return families
 
 
 class Gate(Settings):

@@ -21,9 +21,7 @@ class AuditError(MmkdError):
 def paired_domains(
     candidate: Predictions, parent: Predictions
 ) -> dict[str, tuple[DomainPredictions, DomainPredictions]]:
-    """(candidate, parent) for each domain of the parent, rows by sample id.
-
-    Domains that only the candidate was measured on cannot have been forgotten and are passed over.
+    """(candidate, parent) for each domain that both were measured on, rows by sample id.
 
     Raises:
         AuditError: samples, labels, groups, classes or protocols differ.
@@ -31,7 +29,7 @@ def paired_domains(
     if candidate.protocol != parent.protocol:
         what = f"the candidate was measured by {candidate.protocol} and the parent by {parent.protocol}"
         raise AuditError(what, next=SAME)
-    return {domain: _paired(domain, candidate, parent) for domain in parent.domains}
+    return {d: _paired(d, candidate, parent) for d in parent.domains if d in candidate.domains}
 
 
 def paired_values(name: str, candidate: SampleValues, parent: SampleValues) -> tuple[SampleValues, SampleValues]:
@@ -46,8 +44,6 @@ def paired_values(name: str, candidate: SampleValues, parent: SampleValues) -> t
 
 
 def _paired(domain: str, candidate: Predictions, parent: Predictions) -> tuple[DomainPredictions, DomainPredictions]:
-    if domain not in candidate.domains:
-        raise AuditError(f"the candidate was not evaluated on {domain}", next=SAME)
     new, old = candidate[domain], parent[domain]
     if new.classes != old.classes:
         what = f"the classes of {domain} are {', '.join(new.classes)} for the candidate and {', '.join(old.classes)} "

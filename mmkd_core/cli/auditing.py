@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmkd_core.audit.chain import ChainTable
-    from mmkd_core.audit.comparison import Comparison
+    from mmkd_core.audit.comparison import Comparison, Undefined
     from mmkd_core.audit.forgetting import ForgettingAudit
 
 FIGURES = {
@@ -143,9 +143,7 @@ def show_chain(out: Output, candidate: str | None, force: bool, because: str | N
     out.say()
     _table(out, [row for row in found.comparisons if row.gates], "when learnt", found.releases[-1])
     _reported(out, found.comparisons)
-    for name, reason in found.undefined.items():
-        out.say(f"not compared: {name}: {reason}")
-    out.say(f"verdict: {found.verdict.value} (gate {found.gate.hash})")
+    _say_verdict(out, found.verdict.value, found.gate.hash, found.undefined)
     path = workspace.audits / f"chain-to-{found.releases[-1]}.json"
     files = [path.with_suffix(suffix) for suffix in (".html", ".json", ".xml")]
     out.finish(found.to_json(), wrote=files, next=out.following())
@@ -204,16 +202,28 @@ def _show(out: Output, audit: "ForgettingAudit", old: str, new: str) -> None:
     """What gates as a table, what is reported as a line for each metric."""
     _table(out, [row for row in audit.comparisons if row.gates], old, new)
     _reported(out, audit.comparisons)
-    for name, reason in audit.undefined.items():
-        out.say(f"not compared: {name}: {reason}")
     gained = sum(len(flips.positive) for flips in audit.flips.values())
     lost = sum(len(flips.negative) for flips in audit.flips.values())
     out.say(f"first choices that turned right: {gained}, that turned wrong: {lost}")
-    out.say(f"verdict: {audit.verdict.value} (gate {audit.gate.hash})")
+    _say_verdict(out, audit.verdict.value, audit.gate.hash, audit.undefined)
     for row in audit.open:
         more = f"{row.needed:,} more samples would decide" if row.needed else "no number of samples would decide"
         why = "lost more than the margin" if row.verdict.value == "FAIL" else more
         out.say(f"  {row.verdict.value}: {row.family} {row.metric} {row.part}: {why}")
+
+
+def _say_verdict(out: Output, verdict: str, gate: str, undefined: "Sequence[Undefined]") -> None:
+    """The verdict, what these data cannot decide, and what could be compared and was not, with the way out."""
+    from mmkd_core.audit.comparison import undecidable
+
+    for row in undefined:
+        if not row.verdict:
+            out.say(f"not compared: {' '.join(row.key)}: {row.reason}")
+    beyond = ", ".join(" ".join(row.key) for row in undecidable(undefined))
+    out.say(f"verdict: {verdict} (gate {gate})" + (f"; these data cannot decide {beyond}" if beyond else ""))
+    for row in undefined:
+        if row.verdict:
+            out.say(f"  {row.verdict.value}: {' '.join(row.key)} could not be compared: {row.reason}. {row.next}")
 
 
 def _reported(out: Output, comparisons: "tuple[Comparison, ...]") -> None:

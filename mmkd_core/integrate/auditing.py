@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmkd_core.audit.drift import drift_table
@@ -47,7 +47,7 @@ def gathered(workspace: Workspace, new: Release, old: Release, corpus: Corpus) -
     """The evidence of two releases; fidelity is to the teachers that the earlier one learnt from."""
     after, before = (Embeddings.load(found.embeddings) for found in (new, old))
     asked = references(workspace, (old, new), corpus)
-    earlier = {name: asked.teachers[name] for name in old.teachers if name in asked.teachers}
+    earlier = asked.of(old.teachers)
     pair = evidence_of(new, after, corpus, earlier), evidence_of(old, before, corpus, earlier)
     return Gathered(pair, (after, before), asked)
 
@@ -88,8 +88,6 @@ def audited(
     known = gathered(workspace, new, old, corpus)
     (after, before), asked = known.evidence, known.references
     audit = forgetting(after, before, gate)
-    missing = {f"fidelity to {name}": why for name, why in asked.missing.items() if name in old.teachers}
-    audit = replace(audit, undefined={**audit.undefined, **missing})
     found = cards(
         workspace,
         audit,

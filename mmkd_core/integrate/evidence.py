@@ -5,7 +5,7 @@ A release keeps its predictions and its embeddings; both are checked before they
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 
 from feature_store import FeatureStore
 from feature_store.errors import StoreError
-from mmkd_core.audit.evidence import Evidence, Key, SampleValues
+from mmkd_core.audit.evidence import Evidence, Gap, Key, SampleValues
+from mmkd_core.audit.metrics import of_family
 from mmkd_core.audit.pairing import AuditError
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.data.manifest import Corpus
@@ -50,7 +51,12 @@ class References:
     """All teachers that two releases learnt from, and why some of them cannot be asked."""
 
     teachers: dict[str, Reference] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, Gap] = field(default_factory=dict)
+
+    def of(self, names: Collection[str]) -> References:
+        """Some of them."""
+        asked = {name: found for name, found in self.teachers.items() if name in names}
+        return References(asked, {name: gap for name, gap in self.missing.items() if name in names})
 
 
 def references(workspace: Workspace, known: Sequence[Release], corpus: Corpus) -> References:
@@ -61,16 +67,20 @@ def references(workspace: Workspace, known: Sequence[Release], corpus: Corpus) -
         with open_store(workspace) as store:
             for name in names:
                 if name not in lock.teachers:
-                    found.missing[name] = "not in use any more"
+                    found.missing[name] = Gap(f"{name} is not in use any more", f"Run `mmkd teachers add {name}`")
                     continue
                 try:  # one that is broken must not silence the others
                     spec = locked_spec(lock, host.teacher(name, registry))
                     found.teachers[name] = _reference(known, corpus, spec, store)
                 except (MmkdError, StoreError) as error:
-                    found.missing[name] = error.what
+                    found.missing[name] = _gap(error)
     except (MmkdError, StoreError) as error:
-        found.missing.update(dict.fromkeys(names, error.what))
+        found.missing.update(dict.fromkeys(names, _gap(error)))
     return found
+
+
+def _gap(error: MmkdError | StoreError) -> Gap:
+    return Gap(f"{error.what} ({error.where})" if error.where else error.what, error.next or "Run `mmkd doctor`")
 
 
 def _reference(known: Sequence[Release], corpus: Corpus, spec: TeacherSpec, store: FeatureStore) -> Reference:
@@ -87,8 +97,11 @@ def _reference(known: Sequence[Release], corpus: Corpus, spec: TeacherSpec, stor
     return Reference(spec.name, predictions, trusted, features.images(trusted))
 
 
-def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers: Mapping[str, Reference]) -> Evidence:
+def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, asked: References) -> Evidence:
     """Everything that an audit compares of one release.
+
+    Args:
+        asked: the teachers that it is measured by, and those that it should be and cannot.
 
     Raises:
         AuditError: the release was measured on samples that the corpus does not have any more.
@@ -106,9 +119,23 @@ def evidence_of(release: Release, embedded: Embeddings, corpus: Corpus, teachers
     part = corpus.take([row[str(sample)] for sample in embedded.sample_id])
     outcomes, undefined = _retrieval(embedded, part)
     heads = load_heads(release.heads)
-    for teacher in teachers.values():
-        outcomes |= dict(_fidelity(teacher, predictions, embedded, place, heads.get(teacher.name), corpus))
+    for name, gap in asked.missing.items():
+        undefined |= {Key("fidelity", metric.name, name): gap for metric in of_family("fidelity")}
+    for teacher in asked.teachers.values():
+        head = heads.get(teacher.name)
+        found = dict(_fidelity(teacher, predictions, embedded, place, head, corpus))
+        why = Gap(_untold(teacher, head is None, release.id))
+        keys = [Key("fidelity", metric.name, teacher.name) for metric in of_family("fidelity")]
+        undefined |= {key: why for key in keys if key not in found}
+        outcomes |= found
     return Evidence(predictions, outcomes, undefined)
+
+
+def _untold(teacher: Reference, headless: bool, release: str) -> str:
+    """Why a release cannot be measured by a teacher that can be asked."""
+    if headless and len(teacher.rows):
+        return f"release {release} has no head of {teacher.name}"
+    return f"{teacher.name} is trusted with no sample of the test split"
 
 
 def evidence_before(
@@ -132,7 +159,7 @@ def evidence_before(
     return Evidence(predictions, outcomes)
 
 
-def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValues], dict[Key, str]]:
+def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValues], dict[Key, Gap]]:
     """Found or not by key, and why other keys say nothing.
 
     Each sample asks once with its image and once with each of its captions; what k of them share counts 1 / k in each.
@@ -140,7 +167,7 @@ def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValu
     everybody, owners = np.arange(len(part)), part.owners
     found = retrieval(*embedded.pairs, part.image_id[owners], part.text_ids)
     values: dict[Key, SampleValues] = {}
-    undefined: dict[Key, str] = {}
+    undefined: dict[Key, Gap] = {}
     ways = (
         ("image to text", found.image_to_text, part.image_id, everybody),
         ("text to image", found.text_to_image, part.text_ids, owners),
@@ -151,7 +178,7 @@ def _retrieval(embedded: Embeddings, part: Corpus) -> tuple[dict[Key, SampleValu
         for k in direction.recall:
             note = f"gallery of {direction.gallery:,}, by chance {100 * direction.chance.recall(k):.1f}"
             values[Key("retrieval", f"R@{k}", way)] = SampleValues(*columns, ranks <= k, weight, note)
-        undefined |= {Key("retrieval", f"R@{k}", way): why for k, why in direction.undefined.items()}
+        undefined |= {Key("retrieval", f"R@{k}", way): Gap(why) for k, why in direction.undefined.items()}
     return values, undefined
 
 

@@ -70,6 +70,8 @@ def largest_step(
             try:
                 found = forgetting(Evidence(predict(student, corpus, pixels, SPLIT)), before, gate)
             except AuditError:
+                found = None
+            if found is None or not _changes(found, domains):
                 mix(student, parent, candidate, HALF)
                 return Step(HALF, {})
             row = worst(found, domains)

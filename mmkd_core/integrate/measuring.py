@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_core.audit.chain import Chain, Learnt, chain
-from mmkd_core.audit.comparison import Verdict
+from mmkd_core.audit.comparison import Undefined, Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.audit.self_test import SelfTest, self_test
 from mmkd_core.contract import TeacherSpec
@@ -163,18 +163,20 @@ def run_chain(
     corpus = workspace.corpus()
     asked = references(workspace, line, corpus)
     evidence = {
-        release.id: evidence_of(release, Embeddings.load(release.embeddings), corpus, asked.teachers)
-        for release in line
+        release.id: evidence_of(release, Embeddings.load(release.embeddings), corpus, asked) for release in line
     }
-    missing = {f"fidelity to {name}": why for name, why in asked.missing.items()}
+    beyond: tuple[Undefined, ...] = ()
     try:
         said = before_any_teacher(workspace, line[0], progress)
         before = evidence_before(said, evidence[line[0].id].predictions, corpus, asked.teachers)
     except ReleaseError as error:
-        before = None
-        missing["the student before any teacher"] = f"{error.what}; chance stands for it"
+        why = f"{error.what}; chance stands for it"
+        before, beyond = (
+            None,
+            (Undefined("zero-shot", "auc", "of the student before any teacher", False, why, error.next),),
+        )
     found = chain(evidence, _learnt(line), before, gate)
-    found = replace(found, undefined={**found.undefined, **missing})
+    found = replace(found, undefined=(*found.undefined, *beyond))
     path = workspace.audits / f"chain-to-{new.id}.json"
     facts = {**found.to_json(), "candidate": new.id, "parent": line[0].id, "gate_changed": changed}
     write_json(path, facts)

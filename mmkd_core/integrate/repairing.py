@@ -126,6 +126,9 @@ def _forgotten(workspace: Workspace, broken: Release, parent: Release) -> tuple[
     if audit.verdict is Verdict.PASS:
         what = f"release {broken.id} passed its audit, there is nothing to repair"
         raise ReleaseError(what, next="Run `mmkd releases list`")
+    if not audit.open:
+        gap = audit.blocking[0]
+        raise ReleaseError(f"{' '.join(gap.key)} could not be compared: {gap.reason}", next=gap.next)
     failed = [row for row in audit.open if row.verdict is Verdict.FAIL] or audit.open
     return tuple(dict.fromkeys(row.part for row in failed if row.part != MEAN))
 

@@ -50,6 +50,16 @@ class AuditView:
         return sorted(found, key=lambda row: row["verdict"] != "FAIL")
 
     @cached_property
+    def blocking(self) -> list[Facts]:
+        """Comparisons that decide and could be made, and were not."""
+        return [row for row in self.facts["undefined"] if row["verdict"]]
+
+    @cached_property
+    def beyond(self) -> list[Facts]:
+        """Comparisons that would decide, and that no model can be measured by on these data."""
+        return [row for row in self.facts["undefined"] if row["gates"] and not row["verdict"]]
+
+    @cached_property
     def kept(self) -> int:
         """Gating comparisons that passed."""
         return len(self.gating) - len(self.open)
@@ -64,17 +74,24 @@ class AuditView:
             return f"Release {self.candidate} kept what {self.parent} knew."
         if self.verdict == "FAIL":
             return f"Release {self.candidate} forgot too much: {named}{more}."
+        if not self.open:
+            lacking = "; ".join(f"{row['metric']} {row['part']}" for row in self.blocking[:3])
+            return f"What release {self.candidate} kept could not all be compared: {lacking}."
         return f"The test data cannot show that release {self.candidate} forgot nothing: {named}{more}."
 
     @cached_property
     def lead(self) -> str:
         """One sentence under the headline."""
+        names = ", ".join(f"{row['metric']} {row['part']}" for row in self.beyond)
+        beyond = f" These data cannot decide {names}." if names else ""
         if self.verdict == "PASS":
-            return f"All {len(self.gating)} comparisons that decide were shown to lose less than their margins."
+            kept = f"All {len(self.gating)} comparisons that decide were shown to lose less than their margins."
+            return kept + beyond
         needed = [row["needed"] for row in self.open if row["needed"]]
         more = f" At most {max(needed):,} more samples would decide each of the others." if needed else ""
         kept = f"{self.kept} of {len(self.gating)} comparisons that decide were shown to lose less than their margins."
-        return kept + more
+        lacking = f" {len(self.blocking)} could not be made." if self.blocking else ""
+        return kept + more + lacking + beyond
 
     @cached_property
     def mean(self) -> Facts | None:

@@ -82,7 +82,9 @@ class ChainView:
         """The verdict in a sentence."""
         count = len(self.releases)
         hurt = [row for row in self.facts["comparisons"] if row["gates"] and row["verdict"] == self.verdict]
-        named = "; ".join(f"{row['family']} {row['part']} {signed(row['delta'])}" for row in hurt[:4])
+        told = [f"{row['family']} {row['part']} {signed(row['delta'])}" for row in hurt]
+        told += [f"{row['family']} {row['part']} not compared" for row in self.facts["undefined"] if row["verdict"]]
+        named = "; ".join(told[:4])
         if self.verdict == "PASS":
             return f"Over {count} releases, nothing lost more than its margin since it was learnt."
         if self.verdict == "FAIL":

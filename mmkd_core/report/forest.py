@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmkd_core.audit.comparison import Verdict
 from mmkd_core.report.svg import Axis, drawing, el, label, line
 from mmkd_core.report.words import number, points, signed
 
 Bounds = tuple[float, float]
-VERDICTS = {
-    "PASS": ("pass", "pass"),
-    "FAIL": ("fail", "fail"),
-    "INCONCLUSIVE": ("unsure", "inconclusive"),
+VERDICTS = {verdict.value: (verdict.mark, verdict.value.lower()) for verdict in Verdict} | {
     "BETTER": ("pass", "better"),
     "WORSE": ("fail", "worse"),
     "OPEN": ("unsure", "not told apart"),
 }
-"""Verdict -> CSS class and word."""
+"""By verdict of an audit, or finding of a study: CSS class and word."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """JUnit XML of an audit, for the build server: one test case per comparison, one suite per family.
 
 A comparison that gates and failed is a failure; one that gates and is inconclusive is an error with the number of
-samples that would decide; one that is only reported is a skipped test if it did not pass.
+samples that would decide; one that is only reported is a skipped test if it did not pass. One that was not made is an
+error with the way out where it gates and could be made, else a skipped test with the reason.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from mmkd_core.report.words import clean
 def write_junit(audit: Mapping[str, Any], out: Path) -> Path:
     """Write the facts of an audit (its JSON) as JUnit XML, whole or not at all."""
     root = Element("testsuites", name=f"mmkd audit forgetting {audit['candidate']} against {audit['parent']}")
-    for family in dict.fromkeys(row["family"] for row in audit["comparisons"]):
-        rows = [row for row in audit["comparisons"] if row["family"] == family]
+    every = [*audit["comparisons"], *audit["undefined"]]
+    for family in dict.fromkeys(row["family"] for row in every):
+        rows = [row for row in every if row["family"] == family]
         suite = SubElement(root, "testsuite", name=clean(family))
         cases = [_case(suite, row) for row in rows]
         counts = {"tests": len(rows)} | {f"{k}s" if k != "skipped" else k: cases.count(k) for k in KINDS}
@@ -42,6 +44,10 @@ def _case(suite: Element, row: Mapping[str, Any]) -> str:
     case = SubElement(
         suite, "testcase", classname=f"{clean(row['family'])}.{clean(row['metric'])}", name=clean(row["part"])
     )
+    if "delta" not in row:
+        kind = "error" if row["verdict"] else "skipped"
+        SubElement(case, kind, message=clean(f"not compared: {row['reason']}. {row['next']}".strip()))
+        return kind
     said = (
         f"{row['verdict']}: change {100 * row['delta']:+.2f} points, "
         f"interval {100 * row['lower']:+.2f} to {100 * row['upper']:+.2f}, margin {100 * row['margin']:.2f}, "

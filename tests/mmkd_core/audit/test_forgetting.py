@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss
 
-from mmkd_core.audit.comparison import Verdict
-from mmkd_core.audit.evidence import Evidence, Key, SampleValues
+from mmkd_core.audit.comparison import Verdict, undecidable
+from mmkd_core.audit.evidence import Evidence, Gap, Key, SampleValues
 from mmkd_core.audit.forgetting import ForgettingAudit, forgetting
 from mmkd_core.audit.gate import Gate, Rule
 from mmkd_core.audit.pairing import AuditError
@@ -40,7 +40,12 @@ def audit(candidate, parent, gate=None):
 
 def auc_gate(margin=0.02, **settings):
     """A gate whose verdict is about AUC alone."""
-    return Gate(families={"zero-shot": {"auc": Rule(gates=True, margin=margin)}}, **settings)
+    silent = Rule(gates=False, margin=0.05)
+    families = {
+        "zero-shot": {"auc": Rule(gates=True, margin=margin), "balanced_accuracy": silent},
+        "calibration": {"brier": silent},
+    }
+    return Gate(families=families, **settings)
 
 
 def pair(rng, patients=60, images=3, auc=(0.85, 0.85), domain="ct", noise=0.6):
@@ -84,7 +89,7 @@ def test_error_rate_at_the_margin():
 
 def test_a_model_against_itself_passes():
     rng = np.random.default_rng(0)
-    parts = {name: pair(rng, domain=name)[0][name] for name in ("ct", "mri")}
+    parts = {name: pair(rng, patients=200, domain=name)[0][name] for name in ("ct", "mri")}
     same = Predictions(parts, PROTOCOL)
     found = audit(same, same)
     assert found.verdict is Verdict.PASS
@@ -163,7 +168,10 @@ def test_json_round_trip():
     parent, candidate = pair(np.random.default_rng(6))
     lone = build("lone", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])
     found = audit(*(Predictions({**p.domains, "lone": lone}, PROTOCOL) for p in (candidate, parent)))
-    assert found.undefined == {"lone": "undefined: 1 of 2 classes have samples"}
+    told = {row.key: (row.reason, row.next, row.verdict) for row in found.undefined}
+    one_class = ("1 of 2 classes have samples", "", None)
+    assert told == {Key("zero-shot", name, "lone"): one_class for name in ("auc", "balanced_accuracy")}
+    assert found["calibration", "brier", "lone"].n == 2  # which decides there
     assert list(found.family("zero-shot", "auc")) == ["ct", "mean"]
     text = json.dumps(found.to_json(), allow_nan=False)
     assert json.loads(text)["exit_code"] == found.exit_code
@@ -187,10 +195,6 @@ class TestRefusals:
             audit(fewer, parent)
         with pytest.raises(AuditError, match=r"the parent was not evaluated on sample ct-0 of ct, the candidate was"):
             audit(parent, fewer)
-        with pytest.raises(
-            AuditError, match=r"the candidate was not evaluated on ct\. Evaluate both releases on the same"
-        ):
-            audit(Predictions({}, PROTOCOL), parent)
         twice = Predictions({"ct": candidate["ct"].take(np.r_[0, np.arange(len(candidate))])}, PROTOCOL)
         with pytest.raises(AuditError, match="181 rows of ct for the candidate and 180 for the parent"):
             audit(twice, parent)
@@ -212,7 +216,143 @@ class TestRefusals:
     def test_nothing_to_compare(self):
         lone = Predictions({"ct": build("ct", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])}, PROTOCOL)
         with pytest.raises(AuditError, match="no domain has samples of two classes"):
-            audit(lone, lone)
+            audit(lone, lone, auc_gate())
+
+
+class TestComparisonsThatAreNotMade:
+    """What decides and was not compared leaves the audit open, with the way out; what no data allow does not."""
+
+    def test_a_domain_that_only_the_parent_was_measured_on(self):
+        parent, candidate = pair(np.random.default_rng(0), patients=400)
+        both = {**parent.domains, "mri": pair(np.random.default_rng(1), domain="mri")[0]["mri"]}
+        found = audit(candidate, Predictions(both, PROTOCOL), auc_gate(0.2))
+        assert audit(candidate, parent, auc_gate(0.2)).verdict is Verdict.PASS
+        assert (found.verdict, found.open) == (Verdict.INCONCLUSIVE, [])
+        (gap,) = found.blocking
+        assert gap.key == ("zero-shot", "auc", "mri")
+        assert gap.reason == "the candidate was not evaluated on mri, its parent was"
+        assert "`mmkd distill --incremental`" in gap.next
+        assert {row.metric for row in found.undefined} == {
+            "auc", "balanced_accuracy", "accuracy", "brier", "ece", "negative",
+        }  # fmt: skip
+        whole = audit(Predictions({}, PROTOCOL), parent, auc_gate(0.2))
+        assert (whole.verdict, len(whole.blocking)) == (Verdict.INCONCLUSIVE, 1)
+
+    def test_what_one_side_lacks_and_what_both_lack(self):
+        parent, _ = pair(np.random.default_rng(0), patients=400)
+        cosine = Key("fidelity", "cosine", "tutor")
+        gone, small = Gap("tutor is not in use any more", "Run `mmkd teachers add tutor`"), Gap("the gallery has 5")
+        verdicts = {}
+        for name, (new, old) in {
+            "mendable": (Evidence(parent, undefined={cosine: gone}), Evidence(parent, undefined={cosine: gone})),
+            "by the data": (Evidence(parent, undefined={cosine: small}), Evidence(parent, undefined={cosine: small})),
+            "of the candidate": (Evidence(parent), Evidence(parent, {cosine: values([0.5, 0.6])})),
+            "of the parent": (Evidence(parent, {cosine: values([0.5, 0.6])}), Evidence(parent)),
+        }.items():
+            found = forgetting(new, old, auc_gate(0.2))
+            verdicts[name] = (found.verdict.value, [row.next for row in found.blocking])
+        again = "Make the candidate again on the data that its parent was measured on: `mmkd distill --incremental`"
+        assert verdicts == {
+            "mendable": ("INCONCLUSIVE", ["Run `mmkd teachers add tutor`"]),
+            "by the data": ("PASS", []),
+            "of the candidate": ("INCONCLUSIVE", [again]),
+            "of the parent": ("PASS", []),
+        }
+
+    def test_a_failure_outranks_what_is_missing(self):
+        parent, candidate = pair(np.random.default_rng(1), patients=400, auc=(0.95, 0.70))
+        gone = {Key("fidelity", "cosine", "tutor"): Gap("gone", "Run `mmkd extract`")}
+        assert forgetting(Evidence(candidate, undefined=gone), Evidence(parent, undefined=gone)).exit_code == 1
+
+
+def values(numbers):
+    names = column([f"ct-{i}" for i in range(len(numbers))])
+    return SampleValues(names, names, column(["ct"] * len(numbers)), np.asarray(numbers), np.ones(len(numbers)))
+
+
+class TestDecisions:
+    """Balanced accuracy and calibration decide beside AUC."""
+
+    def choices(self, truth, choice, groups=None, domain="ct", sure=3.0):
+        """Predictions that choose ``choice`` with a logit of ``sure``, all else equal."""
+        classes = ("a", "b", "c")
+        names = column([f"{domain}-{i}" for i in range(len(truth))])
+        logits = sure * np.eye(3)[choice]
+        label = column([classes[t] for t in truth])
+        return DomainPredictions.build(names, column(groups or list(names)), label, logits, classes)
+
+    def test_balanced_accuracy_by_hand(self):
+        """Six of a (four right, then three), two of b (one, then both), none of c."""
+        truth = np.array([0] * 6 + [1] * 2)
+        old = Predictions({"ct": self.choices(truth, np.array([0, 0, 0, 0, 1, 2, 1, 0]))}, PROTOCOL)
+        new = Predictions({"ct": self.choices(truth, np.array([0, 0, 0, 1, 1, 2, 1, 1]))}, PROTOCOL)
+        row = audit(new, old)["zero-shot", "balanced_accuracy", "ct"]
+        assert (row.before, row.after) == (pytest.approx((4 / 6 + 1 / 2) / 2), pytest.approx((3 / 6 + 1) / 2))
+        assert row.delta == pytest.approx((-1 / 6 + 1 / 2) / 2)
+        assert (row.n, row.groups, row.gates) == (8, 8, True)
+        assert old["ct"].balanced_accuracy() == pytest.approx(row.before)
+
+    def test_findings_are_questions_of_their_own(self):
+        there = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], bool)
+        labels = column([tuple(np.array(["x", "y"])[row]) for row in there])
+        names = column([f"ct-{i}" for i in range(4)])
+
+        def said(answers):
+            logits = np.where(np.array(answers, bool), 2.0, -2.0)
+            return Predictions({"ct": DomainPredictions.build(names, names, labels, logits, ("x", "y"))}, PROTOCOL)
+
+        old, new = said(there), said([[1, 0], [0, 0], [0, 0], [0, 0]])  # x once missed of two, y missed
+        row = audit(new, old, Gate(resamples=100))["zero-shot", "balanced_accuracy", "ct"]
+        assert (row.before, row.after) == (1.0, pytest.approx(((1 / 2 + 1) / 2 + (0 + 1) / 2) / 2))
+        assert new["ct"].balanced_accuracy() == pytest.approx(row.after)
+        assert (row.n, row.groups) == (4, 4)
+
+    def test_what_trades_decisions_for_ranking_does_not_pass(self):
+        """All samples move to class a, in the same order by each class: AUC is the same, nothing is named b or c."""
+        rng = np.random.default_rng(3)
+        truth, n = np.arange(600) % 3, 600
+        logits = 4.0 * np.eye(3)[truth] + rng.normal(size=(n, 3))
+        names, label = column([f"ct-{i}" for i in range(n)]), column([("a", "b", "c")[t] for t in truth])
+
+        def said(shift):
+            part = DomainPredictions.build(names, names, label, logits + shift, ("a", "b", "c"))
+            return Predictions({"ct": part}, PROTOCOL)
+
+        parent, same, glioma = said(0.0), said(0.0), said(np.array([9.0, 0.0, 0.0]))
+        assert audit(same, parent).verdict is Verdict.PASS
+        found = audit(glioma, parent)
+        assert found["zero-shot", "auc", "ct"].delta > -0.02
+        assert found.verdict is Verdict.FAIL
+        failed = {row.key[:2] for row in found.open if row.verdict is Verdict.FAIL}
+        assert failed == {("zero-shot", "balanced_accuracy"), ("calibration", "brier")}
+        assert audit(glioma, parent, auc_gate()).verdict is Verdict.PASS
+
+    def test_a_model_that_is_sure_of_what_is_wrong_fails_by_calibration(self):
+        """The same choices, the same order; four times as sure."""
+        rng = np.random.default_rng(4)
+        truth = np.arange(900) % 3
+        choice = np.where(rng.random(900) < 0.6, truth, (truth + 1) % 3)
+        parent, sure = (Predictions({"ct": self.choices(truth, choice, sure=logit)}, PROTOCOL) for logit in (1.0, 6.0))
+        found = audit(sure, parent)
+        assert found["zero-shot", "balanced_accuracy", "ct"].delta == 0
+        assert {row.key[:2] for row in found.open} == {("calibration", "brier")}
+        assert found.verdict is Verdict.FAIL
+
+    def test_the_error_rate_of_balanced_accuracy_at_its_margin(self):
+        """A true loss of the margin, in classes of very different size, passes as often as the level says."""
+        rng, passed, trials = np.random.default_rng(5), 0, 300
+        truth = np.repeat([0, 1, 2], [150, 60, 30])
+        margin = Gate().rule("zero-shot", "balanced_accuracy").margin
+        for _ in range(trials):
+            right = rng.random(len(truth)) < 0.8
+            kept = np.where(right, rng.random(len(truth)) > margin / 0.8, False)
+            old, new = (
+                Predictions({"ct": self.choices(truth, np.where(r, truth, (truth + 1) % 3))}, PROTOCOL)
+                for r in (right, kept)
+            )
+            row = audit(new, old, Gate(resamples=100))["zero-shot", "balanced_accuracy", "ct"]
+            passed += row.p_kept <= 0.025
+        assert passed <= 0.045 * trials
 
 
 class TestFamilies:
@@ -274,8 +414,11 @@ class TestFamilies:
         parent, candidate = pair(np.random.default_rng(14), patients=400)
         rules = {family: {m: Rule(gates=False, margin=0.1) for m in ms} for family, ms in Gate().families.items()}
         rules["fidelity"]["cosine"] = Rule(gates=True, margin=0.1)
-        found = audit(candidate, parent, Gate(families=rules))
-        assert (found.verdict, found.open) == (Verdict.INCONCLUSIVE, [])
+        with pytest.raises(AuditError, match="nothing else that decides"):
+            audit(candidate, parent, Gate(families=rules))
+        gone = {Key("fidelity", "cosine", "tutor"): Gap("gone", "Run `mmkd teachers add tutor`")}
+        evidence = [Evidence(part, undefined=gone) for part in (candidate, parent)]
+        assert forgetting(*evidence, Gate(families=rules)).verdict is Verdict.INCONCLUSIVE
 
     def test_without_labels_retrieval_decides(self):
         recall = Key("retrieval", "R@10", "image to text")
@@ -288,17 +431,19 @@ class TestFamilies:
                 name: forgetting(
                     Evidence(predictions, {recall: self.outcomes(values)}),
                     Evidence(predictions, {recall: self.outcomes(old)}),
+                    auc_gate(),
                 )
                 for name, values in new.items()
             }
             assert {name: one.verdict for name, one in found.items()} == {"same": Verdict.PASS, "worse": Verdict.FAIL}
-            assert [row.key for row in found["worse"].comparisons] == [recall]
-            assert found["same"].undefined["zero-shot"] == "no domain has samples of two classes"
-            assert found["same"].flips == {}
+            assert [row.key for row in found["worse"].comparisons if row.gates] == [recall]
+            told = {row.key: row.reason for row in found["same"].undefined}
+            assert told["zero-shot", "auc", "mean"] == "no domain has samples of two classes"
+            assert undecidable(found["same"].undefined)[0].key[:2] == ("zero-shot", "auc")
             assert ForgettingAudit.from_json(json.loads(json.dumps(found["same"].to_json()))) == found["same"]
         reported = Key("retrieval", "R@1", "image to text")
         with pytest.raises(AuditError, match="and nothing else that decides"):
-            forgetting(*[Evidence(unlabelled, {reported: self.outcomes(old)})] * 2)
+            forgetting(*[Evidence(unlabelled, {reported: self.outcomes(old)})] * 2, auc_gate())
 
     def test_flips_gate_where_the_gate_says_so(self):
         truth, groups = np.arange(400) % 2, [str(i) for i in range(400)]
@@ -307,6 +452,7 @@ class TestFamilies:
         parent, candidate = (Predictions({"ct": build("ct", truth, s, groups)}, PROTOCOL) for s in (score, turned))
         wide = auc_gate(0.2)
         assert audit(candidate, parent, wide).verdict is Verdict.PASS
+        assert not wide.rule("flips", "negative").gates
         rules = {**wide.families, "flips": {"negative": Rule(gates=True, margin=0.05)}}
         found = audit(candidate, parent, Gate(families=rules))
         assert found.verdict is Verdict.FAIL
@@ -331,12 +477,12 @@ class TestManyComparisons:
 
     def test_an_open_comparison_says_what_would_decide(self):
         parent, candidate = pair(np.random.default_rng(13), patients=30)
-        found = audit(candidate, parent)
+        found = audit(candidate, parent, auc_gate())
         change = found["zero-shot", "auc", "ct"]
         assert change.verdict is Verdict.INCONCLUSIVE
         assert change.needed > 100
         assert [row.key[:2] for row in found.open] == [("zero-shot", "auc")] * 2
-        assert audit(candidate, parent, Gate(power=0.95))["zero-shot", "auc", "ct"].needed > change.needed
+        assert audit(candidate, parent, auc_gate(power=0.95))["zero-shot", "auc", "ct"].needed > change.needed
 
 
 @given(st.integers(0, 2**32))

@@ -19,7 +19,13 @@ def test_a_round_trip_and_the_default(tmp_path):
 
 def test_what_gates_by_default():
     gates = {(f, m) for f, rules in Gate().families.items() for m, rule in rules.items() if rule.gates}
-    assert gates == {("zero-shot", "auc"), ("retrieval", "R@10"), ("fidelity", "cosine")}
+    assert gates == {
+        ("zero-shot", "auc"),
+        ("zero-shot", "balanced_accuracy"),
+        ("retrieval", "R@10"),
+        ("fidelity", "cosine"),
+        ("calibration", "brier"),
+    }
     assert (Gate().alpha, Gate().rule("zero-shot", "auc").margin) == (pytest.approx(0.025), 0.02)
 
 
@@ -46,8 +52,9 @@ def test_the_hash_is_of_the_meaning(tmp_path):
         ("resamples: 10", "setting resamples: .*greater than or equal to 100"),
         ("families: {zero-shot: {auc: {gates: true, margin: 0.1, parts: {ct: 0}}}}", "margin of 0.* for ct is no frac"),
         (
-            "families: {zero-shot: {auc: {gates: false, margin: 0.1}}, retrieval: {R@10: {gates: false, margin: 0.1}}, "
-            "fidelity: {cosine: {gates: false, margin: 0.1}}}",
+            "families: {zero-shot: {auc: {gates: false, margin: 0.1}, balanced_accuracy: {gates: false, margin: 0.1}}, "
+            "retrieval: {R@10: {gates: false, margin: 0.1}}, fidelity: {cosine: {gates: false, margin: 0.1}}, "
+            "calibration: {brier: {gates: false, margin: 0.1}}}",
             "no metric decides",
         ),
         ("- a", "gate.yaml holds no settings but a list"),

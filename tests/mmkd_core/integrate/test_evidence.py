@@ -17,7 +17,7 @@ from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.files import hashes_of
-from mmkd_core.integrate.evidence import Reference, evidence_of
+from mmkd_core.integrate.evidence import Reference, References, evidence_of
 from mmkd_core.integrate.releases import Release
 
 N, CAPTIONS = 60, 20
@@ -69,7 +69,7 @@ def tutor(corpus):
 def test_retrieval_is_that_of_the_protocol_and_fidelity_is_on_trusted_rows(corpus, tutor, tmp_path):
     (tmp_path / "0001").mkdir()
     release, embedded = made(corpus, tmp_path / "0001", 1)
-    found = evidence_of(release, embedded, corpus, {"tutor": tutor})
+    found = evidence_of(release, embedded, corpus, References({"tutor": tutor}))
     protocol = retrieval(embedded.images, embedded.texts, corpus.image_id, corpus.text_id)
     for k in (1, 5, 10):
         for way, direction in (("image to text", protocol.image_to_text), ("text to image", protocol.text_to_image)):
@@ -86,7 +86,7 @@ def test_two_releases_are_compared_in_every_family(corpus, tutor, tmp_path):
     for seed in (1, 2):
         folder = tmp_path / f"000{seed}"
         folder.mkdir()
-        evidence.append(evidence_of(*made(corpus, folder, seed), corpus, {"tutor": tutor}))
+        evidence.append(evidence_of(*made(corpus, folder, seed), corpus, References({"tutor": tutor})))
     found = forgetting(*evidence)
     assert {row.family for row in found.comparisons} == {"zero-shot", "retrieval", "fidelity", "calibration", "flips"}
     assert found["fidelity", "cosine", "tutor"].n == 30
@@ -98,10 +98,10 @@ def test_a_sample_that_the_corpus_lost(corpus, tutor, tmp_path):
     with pytest.raises(
         AuditError, match=r"release 0001 was measured on sample .* which the corpus does not have any more"
     ):
-        evidence_of(release, embedded, corpus.take(np.arange(1, N)), {})
+        evidence_of(release, embedded, corpus.take(np.arange(1, N)), References())
     fewer = Embeddings(embedded.sample_id[1:], embedded.images[1:], embedded.texts[1:], *NO_MORE)
     with pytest.raises(AuditError, match=r"the embeddings of release 0001 lack sample .* \(1 such"):
-        evidence_of(release, fewer, corpus, {})
+        evidence_of(release, fewer, corpus, References())
 
 
 def without_heads(folder, images, corpus):
@@ -121,14 +121,14 @@ def test_every_caption_of_a_sample_asks_and_is_right_for_its_image(tmp_path):
     corpus = Corpus.build(Path("/nowhere"), rows, {"ct": {"a": ("a",), "b": ("b",)}})
     axes = np.eye(8, dtype=np.float32)
     embedded = Embeddings(corpus.sample_id, axes[:2], axes[[0, 0]], axes[[1]], np.array([1]))
-    found = evidence_of(without_heads(tmp_path / "0001", axes[:2], corpus), embedded, corpus, {})
+    found = evidence_of(without_heads(tmp_path / "0001", axes[:2], corpus), embedded, corpus, References())
     images, texts = (found.outcomes[Key("retrieval", "R@1", way)] for way in ("image to text", "text to image"))
     assert images.mean() == 0.5  # "round" and "dark" are equally near the first: a tie is against the model
     assert texts.mean() == pytest.approx(2 / 3)
     assert sorted(texts.sample_id) == sorted(corpus.sample_id[[0, 1, 1]])
     assert images.note == "gallery of 3, by chance 50.0"  # one right answer of three, and two of three
-    assert found.undefined[Key("retrieval", "R@5", "image to text")] == "the gallery has 3"
-    assert found.undefined[Key("retrieval", "R@10", "text to image")] == "the gallery has 2"
+    assert found.undefined[Key("retrieval", "R@5", "image to text")].reason == "the gallery has 3"
+    assert found.undefined[Key("retrieval", "R@10", "text to image")].reason == "the gallery has 2"
 
 
 def test_what_says_nothing_of_a_small_gallery_is_told_and_not_compared(corpus, tmp_path):
@@ -138,9 +138,10 @@ def test_what_says_nothing_of_a_small_gallery_is_told_and_not_compared(corpus, t
         rng = np.random.default_rng(seed)
         vectors = rng.normal(size=(2, 5, 8)).astype(np.float32)
         release = without_heads(tmp_path / f"000{seed}", vectors[0], few)
-        evidence.append(evidence_of(release, Embeddings(few.sample_id, *vectors, *NO_MORE), few, {}))
+        evidence.append(evidence_of(release, Embeddings(few.sample_id, *vectors, *NO_MORE), few, References()))
     found = forgetting(*evidence)
     assert set(found.family("retrieval", "R@1")) == {"image to text", "text to image"}
     assert found.family("retrieval", "R@10") == {}
-    assert found.undefined["retrieval R@10 image to text"] == "the gallery has 5"
+    told = {row.key: (row.reason, row.verdict) for row in found.undefined}
+    assert told[Key("retrieval", "R@10", "image to text")] == ("the gallery has 5", None)
     assert found["retrieval", "R@1", "image to text"].status == "gallery of 5, by chance 20.0"

@@ -12,7 +12,7 @@ from mmkd_core.audit.evidence import Key
 from mmkd_core.data.manifest import Corpus, sample_id, text_id
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.retrieval import Retrieval
-from mmkd_core.integrate.evidence import evidence_of
+from mmkd_core.integrate.evidence import References, evidence_of
 from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.features import open_store
 from mmkd_core.integrate.measuring import retrieval_of
@@ -102,7 +102,7 @@ def test_a_release_keeps_all_captions_and_its_audit_counts_them(workspace: Works
     assert len(images) == len(texts) == len(part.texts)
     found = retrieval_of(workspace, release.id)
     check(found, images[: len(part)], texts, part)
-    outcomes = evidence_of(release, embedded, corpus, {}).outcomes
+    outcomes = evidence_of(release, embedded, corpus, References()).outcomes
     for way, direction in (("image to text", found.image_to_text), ("text to image", found.text_to_image)):
         for k in (1, 5, 10):
             values = outcomes[Key("retrieval", f"R@{k}", way)]

@@ -116,4 +116,17 @@ def test_without_labels_there_is_no_figure_of_auc():
     text = " ".join(" ".join(ElementTree.fromstring(page).itertext()).split())
     assert "Zero-shot AUC by domain" not in text
     assert "retrieval, R@10" in text
-    assert "Not compared: zero-shot (no domain has samples of two classes)." in text
+    assert "These data cannot decide auc mean, balanced_accuracy mean, brier mean." in text
+    assert "zero-shot, auc mean no domain has samples of two classes nothing: it lies in the data none" in text
+
+
+def test_a_comparison_that_could_not_be_made_is_told_with_the_way_out():
+    given = facts(0)
+    gap = {"family": "fidelity", "metric": "cosine", "part": "tutor <b>", "gates": True, "verdict": "INCONCLUSIVE"}
+    gap |= {"reason": "tutor is not in use any more", "next": "Run `mmkd teachers add tutor`"}
+    view = AuditView({**given, "verdict": "INCONCLUSIVE", "undefined": [gap]}, {})
+    assert view.headline == "What release 0002 kept could not all be compared: cosine tutor <b>."
+    page = render_audit({**given, "verdict": "INCONCLUSIVE", "undefined": [gap]}, {})
+    text = " ".join(" ".join(ElementTree.fromstring(page).itertext()).split())
+    assert "fidelity, cosine tutor <b> tutor is not in use any more Run `mmkd teachers add tutor` INCONCLUSIVE" in text
+    assert "What keeps it from passing" in text

@@ -24,9 +24,14 @@ def test_one_case_per_comparison(tmp_path):
         row("zero-shot", "oct", "INCONCLUSIVE", needed=340),
         row("calibration", "ct", "FAIL", gates=False),
     ]
+    gaps = [
+        {"part": "tutor", "gates": True, "verdict": "INCONCLUSIVE", "reason": "it is gone", "next": "Run `mmkd x`"},
+        {"part": "other", "gates": True, "verdict": None, "reason": "one class only", "next": ""},
+    ]
     facts = {"candidate": "0002", "parent": "0001", "verdict": "FAIL", "gate": {"hash": "abc"}, "comparisons": rows}
+    facts["undefined"] = [{"family": "fidelity", "metric": "cosine", **gap} for gap in gaps]
     root = ElementTree.parse(write_junit(facts, tmp_path / "a.xml")).getroot()
-    first, second = root.findall("testsuite")
+    first, second, third = root.findall("testsuite")
     assert {k: first.get(k) for k in ("tests", "failures", "errors", "skipped")} == {
         "tests": "3",
         "failures": "1",
@@ -38,3 +43,6 @@ def test_one_case_per_comparison(tmp_path):
     assert first.find("properties/property[@name='gate']").get("value") == "abc"
     assert first.find("testcase/error").get("message").endswith("340 more samples would decide")
     assert "change -1.30 points, interval -3.00 to +1.00" in first.find("testcase/failure").get("message")
+    assert (third.get("tests"), third.get("errors"), third.get("skipped")) == ("2", "1", "1")
+    assert third.find("testcase/error").get("message") == "not compared: it is gone. Run `mmkd x`"
+    assert third.find("testcase/skipped").get("message") == "not compared: one class only."
