@@ -51,7 +51,9 @@ class Rule(Settings):
 def _families() -> dict[str, dict[str, Rule]]:
     families: dict[str, dict[str, Rule]] = {}
     for metric in TABLE:
-        families.setdefault(metric.family, {})[metric.name] = Rule(gates=metric.gates, margin=metric.margin)
+        parts = {"mean": metric.of_mean} if metric.of_mean else {}
+        rule = Rule(gates=metric.gates, margin=metric.margin, parts=parts)
+        families.setdefault(metric.family, {})[metric.name] = rule
     return families
 
 

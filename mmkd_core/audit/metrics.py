@@ -11,6 +11,7 @@ class AuditMetric:
 
     Attributes:
         margin: loss that is tolerated by default, a fraction.
+        of_mean: the same of the mean over domains, where it is another.
         gates: whether it has a part in the verdict by default.
         less_is_better: of an error or a share of losses.
     """
@@ -18,6 +19,7 @@ class AuditMetric:
     family: str
     name: str
     margin: float
+    of_mean: float | None = None
     gates: bool = False
     less_is_better: bool = False
 
@@ -29,14 +31,14 @@ class AuditMetric:
 
 TABLE = (
     AuditMetric("zero-shot", "auc", 0.02, gates=True),
-    AuditMetric("zero-shot", "balanced_accuracy", 0.05, gates=True),
+    AuditMetric("zero-shot", "balanced_accuracy", 0.08, of_mean=0.05, gates=True),
     AuditMetric("zero-shot", "accuracy", 0.05),
     AuditMetric("retrieval", "R@1", 0.05),
     AuditMetric("retrieval", "R@5", 0.05),
     AuditMetric("retrieval", "R@10", 0.05, gates=True),
     AuditMetric("fidelity", "cosine", 0.05, gates=True),
     AuditMetric("fidelity", "agreement", 0.05),
-    AuditMetric("calibration", "brier", 0.05, gates=True, less_is_better=True),
+    AuditMetric("calibration", "brier", 0.08, of_mean=0.05, gates=True, less_is_better=True),
     AuditMetric("calibration", "ece", 0.05, less_is_better=True),
     AuditMetric("flips", "negative", 0.05, less_is_better=True),
 )

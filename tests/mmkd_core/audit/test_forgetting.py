@@ -327,6 +327,25 @@ class TestDecisions:
         assert failed == {("zero-shot", "balanced_accuracy"), ("calibration", "brier")}
         assert audit(glioma, parent, auc_gate()).verdict is Verdict.PASS
 
+    def test_the_release_that_called_nearly_everything_glioma_does_not_pass(self):
+        """709 images of four classes, as counted on held-out patients: right in 44.3 % before and 37.5 % after."""
+        truth = np.repeat(np.arange(4), [213, 210, 68, 218])
+        said = {
+            "old": ([50, 100, 59, 4], [10, 170, 25, 5], [4, 10, 40, 14], [20, 84, 60, 54]),
+            "new": ([200, 0, 10, 3], [205, 0, 3, 2], [24, 0, 43, 1], [189, 0, 6, 23]),
+        }
+        models = {}
+        for name, rows in said.items():
+            choice = np.concatenate([np.repeat(np.arange(4), row) for row in rows])
+            names, label = column([f"mri-{i}" for i in range(709)]), column([f"class {t}" for t in truth])
+            logits = 2.0 * np.eye(4)[choice]
+            part = DomainPredictions.build(names, names, label, logits, tuple(f"class {i}" for i in range(4)))
+            models[name] = Predictions({"mri": part}, PROTOCOL)
+        found = audit(models["new"], models["old"])
+        right = found["zero-shot", "accuracy", "mri"]
+        assert (right.before, right.after) == (pytest.approx(0.443, abs=5e-4), pytest.approx(0.375, abs=5e-4))
+        assert found["zero-shot", "balanced_accuracy", "mri"].verdict is not Verdict.PASS
+
     def test_a_model_that_is_sure_of_what_is_wrong_fails_by_calibration(self):
         """The same choices, the same order; four times as sure."""
         rng = np.random.default_rng(4)

@@ -26,6 +26,8 @@ def test_what_gates_by_default():
         ("fidelity", "cosine"),
         ("calibration", "brier"),
     }
+    assert [Gate().rule("zero-shot", "balanced_accuracy").of(part) for part in ("ct", "mean")] == [0.08, 0.05]
+    assert [Gate().rule("calibration", "brier").of(part) for part in ("ct", "mean")] == [0.08, 0.05]
     assert (Gate().alpha, Gate().rule("zero-shot", "auc").margin) == (pytest.approx(0.025), 0.02)
 
 
