@@ -78,6 +78,7 @@ def summarise_workspace(
     corpus = workspace.corpus()
     known = _known(workspace, about)
     in_use = releases.current(workspace)
+    remarks = _of_other_data(known, corpus)
     facts: dict[str, Any] = {
         "schema": SUMMARY_SCHEMA,
         "mmkd": __version__,
@@ -100,11 +101,21 @@ def summarise_workspace(
         try:
             facts["stage_1"] = _scores(workspace, _stage_one(workspace, known, progress))
         except ReleaseError as error:  # the page would set it beside students that did not come from it
-            facts["left_out"] = {"stage 1": error.what}
-            (progress or Silent()).say(f"stage 1 is left out: {error.what}")
+            remarks.append(f"stage 1 is left out: {error.what}")
     if integration := _integration(workspace, known, in_use):
         facts["integration"] = integration
+    facts["remarks"] = remarks
+    for remark in remarks:
+        (progress or Silent()).say(remark)
     return facts
+
+
+def _of_other_data(known: list[Release], corpus: Corpus) -> list[str]:
+    """A sentence that names the releases whose figures are of other data than there is now, if there are any."""
+    other = [found.id for found in known if found.facts.get("inputs", {}).get("corpus") != corpus.fingerprint]
+    return [f"figures of {', '.join(other)} are of the data that there was then; the corpus changed since"] * bool(
+        other
+    )
 
 
 def curves(workspace: Workspace, about: Release | None = None) -> dict[str, list[dict[str, float]]]:

@@ -262,7 +262,7 @@ class View:
             new = [str(name) for name in facts.get("teachers") or [] if name not in seen]
             if not facts.get("parent"):
                 steps += [f"mmkd teachers add {shlex.quote(name)}" for name in new]
-                steps += ["mmkd extract", *(["mmkd pretrain"] if self.stage_1 else []), "mmkd distill"]
+                steps += ["mmkd extract", "mmkd pretrain", "mmkd distill"]
             else:
                 steps += [f"mmkd integrate {shlex.quote(name)}" for name in new]
             seen.update(new)

@@ -13,9 +13,11 @@ from mmkd_core.integrate import releases
 from mmkd_core.integrate.inputs import changes, read_record, require_same, write_record
 from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.student_data import pretrained, run_pretrain, stage_one, stage_one_facts
+from mmkd_core.integrate.summary import summarise_workspace
 from mmkd_core.integrate.teaching import run_distill, run_incremental, trust_beside
 from mmkd_core.integrate.workspace import Config, Workspace, read_config
 from mmkd_core.progress import Silent
+from mmkd_core.report import write_report
 from mmkd_core.trust import TeacherTrust
 
 
@@ -263,3 +265,18 @@ def test_nothing_is_built_on_a_parent_with_one_flipped_bit(workspace):
         assert [found.id for found in releases.all_releases(workspace)] == ["0001", made.id]
         (parent.folder / name).write_bytes(good)
         forget_hashes()
+
+
+def test_a_report_names_figures_of_other_data_and_leaves_out_a_stage_one_that_no_release_came_from(workspace):
+    assert summarise_workspace(workspace)["remarks"] == []
+    run_pretrain(workspace, workspace.config.pretrain.model_copy(update={"steps": 2}))
+    facts = summarise_workspace(workspace)
+    assert facts["remarks"] == ["stage 1 is left out: release 0001 was not made from the stage 1 that is there now"]
+    assert "stage_1" not in facts
+    page = write_report(facts, {}, workspace.root / "report.html").read_text()
+    assert "stage 1 is left out: release 0001 was not made from" in page
+    changed = shortened(workspace)
+    heard = Heard()
+    told = summarise_workspace(changed, heard)["remarks"][0]
+    assert told == "figures of 0001 are of the data that there was then; the corpus changed since"
+    assert told in heard.lines
