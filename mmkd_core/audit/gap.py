@@ -6,7 +6,7 @@ one as large now and then (a permutation test; Good 2005). All teachers and doma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,14 +54,20 @@ class Gap:
         return max(self.probe - self.test, ranked)
 
 
-def gap(probe: Probe, test: Probe, seed: int = 0) -> Gap | None:
+def gap(probes: Sequence[Probe], tests: Sequence[Probe], seed: int = 0) -> Gap | None:
     """Compare the answers on two splits; None where one has no labelled images.
 
-    Answers are compared within a class, so that a split with more images of a difficult class is not held against a
-    teacher.
+    Of several findings the one with the least likely difference stands for all, and their number is considered.
     """
-    if not len(probe) or not len(test):
+    found = [_gap(*pair, seed) for pair in zip(probes, tests, strict=True) if len(pair[0]) and len(pair[1])]
+    if not found:
         return None
+    worst = min(found, key=lambda part: part.p)
+    return replace(worst, p=min(1.0, len(found) * worst.p))
+
+
+def _gap(probe: Probe, test: Probe, seed: int) -> Gap:
+    """Of one probe. Answers are compared within a class, so that more images of a difficult class are no difference."""
     split, truth = np.repeat([True, False], [len(probe), len(test)]), np.concatenate([probe.truth, test.truth])
     right = np.concatenate([probe.right, test.right]).astype(np.float64)
     odds = np.concatenate([log_odds(part.logits)[np.arange(len(part)), part.truth] for part in (probe, test)])

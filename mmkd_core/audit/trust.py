@@ -174,7 +174,7 @@ def _measured(found: DomainTrust, metric: str) -> tuple[float | None, float | No
     name = metric.lower()
     if "auc" in name or "auroc" in name:
         return (found.auc.estimate, found.auc.lower, found.auc.upper) if found.auc else (None, None, None)
-    if "balanced" in name or "acc" not in name or found.accuracy is None:
+    if "balanced" in name or "acc" not in name or found.accuracy is None or found.lower is None:
         return None, None, None
     wrong = found.n - round(found.accuracy * found.n)
     return found.accuracy, found.lower, 1 - wilson_lower(wrong, found.n)

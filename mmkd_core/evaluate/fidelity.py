@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.evaluate.predictions import DomainPredictions
-from mmkd_core.statistics.odds import softmax
+from mmkd_core.statistics.odds import sigmoid, softmax
 from mmkd_core.trust.beliefs import unit
 from mmkd_core.trust.results import DomainTrust
 
@@ -34,6 +34,13 @@ def trusted_with(teacher: DomainPredictions, trust: DomainTrust, threshold: floa
         trust: what it may teach in the domain: all of it, or what it is sure of and right about in some classes.
         threshold: how sure it must be.
     """
-    sure = softmax(teacher.logits / trust.temperature).max(axis=1) >= threshold
-    known = np.isin(teacher.label.astype(str), trust.sure_of)
-    return np.flatnonzero(trust.trusted | (teacher.right & sure & known))
+    if trust.trusted:
+        return np.arange(len(teacher))
+    known = np.isin(teacher.classes, trust.sure_of)
+    if not teacher.multilabel:
+        sure = softmax(teacher.logits / trust.temperature).max(axis=1) >= threshold
+        return np.flatnonzero(teacher.right & sure & known[teacher.truth])
+    chance = sigmoid(teacher.logits)
+    fine = np.where(teacher.truth, chance, 1 - chance) >= threshold
+    asked = np.where(teacher.truth.any(axis=1, keepdims=True), teacher.truth, True)  # of none, each must be absent
+    return np.flatnonzero(((fine & known) | ~asked).all(axis=1))

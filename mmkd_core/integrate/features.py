@@ -108,7 +108,7 @@ class Features:
             self.spec.logit_scale,
             self.images(),
             self.captions()[: len(self.corpus)],
-            {domain: texts for domain, texts in self.classes().items() if texts.ndim == 2},
+            self.classes(),
             self.spec.provenance.images,
         )
 

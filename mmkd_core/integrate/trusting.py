@@ -20,7 +20,7 @@ from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.report.trust_page import write_trust
 from mmkd_core.trust import TeacherTrust, measure
-from mmkd_core.trust.evidence import probe_of
+from mmkd_core.trust.evidence import probes_of
 
 SCHEMA = "mmkd.trust-audit/v2"
 STUDY = "threshold"
@@ -64,8 +64,8 @@ def trust_rows(workspace: Workspace, decided: Mapping[str, TeacherTrust]) -> lis
         for name, trust in decided.items():
             view = Features(specs[name], corpus, store).view()
             for domain, known in trust.domains.items():
-                probe, test = (probe_of(view, corpus, domain, split) for split in (known.probe, "test"))
-                if known.verified and (found := gap(probe, test, config.seed)):
+                probes, tests = (probes_of(view, corpus, domain, split) for split in (known.probe, "test"))
+                if known.verified and (found := gap(probes, tests, config.seed)):
                     gaps[name, domain] = found
     return trust_table(decided.values(), {name: spec.trust for name, spec in specs.items()}, judged(gaps))
 

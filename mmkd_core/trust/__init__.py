@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmkd_core.trust.rules import RULES, TrustConfig
 
 _HOMES = {
-    "beliefs": ("logits", "posterior", "best_posterior", "unit"),
+    "beliefs": ("logits", "posterior", "unit"),
     "deciding": ("StudentProbe", "admitted_at", "decide", "judge"),
     "evidence": ("DomainEvidence", "Evidence", "TeacherView", "measure"),
     "measured": ("Status",),
@@ -44,7 +44,6 @@ __all__ = [
     "TeacherView",
     "TrustConfig",
     "admitted_at",
-    "best_posterior",
     "decide",
     "judge",
     "logits",

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_core.trust.sureness import CANDIDATES
+
 Features = NDArray[np.float32]
 
 Logits = NDArray[np.float64]
-
-CANDIDATES = 64
-"""Texts among which a sample must find its own caption."""
 
 _BLOCK_BYTES = 2**23
 
@@ -83,11 +82,6 @@ def posterior(image: NDArray[np.floating], text: NDArray[np.floating], logit_sca
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)
     return logits
-
-
-def best_posterior(scale: float, texts: int) -> float:
-    """The surest that a softmax over ``texts`` cosines can be at this logit scale: one is 1, all others are -1."""
-    return float(1 / (1 + (texts - 1) * np.exp(-2 * scale)))
 
 
 def own_caption(

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_core.statistics import GroupBootstrap, wilson_lower
-from mmkd_core.trust.beliefs import CANDIDATES, Features, own_caption
+from mmkd_core.trust.beliefs import Features, own_caption
 from mmkd_core.trust.measured import ONE_SIDED, points
+from mmkd_core.trust.sureness import CANDIDATES
 
 if TYPE_CHECKING:
     from mmkd_core.trust.rules import TrustConfig

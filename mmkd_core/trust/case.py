@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mmkd_core.errors import TrustError
 from mmkd_core.statistics import GroupBootstrap, Interval, paired_auc_difference, wilson_lower
 from mmkd_core.statistics.odds import log_odds
-from mmkd_core.trust.beliefs import CANDIDATES, best_posterior
 from mmkd_core.trust.evidence import DomainEvidence, TeacherView
 from mmkd_core.trust.measured import ONE_SIDED, Status, certain, points
+from mmkd_core.trust.sureness import CANDIDATES, best_posterior
 
 if TYPE_CHECKING:
     from mmkd_core.trust.rules import TrustConfig
@@ -70,11 +70,22 @@ class Case:
         """Accuracy that its authors claim."""
         return self.view.claims.get(self.domain)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Classes of the domain."""
+        return self.evidence.probe.names
+
     @cached_property
-    def unproven(self) -> list[str]:
+    def unproven(self) -> tuple[str, ...]:
         """Classes of the train samples of which the probe has too few to measure anything."""
         named = [self.evidence.probe.names[c] for c in np.unique(self.evidence.answers.truth)]
-        return [name for name in named if name in self.evidence.found.scarce]
+        return tuple(name for name in named if name in self.evidence.found.scarce)
+
+    def of_unproven(self) -> Mask:
+        """(m,) True for each train sample of such a class."""
+        answers, found = self.evidence.answers, self._no_samples()
+        found[answers.place] = np.isin(self.names, self.unproven)[answers.truth]
+        return found
 
     def right_often(self, config: TrustConfig) -> bool:
         """Measured, better than chance, and right as often as the threshold asks."""
@@ -101,14 +112,24 @@ class Case:
                 good[c] = (wilson_lower(hits, n) if config.strict else hits / n) >= config.threshold
         return good
 
+    def sure_and_right_of(self, config: TrustConfig) -> Mask:
+        """(m,) True for each labelled train sample of whose class it is sure and right."""
+        answers, found = self.evidence.answers, self._no_samples()
+        found[answers.place] = answers.right & (answers.sure >= config.threshold)
+        return found
+
+    def proven(self, config: TrustConfig) -> tuple[tuple[str, ...], Mask]:
+        """Classes of which its certain answers have proved right; (m,) train samples that it rightly gives them to."""
+        good, answers = self.reliable(config), self.evidence.answers
+        admit = self.sure_and_right_of(config)
+        admit[answers.place] &= good[answers.truth]
+        return tuple(name for name, fine in zip(self.names, good, strict=True) if fine), admit
+
     # What can be ruled
 
     def whole(self, found: str = "", gain: Interval | None = None) -> Ruling:
         """Every train sample of the domain, but for classes of which the probe has too few to show anything."""
-        answers, names = self.evidence.answers, self.evidence.probe.names
-        admit = np.ones(len(self.evidence.train), dtype=bool)
-        unproven = np.isin(names, self.unproven)
-        admit[answers.place[unproven[answers.truth]]] = False
+        admit, names = ~self.of_unproven(), self.names
         found = found or self._found
         if not self.unproven:
             return Ruling(admit, f"{found}: teaches all {len(admit)}", whole=True, sure_of=names, gain=gain)
@@ -129,10 +150,7 @@ class Case:
             return replace(self._nothing(found), gain=gain)
         if status is Status.UNKNOWN:
             return replace(self._by_caption(config, found), gain=gain)
-        good, answers = self.reliable(config), self.evidence.answers
-        admit = np.zeros(len(self.evidence.train), dtype=bool)
-        admit[answers.place] = answers.right & (answers.sure >= config.threshold) & good[answers.truth]
-        names = tuple(name for name, fine in zip(self.evidence.probe.names, good, strict=True) if fine)
+        names, admit = self.proven(config)
         caught = self._confirmed(config)
         admit |= caught
         if not names and not caught.any():
@@ -143,14 +161,11 @@ class Case:
 
     def sure_and_right(self, config: TrustConfig) -> Ruling:
         """Samples of whose label, or caption, it is sure and right, whatever such answers are worth."""
-        answers, captions = self.evidence.answers, self.evidence.captions
-        admit = np.zeros(len(self.evidence.train), dtype=bool)
+        captions, admit = self.evidence.captions, self._no_samples()
         admit[captions.place] = captions.right & (captions.sure >= config.threshold)
-        admit[answers.place] = answers.right & (answers.sure >= config.threshold)
-        reason = (
-            f"{self._found}: only the {int(admit.sum())} of {len(admit)} it is {config.percent} sure of and right about"
-        )
-        return Ruling(admit, reason, sure_of=self.evidence.probe.names)
+        admit |= self.sure_and_right_of(config)
+        reason = f"only the {int(admit.sum())} of {len(admit)} it is {config.percent} sure of and right about"
+        return Ruling(admit, f"{self._found}: {reason}", sure_of=self.names)
 
     def as_declared(self) -> Ruling:
         """Every train sample if it declares the domain, else none."""
@@ -170,7 +185,7 @@ class Case:
                 next="Run `mmkd store import mmkd-clip DIR`",
             )
         reason = f"the paper's authors list it for {int(self.listed.sum())} of {len(self.listed)}"
-        return Ruling(self.listed, reason, whole=bool(self.listed.all()), sure_of=self.evidence.probe.names)
+        return Ruling(self.listed, reason, whole=bool(self.listed.all()), sure_of=self.names)
 
     def gain(self) -> Interval | None:
         """AUC above the present student's on the validation images, with a one-sided 95 % lower bound by patient.
@@ -216,15 +231,17 @@ class Case:
 
     def _everything(self, found: str) -> Ruling:
         admit = np.ones(len(self.evidence.train), dtype=bool)
-        return Ruling(admit, f"{found}: teaches all {len(admit)}", whole=True, sure_of=self.evidence.probe.names)
+        return Ruling(admit, f"{found}: teaches all {len(admit)}", whole=True, sure_of=self.names)
 
     def _nothing(self, found: str) -> Ruling:
-        return Ruling(np.zeros(len(self.evidence.train), dtype=bool), f"{found}: teaches nothing")
+        return Ruling(self._no_samples(), f"{found}: teaches nothing")
+
+    def _no_samples(self) -> Mask:
+        return np.zeros(len(self.evidence.train), dtype=bool)
 
     def _confirmed(self, config: TrustConfig) -> Mask:
         """(m,) True for each sample whose own caption the teacher finds, where finding one means something."""
-        captions = self.evidence.captions
-        admit = np.zeros(len(self.evidence.train), dtype=bool)
+        captions, admit = self.evidence.captions, self._no_samples()
         if not captions.why and not captions.precise(config):
             admit[captions.place] = captions.right & (captions.sure >= config.threshold)
         return admit

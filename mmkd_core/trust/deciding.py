@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmkd_core.errors import TrustError
 from mmkd_core.trust.case import Case, Ruling
 from mmkd_core.trust.evidence import Evidence, TeacherView, measure
+from mmkd_core.trust.findings import case_of
 from mmkd_core.trust.measured import Status
 from mmkd_core.trust.published import PublishedTrust
 from mmkd_core.trust.results import DomainTrust, TeacherTrust
@@ -63,7 +64,7 @@ def judge(
 
 def admitted_at(evidence: Evidence, domain: str, thresholds: Sequence[float], config: TrustConfig) -> NDArray[np.int64]:
     """(T,) train samples of a domain that the 90 % rule admits at each threshold; only masks are made again."""
-    rule, case = RULES["90"], Case(evidence.view, domain, evidence.domains[domain], config.seed)
+    rule, case = RULES["90"], case_of(Case(evidence.view, domain, evidence.domains[domain], config.seed))
     asked = [replace(config, rule=rule.name, threshold=max(threshold, 1e-9)) for threshold in thresholds]
     return np.array([int(rule.decide(case, settings).admit.sum()) for settings in asked])
 
@@ -80,7 +81,9 @@ def _cases(
         case = Case(evidence.view, domain, found, config.seed)
         if listed is not None:
             case = replace(case, listed=listed[found.train])
-        yield replace(case, student=_student(case, corpus, student)) if student else case
+        if student and not found.parts:
+            case = replace(case, student=_student(case, corpus, student))
+        yield case_of(case)
 
 
 def _trust(case: Case, ruling: Ruling) -> DomainTrust:

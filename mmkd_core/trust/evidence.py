@@ -6,7 +6,7 @@ Does not: decide anything. Every rule and every threshold reads the same evidenc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from mmkd_core.data.enough import Minimum
 from mmkd_core.errors import TrustError
 from mmkd_core.trust.beliefs import Features, logits, unit
 from mmkd_core.trust.captions import Captions, CaptionTest, tested
-from mmkd_core.trust.measured import Measured, Probe, Status, certain, measured
+from mmkd_core.trust.measured import Measured, Probe, Status, certain, measured, together
 from mmkd_core.trust.rules import TrustConfig
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class TeacherView:
     caption: Features
     """(N, D), of every sample's caption."""
     classes: Mapping[str, Features]
-    """(C, D) by domain, in the order of ``Corpus.classes``: renormalised means of normalised prompt embeddings."""
+    """(C, D) by domain, in the order of ``Corpus.classes``: renormalised means of normalised prompt embeddings. Of
+    multi-label domains (2, C, D): of what says that a finding is there, and of what says that it is not."""
     seen: tuple[str, ...] = ()
     """Ids of some of the images that it was made from, where that is known."""
 
@@ -74,6 +75,7 @@ class DomainEvidence:
         answers: about the labelled train samples.
         captions: about the captions of the train samples for which nothing else can speak: those without a label, or
             all where nothing is measured.
+        parts: of a multi-label domain, the same for each finding, there or not there; ``found`` is then of all.
     """
 
     train: Rows
@@ -81,6 +83,7 @@ class DomainEvidence:
     found: Measured
     answers: Answers
     captions: Captions
+    parts: tuple[DomainEvidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,34 +116,68 @@ def made_from(view: TeacherView, corpus: Corpus) -> bool:
     return not set(view.seen).isdisjoint(corpus.image_id[corpus.split == "train"])
 
 
-def probe_of(view: TeacherView, corpus: Corpus, domain: str, split: str) -> Probe:
-    """Logits of a teacher on the labelled samples of a split."""
-    names = tuple(corpus.classes(domain))
+def probes_of(view: TeacherView, corpus: Corpus, domain: str, split: str) -> list[Probe]:
+    """Answers of a teacher on the labelled samples of a split; of a multi-label domain one probe for each finding."""
+    names, rows = corpus.classes(domain), np.flatnonzero((corpus.split == split) & (corpus.domain == domain))
     if domain not in view.classes:
-        empty = np.zeros(0, dtype=np.int64)
-        return Probe(split, empty, np.zeros((0, len(names))), empty, np.zeros(0, dtype=object), names)
-    truth = _truth(view, corpus, domain)
-    rows = np.flatnonzero((corpus.split == split) & (truth >= 0))
-    said = logits(view.image[rows], view.classes[domain], view.logit_scale)
-    return Probe(split, rows, said, truth[rows], corpus.group_id[rows], names)
+        return [_silent(split, tuple(names))]
+    if not corpus.multilabel(domain):
+        truth = _truth(view, corpus, domain)
+        rows = rows[truth[rows] >= 0]
+        said = logits(view.image[rows], view.classes[domain], view.logit_scale)
+        return [Probe(split, rows, said, truth[rows], corpus.group_id[rows], tuple(names))]
+    rows = rows[corpus.labelled[rows]]
+    image, (there, absent) = view.image[rows], view.classes[domain]
+    found = corpus.findings(rows, domain).astype(np.int64)
+    pairs = [np.stack([absent[c], there[c]]) for c in range(len(names))]
+    return [
+        Probe(
+            split,
+            rows,
+            logits(image, pair, view.logit_scale),
+            found[:, c],
+            corpus.group_id[rows],
+            (f"no {name}", name),
+            finding=name,
+        )
+        for c, (name, pair) in enumerate(zip(names, pairs, strict=True))
+    ]
+
+
+def _silent(split: str, names: tuple[str, ...]) -> Probe:
+    """Of a teacher that was not asked about the classes of a domain."""
+    empty = np.zeros(0, dtype=np.int64)
+    return Probe(split, empty, np.zeros((0, len(names))), empty, np.zeros(0, dtype=object), names)
 
 
 def _measure_domain(view: TeacherView, corpus: Corpus, domain: str, config: TrustConfig) -> DomainEvidence:
     train = np.flatnonzero((corpus.domain == domain) & (corpus.split == "train"))
-    known, probe = probe_of(view, corpus, domain, "train"), probe_of(view, corpus, domain, "val")
+    known, probes = (probes_of(view, corpus, domain, split) for split in ("train", "val"))
     minimum = Minimum(config.samples, config.patients, config.per_class)
-    found = measured(probe, minimum, config.seed, config.calibrate)
-    if found.status is Status.UNKNOWN and config.probe == "train" and len(known):
-        again = measured(known, minimum, config.seed, config.calibrate)
-        if again.status is not Status.UNKNOWN and not made_from(view, corpus):
-            probe, found = known, again
-    place = np.searchsorted(train, known.rows)
-    sure = certain(known.logits, found.temperature)[np.arange(len(known)), known.truth]
-    answers = Answers(place, known.truth, sure, known.right)
+    found = [measured(probe, minimum, config.seed, config.calibrate) for probe in probes]
+    if config.probe == "train" and all(part.status is Status.UNKNOWN for part in found):
+        again = [measured(probe, minimum, config.seed, config.calibrate) for probe in known]
+        if any(part.status is not Status.UNKNOWN for part in again):
+            if made_from(view, corpus):
+                found = [replace(part, why=f"{part.why}, and it was made from the training images") for part in found]
+            else:
+                probes, found = known, again
     asked = np.ones(len(train), dtype=bool)
-    if found.status is not Status.UNKNOWN:
-        asked[place] = False
-    return DomainEvidence(train, probe, found, answers, _captions(view, corpus, train, asked, config))
+    if any(part.status is not Status.UNKNOWN for part in found):
+        asked[np.searchsorted(train, known[0].rows)] = False
+    captions = _captions(view, corpus, train, asked, config)
+    parts = [
+        DomainEvidence(train, probe, part, _answers(train, own, part.temperature), captions)
+        for probe, part, own in zip(probes, found, known, strict=True)
+    ]
+    if not corpus.multilabel(domain):
+        return parts[0]
+    return replace(parts[0], found=together(probes, found, config.seed), parts=tuple(parts))
+
+
+def _answers(train: Rows, known: Probe, temperature: float) -> Answers:
+    sure = certain(known.logits, temperature)[np.arange(len(known)), known.truth]
+    return Answers(np.searchsorted(train, known.rows), known.truth, sure, known.right)
 
 
 def _captions(

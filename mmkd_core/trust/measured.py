@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -140,6 +141,34 @@ def measured(probe: Probe, minimum: Minimum, seed: int, calibrate: bool = False)
         why.append(f"AUC {points(auc.estimate)} ({points(auc.lower)} to {points(auc.upper)}) is not above 50")
     status = Status.CHANCE if why else Status.MEASURED
     return Measured(status, " and ".join(why), temperature=temperature, **figures)  # type: ignore[arg-type]
+
+
+def together(probes: Sequence[Probe], found: Sequence[Measured], seed: int) -> Measured:
+    """Measurements of all findings of a multi-label domain as one: means over the findings that could be measured.
+
+    Measured is a domain where one finding is; which ones, rulings look at themselves.
+    """
+    known = [i for i, part in enumerate(found) if part.status is not Status.UNKNOWN]
+    good = [i for i in known if found[i].status is Status.MEASURED]
+    if not known:
+        return found[0]
+    first, parts = probes[known[0]], [found[i] for i in known]
+    odds = np.stack([probes[i].logits[:, 1] - probes[i].logits[:, 0] for i in known], axis=1)
+    there = np.stack([probes[i].truth == 1 for i in known], axis=1)
+    bootstrap = GroupBootstrap(first.group, seed=seed)
+    draws = np.nanmean(bootstrap.aucs(odds, there), axis=1)
+    why = "" if good else "; ".join(f"{probes[i].finding}: {found[i].why}" for i in known)
+    return Measured(
+        Status.MEASURED if good else Status.CHANCE,
+        why,
+        n=len(first),
+        patients=bootstrap.groups,
+        classes=len(known),
+        accuracy=float(np.mean([part.accuracy for part in parts])),
+        balanced=float(np.mean([part.balanced for part in parts])),
+        auc=bootstrap.interval(float(np.mean([part.auc.estimate for part in parts if part.auc])), draws),
+        scarce=tuple(probe.finding for probe, part in zip(probes, found, strict=True) if part.status is Status.UNKNOWN),
+    )
 
 
 def _auc(ranking: Floats, truth: NDArray[np.int64], bootstrap: GroupBootstrap) -> Interval | None:

@@ -1,14 +1,22 @@
-"""What a logit scale makes of cosines, said before anything is measured: how sure a teacher can be at all."""
+"""What a logit scale makes of cosines, said before anything is measured: how sure a teacher can be at all.
+
+Does not: import numpy, so that a command can say it before it needs more.
+"""
 
 from __future__ import annotations
 
 import math
 
-from mmkd_core.trust.beliefs import CANDIDATES, best_posterior
-
+CANDIDATES = 64
+"""Texts among which a sample must find its own caption."""
 SURE = 0.9
 """Of the 90 % rule."""
 _AMONG = {CANDIDATES: f"one caption among {CANDIDATES}", 2: "one of two classes"}
+
+
+def best_posterior(scale: float, texts: int) -> float:
+    """The surest that a softmax over ``texts`` cosines can be at this logit scale: one is 1, all others are -1."""
+    return 1 / (1 + (texts - 1) * math.exp(-2 * scale))
 
 
 def sureness(scale: float) -> str:

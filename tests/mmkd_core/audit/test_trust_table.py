@@ -132,7 +132,7 @@ class TestGap:
 
     def test_by_heart_is_found_out(self):
         rng = np.random.default_rng(0)
-        found = gap(split_of(1.0, 30, 1, rng, "val"), split_of(0.4, 60, 1, rng, "test"))
+        found = gap([split_of(1.0, 30, 1, rng, "val")], [split_of(0.4, 60, 1, rng, "test")])
         assert (found.probe, found.n, found.patients) == (1.0, 60, 60)
         assert found.test == pytest.approx(0.4, abs=0.15)
         assert found.p < 1e-3
@@ -141,7 +141,7 @@ class TestGap:
     def test_chance_explains_what_it_explains(self):
         """Of 40 pairs of splits that are alike, all looked at together, none is called known by heart."""
         rng = np.random.default_rng(1)
-        alike = [gap(split_of(0.7, 15, 3, rng, "val"), split_of(0.7, 30, 3, rng, "test")) for _ in range(40)]
+        alike = [gap([split_of(0.7, 15, 3, rng, "val")], [split_of(0.7, 30, 3, rng, "test")]) for _ in range(40)]
         pairs = {("t", str(i)): found for i, found in enumerate(alike)}
         assert not any(found.unexplained for found in judged(pairs).values())
         assert 0.2 < np.mean([found.p < 0.5 for found in pairs.values()]) < 0.8
@@ -157,14 +157,14 @@ class TestGap:
             patient = np.array([f"{name} {g}" for g in group], dtype=object)
             return Probe(name, np.arange(150), logits, truth, patient, ("a", "b"))
 
-        found = gap(part("val", good), part("test", ~good))
+        found = gap([part("val", good)], [part("test", ~good)])
         assert found.probe - found.test == pytest.approx(0.6)
         assert not judged({("t", "ct"): found})["t", "ct"].unexplained
         assert found.p > 0.01
 
     def test_a_better_test_split_is_no_finding(self):
         rng = np.random.default_rng(0)
-        found = gap(split_of(0.4, 30, 1, rng, "val"), split_of(1.0, 60, 1, rng, "test"))
+        found = gap([split_of(0.4, 30, 1, rng, "val")], [split_of(1.0, 60, 1, rng, "test")])
         assert not judged({("t", "ct"): found})["t", "ct"].unexplained
 
     def test_more_of_a_difficult_class_is_not_held_against_a_teacher(self):
@@ -175,14 +175,14 @@ class TestGap:
             group = np.array([f"{name}{i}" for i in range(len(truth))], dtype=object)
             return Probe(name, np.arange(len(truth)), logits, truth, group, ("a", "b"))
 
-        found = gap(part("val", np.array([0] * 50 + [1] * 10)), part("test", np.array([0] * 10 + [1] * 50)))
+        found = gap([part("val", np.array([0] * 50 + [1] * 10))], [part("test", np.array([0] * 10 + [1] * 50))])
         assert found.probe - found.test == pytest.approx(2 / 3)
         assert found.p > 0.05
 
     def test_nothing_to_compare(self):
         rng = np.random.default_rng(0)
         empty = split_of(1.0, 0, 0, rng, "test")
-        assert gap(split_of(1.0, 30, 1, rng, "val"), empty) is None
+        assert gap([split_of(1.0, 30, 1, rng, "val")], [empty]) is None
 
     def test_the_audit_fails(self):
         teacher = TeacherTrust("tutor", np.zeros(2, dtype=bool), {"ct": found()}, {}, "")

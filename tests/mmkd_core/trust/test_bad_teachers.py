@@ -9,7 +9,7 @@ import pytest
 from mmkd_core.audit.gap import gap, judged
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.trust import TeacherView, TrustConfig, decide
-from mmkd_core.trust.evidence import probe_of
+from mmkd_core.trust.evidence import probes_of
 
 CLASSES = ("glioma", "meningioma", "none", "pituitary")
 SIZES = {"train": 400, "val": 80, "test": 160}
@@ -121,10 +121,10 @@ def test_the_probe_known_by_heart_is_found_out_on_the_test_split(data):
     view = teacher(data, np.where(data.split == "val", truth(data), guess))
     count, found = admitted(view, data)
     assert (count, found.accuracy) == (400, 1.0)
-    seen = gap(probe_of(view, data, "mri", "val"), probe_of(view, data, "mri", "test"))
+    seen = gap(probes_of(view, data, "mri", "val"), probes_of(view, data, "mri", "test"))
     assert judged({("tutor", "mri"): seen})["tutor", "mri"].unexplained
     honest = teacher(data, truth(data), sure=2.0, spread=1.5)
-    fair = gap(probe_of(honest, data, "mri", "val"), probe_of(honest, data, "mri", "test"))
+    fair = gap(probes_of(honest, data, "mri", "val"), probes_of(honest, data, "mri", "test"))
     assert not judged({("tutor", "mri"): fair})["tutor", "mri"].unexplained
 
 

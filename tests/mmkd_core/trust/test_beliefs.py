@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from mmkd_core.trust.beliefs import CANDIDATES, draw_others, own_caption, posterior, unit
+from mmkd_core.trust.beliefs import draw_others, own_caption, posterior, unit
+from mmkd_core.trust.sureness import CANDIDATES
 
 
 def test_unit_keeps_zero_rows():

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmkd_core.trust.beliefs import best_posterior, posterior
-from mmkd_core.trust.sureness import sureness
+from mmkd_core.trust.beliefs import posterior
+from mmkd_core.trust.sureness import best_posterior, sureness
 
 
 @pytest.mark.parametrize(
