@@ -29,10 +29,15 @@ def zero_shot(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
     predictions, path = zero_shot_of(workspace, model, watch())
     gate = workspace.gate()
     found = summarise(predictions, gate.confidence, gate.resamples, gate.seed)
-    rows = [(domain, *_interval_cells(e.auc), e.n, e.groups, e.status) for domain, e in found.domains.items()]
-    if found.mean:
-        rows.append(("mean", *_interval_cells(found.mean), found.mean.n, found.mean.groups, ""))
-    out.table(("domain", "AUC", "95 % interval", "samples", "patients", "status"), rows)
+    rows = [
+        (domain, *_interval_cells(e.auc), *map(_estimate, (e.balanced_accuracy, e.brier)), e.n, e.groups, e.status)
+        for domain, e in found.domains.items()
+    ]
+    if mean := found.mean:
+        others = map(_estimate, (found.mean_balanced_accuracy, found.mean_brier))
+        rows.append(("mean", *_interval_cells(mean), *others, mean.n, mean.groups, ""))
+    columns = ("domain", "AUC", "95 % interval", "balanced accuracy", "Brier score", "samples", "patients", "status")
+    out.table(columns, rows)
     facts = {"model": model, "predictions": path, **found.to_json()}
     measured = path.parent == workspace.evaluations  # those of a release were made with it
     out.finish(facts, wrote=[path] if measured else [], next=out.following())
@@ -134,6 +139,10 @@ def forgetting(
     if self_test:
         raise typer.Exit(show_self_test(out, candidate, against))
     raise typer.Exit(show_audit(out, candidate, against, force, because))
+
+
+def _estimate(interval: "Interval | None") -> str:
+    return points(interval.estimate if interval else None)
 
 
 def _interval_cells(interval: "Interval | None") -> tuple[str, str]:

@@ -53,7 +53,9 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
 @app.command(epilog="Example:  mmkd releases show 0001")
 def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Show one release: what it learnt, from whom, and how good it is; its files are checked against their hashes."""
+    from mmkd_core.evaluate.metrics import METRICS
     from mmkd_core.evaluate.predictions import Predictions
+    from mmkd_core.evaluate.summary import SHOWN
     from mmkd_core.integrate import history, releases
     from mmkd_core.integrate.using import standing
     from mmkd_core.integrate.workspace import Workspace
@@ -64,6 +66,7 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
     log = history.entries(workspace, found.id)
     predictions = Predictions.load(found.predictions)
     facts = {key: value for key, value in found.facts.items() if key != "files"}
+    measured = {name: {d: METRICS[name].estimate(p) for d, p in predictions.domains.items()} for name in SHOWN}
     shown = ("parent", "recipe", "steps", "seconds", "replayed")
     out.table(
         ("field", "value"),
@@ -74,11 +77,11 @@ def show(release: Id, root: Root = HERE, json: Json = False, debug: Debug = Fals
             ("audit", standing(workspace, found)),
             *(("log", entry.sentence) for entry in log),
             ("mean AUC", points(predictions.mean_auc())),
-            *((f"AUC {domain}", points(auc)) for domain, auc in predictions.auc().items()),
+            *((f"{METRICS[name].title} {d}", points(value)) for name in SHOWN for d, value in measured[name].items()),
         ],
     )
-    measured = {"auc": predictions.auc(), "mean_auc": predictions.mean_auc()}
-    whole = {**facts, "audit": standing(workspace, found), "log": log, **measured, "folder": found.folder}
+    whole = {**facts, "audit": standing(workspace, found), "log": log, "folder": found.folder}
+    whole |= {**measured, "mean_auc": predictions.mean_auc()}
     out.finish(whole, next=out.following())
 
 

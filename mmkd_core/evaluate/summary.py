@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_core.evaluate.metrics import METRICS
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.statistics import GroupBootstrap, Interval, defined_classes, percentile_interval
 from mmkd_core.statistics.auc import positives
@@ -17,11 +18,17 @@ from mmkd_core.statistics.auc import positives
 OK = "ok"
 
 
+SHOWN = ("auc", "balanced_accuracy", "brier")
+"""Of ``METRICS``: ranking, decisions, and how far probabilities can be believed."""
+
+
 @dataclass(frozen=True)
 class DomainSummary:
-    """One domain: AUC as a fraction with its interval, and whether all classes are in it."""
+    """One domain: figures as fractions with their intervals, and whether all classes are in it."""
 
     auc: Interval | None
+    balanced_accuracy: Interval | None
+    brier: Interval | None
     n: int
     groups: int
     status: str
@@ -30,11 +37,13 @@ class DomainSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All domains and their mean."""
+    """All domains, and the mean of each figure over the domains in which it is defined."""
 
     domains: dict[str, DomainSummary]
     mean: Interval | None
-    """Over the domains whose AUC is defined."""
+    """Of AUC."""
+    mean_balanced_accuracy: Interval | None
+    mean_brier: Interval | None
     protocol: str
 
     def to_json(self) -> dict[str, Any]:
@@ -43,20 +52,33 @@ class Summary:
 
 
 def summarise(predictions: Predictions, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Summary:
-    """AUC with group-bootstrap intervals. The mean's samples and groups are those of the domains that it is over."""
-    estimates = {domain: auc for domain, auc in predictions.auc().items() if auc is not None}
-    defined = Predictions({domain: predictions[domain] for domain in estimates}, predictions.protocol)
-    bootstraps = paired_bootstraps(defined, resamples, seed)
-    intervals, draws = {}, []
-    for domain, part in defined.domains.items():
-        draws.append(bootstraps[domain].macro_auc(part.log_odds, part.truth))
-        intervals[domain] = bootstraps[domain].interval(estimates[domain], draws[-1], confidence)
+    """Figures with group-bootstrap intervals. A mean's samples and groups are those of the domains that it is over."""
+    bootstraps = paired_bootstraps(predictions, resamples, seed)
+    figures: dict[str, dict[str, Interval]] = {}
+    means: list[Interval | None] = []
+    for name in SHOWN:
+        metric, intervals, draws = METRICS[name], {}, []
+        for domain, part in predictions.domains.items():
+            estimate = metric.estimate(part)
+            if estimate is not None:
+                draws.append(metric.draws(part, bootstraps[domain]))
+                intervals[domain] = bootstraps[domain].interval(estimate, draws[-1], confidence, metric.limits)
+        parts = {domain: predictions[domain] for domain in intervals}
+        estimates = [found.estimate for found in intervals.values()]
+        means.append(mean_interval(parts, estimates, draws, confidence, metric.limits) if parts else None)
+        figures[name] = intervals
     domains = {
-        domain: DomainSummary(intervals.get(domain), len(part), len(set(part.group_id)), status(part))
+        domain: DomainSummary(
+            figures["auc"].get(domain),
+            figures["balanced_accuracy"].get(domain),
+            figures["brier"].get(domain),
+            len(part),
+            len(set(part.group_id)),
+            status(part),
+        )
         for domain, part in predictions.domains.items()
     }
-    mean = mean_interval(defined.domains, list(estimates.values()), draws, confidence) if estimates else None
-    return Summary(domains, mean, predictions.protocol)
+    return Summary(domains, means[0], means[1], means[2], predictions.protocol)
 
 
 def paired_bootstraps(predictions: Predictions, resamples: int, seed: int) -> dict[str, GroupBootstrap]:

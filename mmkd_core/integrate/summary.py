@@ -17,7 +17,7 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.data.phantom.generate import drawn_with
 from mmkd_core.errors import DataError, ReleaseError, WorkspaceError
 from mmkd_core.evaluate.predictions import Predictions
-from mmkd_core.evaluate.summary import summarise
+from mmkd_core.evaluate.summary import SHOWN, summarise
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.audits import audit_file, kept_audit
 from mmkd_core.integrate.features import locked_specs, open_store
@@ -150,15 +150,15 @@ def _data(corpus: Corpus) -> dict[str, Any]:
 def _scores(workspace: Workspace, predictions: Predictions) -> dict[str, Any]:
     gate = workspace.gate()
     found = summarise(predictions, resamples=gate.resamples, seed=gate.seed)
-    auc = {domain: entry.auc.estimate if entry.auc else None for domain, entry in found.domains.items()}
-    interval = {d: [entry.auc.lower, entry.auc.upper] for d, entry in found.domains.items() if entry.auc}
-    mean = found.mean
-    return {
-        "auc": auc,
-        "interval": interval,
-        "mean_auc": mean.estimate if mean else None,
-        "mean_interval": [mean.lower, mean.upper] if mean else None,
-    }
+    facts: dict[str, Any] = {}
+    for name, mean in zip(SHOWN, (found.mean, found.mean_balanced_accuracy, found.mean_brier), strict=True):
+        entries = {domain: getattr(entry, name) for domain, entry in found.domains.items()}
+        end = "interval" if name == "auc" else f"{name}_interval"
+        facts[name] = {domain: entry.estimate if entry else None for domain, entry in entries.items()}
+        facts[end] = {domain: [entry.lower, entry.upper] for domain, entry in entries.items() if entry}
+        facts[f"mean_{name}"] = mean.estimate if mean else None
+        facts[f"mean_{end}"] = [mean.lower, mean.upper] if mean else None
+    return facts
 
 
 def _teachers(

@@ -13,6 +13,21 @@ from mmkd_core.report.words import number, points, signed
 
 Facts = Mapping[str, Any]
 
+FIGURES = (
+    (
+        "balanced_accuracy",
+        "Balanced accuracy",
+        "Balanced accuracy in points: the mean over classes of the share that is chosen right. It sees decisions, "
+        "where AUC sees ranks.",
+    ),
+    (
+        "brier",
+        "Brier score",
+        "Brier score in points, 0 to 200: how far probabilities lie from what is so. Lower is better.",
+    ),
+)
+"""Figures beside AUC: key, title and caption of the table."""
+
 
 class View:
     """The summary as the template reads it. Everything optional may be missing; numbers that are not finite are."""
@@ -91,6 +106,27 @@ class View:
         return max(known, key=lambda pair: pair[1], default=None)
 
     @cached_property
+    def best_of_each(self) -> tuple[float, float] | None:
+        """Mean AUC of each domain's own best teacher, and that of the student over the same domains."""
+        own = (self.after or {}).get("auc") or {}
+        pairs = []
+        for domain in self.domains:
+            known = [number((facts.get("auc") or {}).get(domain)) for facts in self.teachers.values()]
+            best, mine = max((v for v in known if v is not None), default=None), number(own.get(domain))
+            if best is not None and mine is not None:
+                pairs.append((best, mine))
+        return (_mean([best for best, _ in pairs]), _mean([mine for _, mine in pairs])) if pairs else None
+
+    @cached_property
+    def figure_tables(self) -> list[tuple[str, str, str]]:
+        """``FIGURES`` that some model has."""
+        return [
+            (key, title, caption)
+            for key, title, caption in FIGURES
+            if any(number(value) is not None for _, facts in self.models for value in (facts.get(key) or {}).values())
+        ]
+
+    @cached_property
     def verdict(self) -> str:
         """PASS, FAIL, INCONCLUSIVE, or empty without an integration."""
         return str((self.integration or {}).get("verdict") or "")
@@ -134,6 +170,9 @@ class View:
             name, mean = self.best_teacher
             join = " and " if before is not None else ", "
             parts.append(f"{join}{_way(after - mean)} than the best single teacher ({name}, {points(mean)})")
+        if self.best_of_each:
+            best, mine = self.best_of_each
+            parts.append(f". It is {_way(mine - best)} than each domain's own best teacher (mean {points(best)})")
         if refused and self._parent is not None:
             parts.append(f". Release {self._parent} stays in use")
         return "".join(parts) + "."
@@ -267,6 +306,10 @@ class View:
                 steps += [f"mmkd integrate {shlex.quote(name)}" for name in new]
             seen.update(new)
         return [*steps, "mmkd report"]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _way(change: float) -> str:

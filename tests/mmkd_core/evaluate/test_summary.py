@@ -78,3 +78,24 @@ def test_absent_classes_are_said():
     assert found.mean.n == 80
     assert summarise(Predictions({"oct": part("oct", drop=("a",))}, "p@1"), resamples=100).mean is None
     assert summarise(Predictions({}, "p@1"), resamples=100).domains == {}
+
+
+def test_decisions_and_probabilities_stand_beside_ranks():
+    """A model that ranks perfectly and calls everything the first class."""
+    label = ["a", "a", "b", "b"]
+    logits = np.array([[4.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    names = column([f"s{i}" for i in range(4)])
+    one = DomainPredictions.build(names, names, column(label), logits, ("a", "b"))
+    found = summarise(Predictions({"ct": one}, "p@1"), resamples=50)
+    assert found.domains["ct"].auc.estimate == 1
+    assert found.domains["ct"].balanced_accuracy.estimate == 0.5
+    sure = 1 / (1 + np.exp(-logits[:, 0]))
+    expected = np.mean([2 * (1 - sure[0]) ** 2, 2 * (1 - sure[1]) ** 2, 2 * sure[2] ** 2, 2 * sure[3] ** 2])
+    assert found.domains["ct"].brier.estimate == pytest.approx(expected)
+    assert found.mean_brier.estimate == pytest.approx(expected)
+    assert found.mean_balanced_accuracy.estimate == 0.5
+    alone = DomainPredictions.build(names[:2], names[:2], column(["a", "a"]), logits[:2], ("a", "b"))
+    undefined = summarise(Predictions({"ct": alone}, "p@1"), resamples=20).domains["ct"]
+    assert undefined.auc is None
+    assert undefined.balanced_accuracy is None
+    assert undefined.brier is not None

@@ -13,6 +13,7 @@ import pytest
 from mmkd_core.errors import DataError, WorkspaceError
 from mmkd_core.report import write_report
 from mmkd_core.report.page import render
+from mmkd_core.report.view import View
 from mmkd_core.trust import RULES, TrustConfig
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}\x00\ud800"
@@ -316,3 +317,27 @@ def test_a_write_that_fails_keeps_the_old_report(
         write_report(summary, {}, out)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert out.read_text() == "the last one"
+
+
+def test_the_best_teacher_of_each_domain_is_the_harder_comparison(summary: dict[str, Any], curves: Any) -> None:
+    for facts in summary["teachers"].values():
+        facts["auc"] = dict.fromkeys(facts["auc"], 0.5)
+        facts["mean_auc"] = 0.55
+    for domain, facts in zip(summary["releases"]["0002"]["auc"], list(summary["teachers"].values()) * 2, strict=True):
+        facts["auc"][domain] = 0.95
+    own = dict.fromkeys(summary["releases"]["0002"]["auc"], 0.9)
+    summary["releases"]["0002"] |= {"auc": own, "mean_auc": 0.9}
+    view = View(summary)
+    assert view.best_of_each == pytest.approx((0.95, 0.9))
+    assert "35.0 points higher than the best single teacher" in view.lead
+    assert "5.0 points lower than each domain's own best teacher (mean 95.0)" in view.lead
+    assert "Each domain’s own best teacher, mean" in render(summary, curves)
+
+
+def test_decisions_and_probabilities_have_tables(summary: dict[str, Any], curves: Any) -> None:
+    assert "Brier score as a table" not in render(summary, curves)
+    summary["releases"]["0002"] |= {"brier": {"xray": 0.1234}, "mean_brier": 0.1234}
+    summary["releases"]["0002"] |= {"balanced_accuracy": {"xray": 0.777}, "mean_balanced_accuracy": 0.777}
+    shown = render(summary, curves)
+    for text in ("Brier score as a table", "12.3", "Balanced accuracy as a table", "77.7"):
+        assert text in shown
