@@ -165,7 +165,7 @@ def _csv(path: Path) -> tuple[list[str], Cells]:
 
 def _separator(text: str) -> str:
     """What stands between the cells: that by which the first line has a column ``image``, else the most frequent."""
-    head = text.partition("\n")[0].replace('"', "")
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0].replace('"', "")
     named = [mark for mark in _SEPARATORS if "image" in (cell.strip() for cell in head.split(mark))]
     return next(iter(named), max(_SEPARATORS, key=head.count))
 

@@ -59,6 +59,7 @@ def check(corpus: Corpus, *, images: bool = True, progress: Progress | None = No
         _issue("same image in two splits", _torn_rows(corpus, "image", corpus.image_id)),
         _issue("label without prompts", _unprompted(corpus)),
         _issue("labels that differ only by case, white space or Unicode form", _alike(corpus)),
+        _issue("classes with the same sentences", _same_sentences(corpus)),
     ]
     if images:
         problems += _images(corpus, progress or Silent())
@@ -107,6 +108,14 @@ def _alike(corpus: Corpus) -> Iterator[str]:
         rows = corpus.where(domains=[domain]).tolist()
         for group in alike({label for i in rows for label in corpus.named(i) or ()}):
             yield f"{domain}: {', '.join(map(ascii, group))}"
+
+
+def _same_sentences(corpus: Corpus) -> Iterator[str]:
+    for domain in corpus.domains:
+        first: dict[tuple[str, ...], str] = {}
+        for label, texts in corpus.prompts.get(domain, {}).items():
+            if (other := first.setdefault(tuple(sorted(texts)), label)) != label:
+                yield f"{domain}: {other!r} and {label!r}"
 
 
 def _contradictory(corpus: Corpus) -> Iterator[str]:

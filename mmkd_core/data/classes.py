@@ -13,6 +13,7 @@ from typing import Any
 from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.labels import Given, doubtful, merged, separated
 from mmkd_core.data.tables import Table
+from mmkd_core.errors import DataError
 
 Classes = dict[str, list[str]]
 """By domain, in class order."""
@@ -81,6 +82,8 @@ def with_labels(
     Raises:
         DataError: labels that can be read in two ways, or are alike.
     """
+    if blank := [number for number, name in enumerate(known) if not name.strip()]:
+        raise DataError(f"class {blank[0]} has no name", where=where, next="Give it one in the data set.")
     found = separated(given, where)
     counts = Counter(dict.fromkeys(known, 0))
     counts.update(name for names in found for name in names or ())

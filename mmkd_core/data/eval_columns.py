@@ -17,7 +17,7 @@ from mmkd_core.data.cells import cells_of, text_cell
 from mmkd_core.data.eval_task import HOW, TASK, TaskFile
 from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.labels import Given, LabelColumns, separated
-from mmkd_core.data.tables import captions_of, is_caption
+from mmkd_core.data.tables import captions_of, is_caption, split_named
 from mmkd_core.errors import DataError
 
 Column = NDArray[np.object_]
@@ -63,6 +63,8 @@ def read_columns(path: Path, task: TaskFile) -> dict[str, Column]:
                 for name in names
                 if name in TEXTS
             }
+            if "split" in row:
+                row["split"] = split_named(row["split"], place)
             row["choices"] = _choices(values.get("choices"), place)
             row["captions"] = captions_of(values, place, log)
             row["caption"] = next(iter(row["captions"]), None)

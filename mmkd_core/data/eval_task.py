@@ -63,6 +63,8 @@ class TaskFile(Settings):
             raise ValueError("diagnosis needs positive: the classes that make a patient ill")
         if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
             raise ValueError(f"classes names {twice[0]!r} twice")
+        if any(not name.strip() for name in self.classes):
+            raise ValueError("classes names one that is empty")
         if odd := sorted(set(self.positive) - set(self.classes)):
             raise ValueError(f"positive names {odd[0]!r}, which is not in classes")
         return self

@@ -93,8 +93,19 @@ def import_data(path: Path, out_root: Path, options: ImportOptions = ImportOptio
             raise DataError(f"--{flag} says nothing of {importer.what}", where=str(path), next=f"Leave --{flag} out.")
     with nothing_left(out_root):
         table = importer.read(files, out_root, options, log)
+        _note_others(Path(path), files, table, log)
         table = converted(table, out_root, options.salt, log, options.max_bad)
         return assemble(table, out_root, options, log)
+
+
+def _note_others(path: Path, files: list[Path], table: Table, log: ImportLog) -> None:
+    """Tell images of a folder that nothing names, where the folder was given and something else in it was read."""
+    if path.is_dir() and files != [path]:
+        named = {row.image for row in table.rows}
+        others = [image for image in images_below(path) if image not in named]
+        if others:
+            what = f"{len(others):,} images of the folder are not named by {files[0].name}"
+            log.note(f"{what}{' and the others' * (len(files) > 1)}, and not read")
 
 
 @contextmanager

@@ -32,11 +32,12 @@ def splits_of(known: Sequence[Known], seed: int, log: ImportLog) -> list[str]:
     Rows without a split join their group's; where the whole group has none, ``split_of`` decides. Groups that
     share an image count as one, so that no image can fall into two splits.
     """
+    names = _components(known)
+    _note_shared(known, names, log)
     given = [item.row.split for item in known]
     absent = given.count(None)
     if not absent:
         return [split for split in given if split is not None]
-    names = _components(known)
     told: dict[str, str] = {}
     for name, split in zip(names, given, strict=True):
         if split is not None:
@@ -60,6 +61,19 @@ def split_of(group_id: str, seed: int) -> str:
         if point < edge:
             return split
     return SPLITS[-1]
+
+
+def _note_shared(known: Sequence[Known], names: Sequence[str], log: ImportLog) -> None:
+    """Count images that stand under several groups: a copy under another name, or a picture of nothing."""
+    linked: dict[str, dict[str, None]] = {}
+    for item, name in zip(known, names, strict=True):
+        linked.setdefault(name, {})[item.group] = None
+    for groups in linked.values():
+        if len(groups) > 1:
+            more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
+            log.issues.add(
+                "groups that share an image, and so lie in one split", f"{', '.join(list(groups)[:3])}{more}"
+            )
 
 
 def _components(known: Sequence[Known]) -> list[str]:

@@ -99,8 +99,10 @@ def test_labels_that_are_alike_and_images_with_two_labels(corpus: Corpus) -> Non
     label[0] = "Finding 1"  # row 4 is "finding 0", row 2 "finding 1", all of xray
     image[2] = image[0]
     names = ("finding 0", "finding 1", "Finding 1")
-    prompts = {"xray": {name: (name,) for name in names}, "mri": corpus.prompts["mri"]}
+    prompts = {"xray": {name: (name,) for name in names}, "mri": dict(corpus.prompts["mri"])}
+    prompts["mri"]["finding 0"] = prompts["mri"]["finding 1"][::-1]
     found = check(replace(corpus, label=label, image_id=image, prompts=prompts), images=False)
     told = {issue.what: issue.examples for issue in (*found.problems, *found.warnings)}
     assert told["labels that differ only by case, white space or Unicode form"] == ("xray: 'Finding 1', 'finding 1'",)
+    assert told["classes with the same sentences"] == ("mri: 'finding 1' and 'finding 0'",)
     assert told["image with different labels in two rows"] == ("row 2 'finding 1', row 0 'Finding 1'",)

@@ -250,6 +250,14 @@ def test_labels_in_one_cell_and_spellings(tmp_path: Path) -> None:
     assert list(found["labels"]) == [("mass", "edema"), ("mass",), ("mass",)]
 
 
+def test_classes_of_a_data_set_have_names_of_their_own(tmp_path: Path) -> None:
+    for names, says in ((["a", " "], "class 1 has no name"), (["Crane", "crane"], "'Crane' .* and 'crane'.*--merge")):
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        shard(tmp_path / "d" / "test.parquet", [{"image": picture(i), "label": i} for i in range(2)], features)
+        with pytest.raises(DataError, match=says):
+            imported(tmp_path / "d", tmp_path, Reading())
+
+
 def test_a_class_that_does_not_exist_is_named_with_its_row(tmp_path: Path) -> None:
     shard(tmp_path / "d" / "test.parquet", [{"image": picture(i), "label": i} for i in range(3)], FEATURES)
     with pytest.raises(DataError, match=r"the label 2 is none of the 2 classes \(test.parquet, row 3\)"):

@@ -210,6 +210,13 @@ def test_csv_lines_are_counted_as_an_editor_counts_them(picture_folder: Path, tm
         import_data(picture_folder / "x.csv", tmp_path / "out")
 
 
+def test_images_of_a_folder_that_its_manifest_does_not_name_are_told(picture_folder: Path, tmp_path: Path) -> None:
+    path = write(picture_folder, rows(8))
+    assert not any("not named" in line for line in import_data(path, tmp_path / "file")[1].notes)
+    _, report = import_data(picture_folder, tmp_path / "folder")
+    assert "4 images of the folder are not named by manifest.csv, and not read" in report.notes
+
+
 def test_unreadable_images(picture_folder: Path, tmp_path: Path) -> None:
     (picture_folder / "3.png").write_bytes(b"broken")
     text = refused(picture_folder, rows())

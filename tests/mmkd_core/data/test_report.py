@@ -64,8 +64,9 @@ def test_everything_is_said_at_once(untidy: Path, tmp_path: Path) -> None:
     assert report.absent == {"label": {"NA": 1}, "group_id": {"nan": 1}, "caption": {"": 5}}
     assert report.issues[0].what == "files of several pages or frames, of which the first is read"
     assert report.issues[0].examples[0].endswith("6.tif, 3 pages")
-    assert report.issues[1] == Issue("images with different labels in two rows", 1, ("line 6 'a', line 7 'b'",))
-    assert report.issues[2] == Issue(
+    assert report.issues[1] == Issue("groups that share an image, and so lie in one split", 1, ("p4, p5",))
+    assert report.issues[2] == Issue("images with different labels in two rows", 1, ("line 6 'a', line 7 'b'",))
+    assert report.issues[3] == Issue(
         "captions longer than the student's context of 14 tokens (by words, so at least these)", 1, ("0.png, 14 words",)
     )
     assert report.captions[0] == f"{FITS} | {LONG}"
@@ -78,7 +79,7 @@ def test_strict_names_everything_and_writes_nothing(untidy: Path, tmp_path: Path
     with pytest.raises(DataError) as caught:
         import_data(untidy, tmp_path / "out", ImportOptions(max_bad=1, strict=True, looks=LOOKS))
     text = str(caught.value)
-    assert text.startswith("--strict refuses the import for 6 reasons: left out, the file is not an image")
+    assert text.startswith("--strict refuses the import for 7 reasons: left out, the file is not an image")
     for words in ('taken as absent, label: "NA" 1', 'group_id: "nan" 1', "two rows: 1", "14 tokens", "pages"):
         assert words in text
     assert "caption: empty" not in text, "a table has no other way to say that there is none"

@@ -35,6 +35,14 @@ def test_groups_that_share_images_fall_into_one_split_however_long_the_chain() -
     assert splits_of([known("patient-4", "x"), known("patient-2", "y")], 0, ImportLog()) == ["train", "val"]
 
 
+def test_groups_that_share_an_image_are_told() -> None:
+    log = ImportLog()
+    rows = [known(f"p{k}", "blank", "train") for k in range(5)] + [known("q", "x", "val"), known("q", "y", "val")]
+    assert splits_of(rows, 0, log) == ["train"] * 5 + ["val"] * 2
+    (issue,) = log.issues.issues
+    assert (issue.count, issue.examples) == (1, ("p0, p1, p2 and 2 more",))
+
+
 def test_a_split_that_one_row_names_is_that_of_all_that_hang_together() -> None:
     rows = [known("patient-4", "x"), known("patient-2", "x", "train"), known("patient-2", "z"), known("patient-1", "w")]
     assert splits_of(rows, 0, ImportLog()) == ["train", "train", "train", "test"]
