@@ -28,6 +28,8 @@ _LIST = re.compile(rf"\[\s*(?:{_QUOTED}(?:\s*,\s*{_QUOTED})*)?\s*\]")
 _LISTS = 'Write several labels as a|b, or as a list: ["a", "b"].'
 _NOTHING = ("no finding", "no findings", "normal", "none", "healthy", "negative", "no abnormality", "unremarkable")
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")
+_EMPTY = re.compile(r"-?\d+(\.\d+)?|(class|label|category)[ _-]?\d+|true|false|yes|no|y|n|t|f")
 
 Given = str | tuple[str, ...] | None
 """What a cell says: a text that may hold several labels, a list of labels, or nothing."""
@@ -145,9 +147,10 @@ def _cut(text: str, mark: str | None, where: str) -> tuple[str, ...]:
 
 
 def form_of(label: str) -> str:
-    """Return what is left of a label without case, white space at its ends or doubled, and Unicode form."""
+    """Return what is left of a label without case, white space at its ends or doubled, and Unicode form; 1.0 is 1."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
-    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
+    plain = " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
+    return _WHOLE.sub(r"\1", plain)
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
@@ -210,8 +213,8 @@ def doubtful(labels: Mapping[str, Collection[tuple[str, ...]]], log: ImportLog) 
         for name in names:
             if len(parts := _OTHERS.split(name)) > 1 and all(part in names for part in parts):
                 log.issues.add(f"{domain}: labels that look like several (write them as a|b)", repr(name))
-        if names and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
-            log.issues.add(f"{domain}: labels that are numbers: their sentences say nothing", _first(names))
+        if names and all(_EMPTY.fullmatch(name.lower()) for name in names):
+            log.issues.add(f"{domain}: labels that are no names: their sentences say nothing", _first(names))
 
 
 def _first(names: Iterable[str]) -> str:

@@ -85,9 +85,13 @@ def _once(images: Sequence[_Unpacked], log: ImportLog) -> list[_Unpacked]:
         if best[image.image_id] != i:
             log.left_out.add("copies (test was kept before val before train)", f"{image.row.where}, of {kept.where}")
             if (image.row.label, image.row.labels) != (kept.label, kept.labels):
-                pair = f"{image.row.where} {image.row.label!r}, {kept.where} {kept.label!r}"
+                pair = f"{image.row.where} {_named(image.row)}, {kept.where} {_named(kept)}"
                 log.issues.add("images with different labels in two rows", pair)
     return [images[i] for i in sorted(best.values())]
+
+
+def _named(row: Row) -> str:
+    return repr(row.label if row.labels is None else "|".join(row.labels))
 
 
 def _unpack(

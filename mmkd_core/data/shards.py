@@ -18,7 +18,7 @@ from mmkd_core.data.cells import json_object, lines_of, text_of
 from mmkd_core.data.domains import domain_name
 from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.labels import LabelColumns
-from mmkd_core.data.tables import Row, Table, as_row
+from mmkd_core.data.tables import Row, Table, as_row, refuse_misspelt
 from mmkd_core.errors import DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -162,6 +162,7 @@ def _row(
         if suffix not in (*IMAGES, *_CAPTIONS, ".json"):
             log.left_out.add(f"{suffix} members, which are not read", f"{file.name}, {parts[suffix]}")
     values = _values(file, parts, place, caption_lines)
+    refuse_misspelt([name for name in values if name.lower() != "image"], place)
     own = values.get("domain")
     if own and domain and domain_name(str(own), place) != domain_name(domain):
         mend = "Leave --domain out: the .json files say it themselves."

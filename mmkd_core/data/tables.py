@@ -8,12 +8,12 @@ another name means (it only says which one looks right).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from mmkd_core.data.cells import cells_of, encodable, text_cell
+from mmkd_core.data.cells import ABSENT, cells_of, encodable, text_cell
 from mmkd_core.data.domains import domain_name
 from mmkd_core.data.issues import ImportLog, Problems
 from mmkd_core.data.labels import LabelColumns
@@ -117,6 +117,7 @@ def read_table(path: Path, log: ImportLog, domain: str | None = None, labels_fro
 
 
 def _check_columns(columns: list[str], path: Path, labels: LabelColumns) -> None:
+    refuse_misspelt(columns, path.name)
     missing = [name for name in ("image", "domain") if name not in columns]
     if not ({"label", "labels"} & set(columns) or labels.present or any(map(is_caption, columns))):
         missing.append("label or caption")
@@ -129,6 +130,20 @@ def _check_columns(columns: list[str], path: Path, labels: LabelColumns) -> None
     if missing == ["domain"] and not advice:
         needed = "`mmkd data import PATH --domain xray` says it for all images; or add the column."
     raise DataError(what, where=path.name, next=f"Rename {advice}. {needed}" if advice else needed)
+
+
+def refuse_misspelt(columns: Iterable[str], where: str, names: Collection[str] = _KNOWN) -> None:
+    """Refuse columns that are ours but for case, white space or punctuation: they would be left unread.
+
+    Raises:
+        DataError: names them.
+    """
+    meant = {column: re.sub(r"[\s.-]+", "_", column.replace("\ufeff", "").strip().lower()) for column in columns}
+    odd = {c: name for c, name in meant.items() if c != name and (name in names or is_caption(name))}
+    if odd:
+        what = f"columns that would not be read: {', '.join(repr(column) for column in odd)}"
+        mend = " and ".join(f"'{column}' to '{name}'" for column, name in odd.items())
+        raise DataError(what, where=where, next=f"Rename {mend}, or give them names of another meaning.")
 
 
 def _nearest(name: str, columns: list[str]) -> str | None:
@@ -174,7 +189,9 @@ def as_row(
     given, texts = labels.read(values, place, log), captions_of(values, place, log)
     if given is None and not texts:
         needed = " and ".join(name for name in ("label", "labels", "caption") if name in columns) or "caption"
-        raise DataError(f"the {needed} is missing", where=place, next="Every image needs a label or a caption.")
+        words = [word for name in ("label", "labels", "caption") if (word := values.get(name)) in ABSENT]
+        hint = f" {words[0]!r} is taken for none: a class of that name needs another one." if words else ""
+        raise DataError(f"the {needed} is missing", where=place, next=f"Every image needs a label or a caption.{hint}")
     cells = {name: text_cell(values.get(name), name, place, log) for name in ("group_id", "split")}
     window, slice_ = (text_cell(values.get(name), name, place, log, empty_counts=False) for name in ("window", "slice"))
     return Row(

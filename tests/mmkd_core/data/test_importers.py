@@ -137,6 +137,28 @@ def test_wrong_columns_are_named_with_the_nearest(picture_folder: Path) -> None:
     assert "no column label or caption; it has image, domain" in refused(picture_folder, [{"image": 1, "domain": 2}])
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ("Split", "split"),
+        ("Group ID", "group_id"),
+        ("LABEL", "label"),
+        ("Caption.2", "caption_2"),
+        ("labels ", "labels"),
+    ],
+)
+def test_a_column_that_is_ours_but_for_its_spelling_is_not_left_unread(
+    picture_folder: Path, kind: str, column: str, name: str
+) -> None:
+    if column.strip() == name and kind == "csv":
+        return  # the columns of a csv are read without white space
+    table = [{"image": "0.png", "domain": "ct", "caption": "a slice", column: "test"}]
+    said = refused(picture_folder, table, kind=kind)
+    assert f"columns that would not be read: {column!r}" in said
+    assert f"Rename '{column}' to '{name}'" in said
+
+
 def test_a_patient_in_two_splits(picture_folder: Path) -> None:
     table = rows()
     table[2]["split"] = "test"

@@ -161,5 +161,24 @@ def test_labels_that_can_hardly_be_meant_are_named(picture_folder: Path) -> None
 def test_whole_numbers_are_not_told_with_a_point(picture_folder: Path) -> None:
     corpus, report = imported(table(picture_folder, [0.0, 1.0, float("nan")], caption="a film"))
     assert list(corpus.label) == ["0", "1", None]
-    assert report.issues[0].what == "xray: labels that are numbers: their sentences say nothing"
+    assert report.issues[0].what == "xray: labels that are no names: their sentences say nothing"
     assert report.absent["label"] == {"NaN": 1}
+
+
+@pytest.mark.parametrize("labels", [[True, False], ["Yes", "no"], ["class 0", "class 1"]])
+def test_labels_that_say_nothing_are_remarked_upon(picture_folder: Path, labels: list[object]) -> None:
+    _, report = imported(table(picture_folder, labels))
+    assert report.issues[0].what == "xray: labels that are no names: their sentences say nothing"
+    assert report.issues[0].examples == (", ".join(sorted(map(str, labels))),)
+
+
+def test_one_number_in_two_spellings_is_one_label(picture_folder: Path) -> None:
+    assert "'1' (1) and '1.0' (2)" in refused(table(picture_folder, ["1", "1.0", "1.0", "2"], kind="csv"))
+    corpus, _ = imported(table(picture_folder, ["1", "1.0", "1.0", "2.50"]), ImportOptions(merge_labels=True))
+    assert corpus.classes("xray") == ["1.0", "2.50"]
+
+
+def test_a_label_that_is_read_as_none_is_told_where_it_is_missed(picture_folder: Path) -> None:
+    said = refused(table(picture_folder, ["NA", "positive"]))
+    assert "the label is missing" in said
+    assert "'NA' is taken for none: a class of that name needs another one." in said

@@ -92,6 +92,7 @@ def test_names_in_folders_suffixes_in_capitals_and_other_members(tmp_path):
         ({**sample(1), "000001.jpg": b"x"}, ["the sample has 2 images", "sample 000001"]),
         (sample(1, domain=""), ["no domain", 'Write it into the .json: {"domain": "xray"}']),
         (sample(1, domain=None, modality="ct"), ["no domain", "Rename 'modality' to 'domain'"]),
+        (sample(1, Split="test"), ["columns that would not be read: 'Split'", "Rename 'Split' to 'split'"]),
         (sample(1, caption=None), ["the label and caption is missing", "sample 000001"]),
         ({**sample(1), "000001.json": b"{"}, ["the .json cannot be read", "sample 000001"]),
         ({**sample(1), "000001.json": b"[]"}, ["the .json is not a JSON object"]),
