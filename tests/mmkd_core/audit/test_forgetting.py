@@ -478,6 +478,49 @@ class TestFamilies:
         assert found["flips", "negative", "ct"].after == pytest.approx(0.15)
 
 
+class TestPairing:
+    def test_fidelity_is_compared_sample_by_sample(self):
+        """Samples differ by far more than the models do: only pairs show that one is a little worse everywhere."""
+        rng, parent = np.random.default_rng(15), pair(np.random.default_rng(15), patients=100)[0]
+        n, cosine = len(parent), Key("fidelity", "cosine", "tutor")
+        old = rng.uniform(-1, 1, size=n)
+        new = old - 0.06 + 0.01 * rng.normal(size=n)
+        names, groups = column([f"ct-{i}" for i in range(n)]), parent["ct"].group_id
+        shuffle = rng.permutation(n)
+
+        def told(found, order):
+            columns = (names[order], groups[order], column(["ct"] * n))
+            return Evidence(parent, {cosine: SampleValues(*columns, found[order], np.ones(n))})
+
+        row = forgetting(told(new, shuffle), told(old, np.arange(n)))[cosine]
+        assert row.delta == pytest.approx(-0.06, abs=0.002)
+        assert row.upper - row.lower < 0.01
+        assert row.verdict is Verdict.FAIL
+
+    def test_a_patient_in_two_domains_is_drawn_in_both_or_in_neither(self):
+        """The second domain is the first one again, of the same patients: the mean is as uncertain as each."""
+        parent, candidate = pair(np.random.default_rng(16), patients=60)
+
+        def twice(found, name):
+            part = found["ct"]
+            other = replace(part, sample_id=column([f"{name}-{i}" for i in range(len(part))]))
+            return Predictions({"ct": part, "mri": other}, PROTOCOL)
+
+        def groups(found, name):
+            parts = {d: replace(p, group_id=column([f"{d} {g}" for g in p.group_id])) for d, p in found.domains.items()}
+            return Predictions(parts, PROTOCOL) if name else found
+
+        widths = {}
+        for apart in (False, True):
+            new, old = (groups(twice(found, "mri"), apart) for found in (candidate, parent))
+            rows = audit(new, old, auc_gate(resamples=500)).family("zero-shot", "auc")
+            widths[apart] = {part: row.upper - row.lower for part, row in rows.items()}
+            assert rows["mean"].groups == (120 if apart else 60)
+        assert widths[False]["ct"] == pytest.approx(widths[False]["mri"])
+        assert widths[False]["mean"] == pytest.approx(widths[False]["ct"], rel=1e-6)
+        assert widths[True]["mean"] < 0.85 * widths[True]["ct"]
+
+
 class TestManyComparisons:
     def test_holm_keeps_false_alarms_down_and_an_audit_passes_only_if_all_do(self):
         """Twelve domains that lost just what is tolerated: some seem to have lost more, and none may be passed."""
