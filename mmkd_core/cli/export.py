@@ -11,6 +11,8 @@ from mmkd_core.cli.options import HERE, Debug, Json, Root, names
 from mmkd_core.cli.output import Output, points, span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mmkd_core.contract import LicenseInfo, TeacherSpec, TrustClaim
     from mmkd_core.data.manifest import Corpus
     from mmkd_core.integrate.releases import Release as Found
@@ -224,8 +226,16 @@ def _origin(found: "Found", corpus: "Corpus") -> tuple[str, ...]:
         f"Release {found.id}, recipe {found.facts['recipe']}, {found.facts['steps']:,} steps"
         + (f", from release {found.parent}" if found.parent else "")
         + f"; sha256 of its weights: `{weights}`.",
+        *_claims_alone(found.facts.get("claimed", {})),
         "Hashes of all files here: `SHA256SUMS`; how far they are from the release: `mmkd.json`.",
     )
+
+
+def _claims_alone(claimed: "Mapping[str, Mapping[str, float]]") -> list[str]:
+    """What was taught without a measurement, because a person let claims count."""
+    named = {t: ", ".join(f"{d} ({points(claim)} %)" for d, claim in found.items()) for t, found in claimed.items()}
+    why = "on its authors' claim alone: nothing was measured there"
+    return [f"{teacher} taught {domains} {why}." for teacher, domains in named.items()]
 
 
 def _check(name: str, domains: tuple[str, ...]) -> None:

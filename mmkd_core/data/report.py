@@ -23,7 +23,7 @@ REPORT = "import.json"
 """Beside the manifest: what the import said."""
 
 _SHOWN = 3
-_TOO_SMALL = "validation splits too small for trust to be measured (`trust.probe: train` asks training patients then)"
+_TOO_SMALL = "validation splits too small for trust to be measured (training patients are asked: `trust.probe: train`)"
 _WORDS = re.compile(r"\w+|[^\w\s]+")
 
 

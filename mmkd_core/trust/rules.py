@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 class TrustConfig:
     """A rule, and how strict it is.
 
-    Attributes:
-        rule: a name among ``RULES``.
-        threshold: how often a teacher must be right, and how sure of a sample it must be.
-        strict: ask of one-sided 95 % Wilson bounds what is otherwise asked of the shares themselves.
-        seed: of the captions among which a sample must find its own, and of resamples.
-        probe: ``val`` measures on the validation split only; ``train`` on training patients where that split is too
-            small, and only teachers that were not made from them.
-        calibrate: fit one temperature per teacher and domain on the probe images, and be sure by that.
-        samples, patients, per_class: the least that counts as a measurement.
-        answers: of one class, given with ``threshold`` certainty, that show whether such answers are right.
-
     Raises:
         TrustError: an unknown rule, or a number that makes no sense.
     """
 
     rule: str = "90"
+    """Name of a trust rule."""
     threshold: float = 0.90
+    """How often a teacher must be right, and how sure of a sample it must be."""
     strict: bool = False
+    """Ask of one-sided 95 % Wilson bounds what is otherwise asked of the shares themselves."""
     seed: Seed = 0
+    """Of the captions among which a sample must find its own, and of resamples."""
     probe: Literal["val", "train"] = "train"
+    """Images that measure: of the validation split only, or of the training split where that is too small (not for
+    teachers that were made from it)."""
     calibrate: bool = False
+    """Fit one temperature per teacher and domain on the probe images, and be sure by that."""
     samples: int = 20
+    """Labelled probe images that a measurement needs."""
     patients: int = 5
+    """Groups that they must come from."""
     per_class: int = 3
+    """Images of a class that it needs to be measured; two classes must have them."""
     answers: int = 10
+    """Answers of one class, given with that certainty on the probe, which show whether such answers are right."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
