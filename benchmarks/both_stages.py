@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from feature_store import FeatureStore
-from mmkd_core.data.manifest import Corpus, Prompts
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.prompts_file import Prompts
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import BankConfig, DistillConfig
 from mmkd_core.distill.objective import Samples

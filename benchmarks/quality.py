@@ -252,7 +252,7 @@ def with_rule(base: Path, root: Path, rule: str) -> Workspace:
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(base, root, ignore=shutil.ignore_patterns(*MADE_BY_RULE))
     config = read_config(root / "mmkd.yaml")
-    changed = config.model_copy(update={"trust": type(config.trust)(rule=rule, seed=config.trust.seed)})  # type: ignore[arg-type]
+    changed = config.model_copy(update={"trust": type(config.trust)(rule=rule, seed=config.trust.seed)})
     (root / "mmkd.yaml").write_text(changed.dump())
     workspace = Workspace.open(root)
     lock = read_lock(workspace.lock_file)

@@ -24,7 +24,8 @@ from timing import Figure, interleaved, ratio
 from torch import nn
 
 from feature_store import FeatureStore
-from mmkd_core.data.manifest import Corpus, Prompts
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.prompts_file import Prompts
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig, IncrementalConfig
 from mmkd_core.distill.coresets import herding, k_centre

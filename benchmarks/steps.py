@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from feature_store import FeatureStore
-from mmkd_core.data.manifest import Corpus, Prompts
+from mmkd_core.data.manifest import Corpus
+from mmkd_core.data.prompts_file import Prompts
 from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.config import DistillConfig
 from mmkd_core.distill.objective import Objective, Samples
