@@ -139,8 +139,11 @@ def encodable(text: str, what: str, place: str) -> str:
 
 def _csv(path: Path) -> tuple[list[str], Cells]:
     text = read_text(path)
-    separator = _separator(text)
+    told = re.match(r"sep=([,;\t])[\r\n]", text)  # Excel's own way to say it
+    separator = told[1] if told else _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    if told:
+        next(reader)
     rows: list[tuple[str, Mapping[str, object]]] = []
     problems, line = Problems(), 1
     try:

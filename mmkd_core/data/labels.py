@@ -24,7 +24,7 @@ from mmkd_core.errors import DataError
 _SEPARATORS = ("|", ";")
 _OTHERS = re.compile(r"\s*(?:,|/|\+|&|\band\b)\s*")
 _QUOTED = r"""(?:'[^'\\]*'|"[^"\\]*")"""
-_LIST = re.compile(rf"\[\s*(?:{_QUOTED}(?:\s*,\s*{_QUOTED})*)?\s*\]")
+_LIST = re.compile(rf"[\[({{]\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*,?\s*[\])}}]")  # as Python prints lists, tuples, sets
 _LISTS = 'Write several labels as a|b, or as a list: ["a", "b"].'
 _NOTHING = ("no finding", "no findings", "normal", "none", "healthy", "negative", "no abnormality", "unremarkable")
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -78,7 +78,7 @@ class LabelColumns:
         if isinstance(value, (list, tuple)):
             return self._listed(value, place)
         text = " ".join((text_cell(value, column, place, log) or "").split())
-        if text.startswith("[") and text.endswith("]"):
+        if _LIST.fullmatch(text) or (text.startswith("[") and text.endswith("]")):
             return self._listed(_parsed(text, place), place)
         return text or None
 

@@ -31,6 +31,12 @@ def test_cells_are_parted_by_what_the_first_line_is_parted_by(tmp_path: Path, na
     ]
 
 
+def test_the_first_line_of_excel_may_say_what_parts_cells(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("sep=;\r\nimage;label\r\na.png;x, y\r\n")
+    columns, rows = read(tmp_path / "m.csv")
+    assert (columns, rows) == (["image", "label"], [("line 3", {"image": "a.png", "label": "x, y"})])
+
+
 OPEN = 'image,domain,caption\na.png,ct,one\nb.png,ct,"two\nc.png,ct,three\n'
 
 

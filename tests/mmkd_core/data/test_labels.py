@@ -49,6 +49,7 @@ def refused(path: Path, options: ImportOptions = ImportOptions()) -> str:
         (["edema; mass ;", "edema", "mass", ""], "csv"),
         (['["mass", "edema"]', '["edema"]', "mass", "NaN"], "csv"),
         (["['mass', 'edema']", "edema", "['mass']", "nan"], "csv"),
+        (["{'mass', 'edema'}", "('edema',)", "mass", ""], "csv"),
         ([["mass", "edema", "mass"], ["edema"], "mass", None], "jsonl"),
         (["mass|edema", "edema", ["mass"], float("nan")], "jsonl"),
     ],
