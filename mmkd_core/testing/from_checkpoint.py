@@ -72,7 +72,7 @@ def filled(name: str, folder: Path) -> Filled:
         license=UNKNOWN,
     )
     files.check_configs(spec, folder)
-    facts = {fact.what: fact for fact in stated.read(spec, folder, names)}
+    facts = {fact.what: fact for fact in stated.read(spec, folder)}
     unsaid = {
         what: facts.pop(what).value
         for what, words in _FITTING.items()

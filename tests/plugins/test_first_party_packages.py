@@ -112,6 +112,14 @@ def test_a_declaration_is_short(name):
     assert functions == ["mmkd_teachers"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_git_knows_is_pinned(name, plugin):
+    """A file of a public repository at a commit can be measured by whoever writes the spec."""
+    for source in plugin(name).SPEC.weights:
+        if source.kind == "url" and re.search(r"/[0-9a-f]{40}/", source.location):
+            assert None not in source.files.values(), source.location
+
+
 def test_they_come_with_the_wheel():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]

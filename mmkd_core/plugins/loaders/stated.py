@@ -66,19 +66,18 @@ def differences(spec: TeacherSpec, facts: Collection[Fact]) -> Iterator[str]:
 
 
 def stated(spec: TeacherSpec, weights: Mapping[str, Path]) -> list[Fact]:
-    """All facts in the declared configurations of a checkpoint's folder; none if it has no such file.
+    """All facts in the configurations of a checkpoint's folder, declared or not; none if it has no such file.
 
     Raises:
         PluginError: a configuration cannot be read, or asks for remote code.
     """
-    declared = next(source for source in spec.weights if source.role == "model")
-    return read(spec, weights["model"], {*declared.files, *declared.optional})
+    return read(spec, weights["model"])
 
 
-def read(spec: TeacherSpec, folder: Path, names: Collection[str]) -> list[Fact]:
-    """The facts in those of a folder's configurations that ``names`` holds; raises like ``stated``."""
-    here = {name for name in (OPEN_CLIP, TRANSFORMERS, PREPROCESSOR) if name in names and (folder / name).is_file()}
-    configs = {name: files.read_config(spec, folder / name) for name in sorted(here)}
+def read(spec: TeacherSpec, folder: Path) -> list[Fact]:
+    """The facts in a folder's configurations; raises like ``stated``."""
+    here = [name for name in (OPEN_CLIP, TRANSFORMERS, PREPROCESSOR) if (folder / name).is_file()]
+    configs = {name: files.read_config(spec, folder / name) for name in here}
     try:
         if OPEN_CLIP in configs:
             return list(_open_clip(configs[OPEN_CLIP]))

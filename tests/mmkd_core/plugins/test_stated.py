@@ -131,6 +131,16 @@ def test_image_processors_old_and_new(tmp_path, processor, expected):
     assert tuple(found.get(what) for what in ("image size", "resize mode", "interpolation")) == expected
 
 
+def test_a_configuration_that_nobody_declared_is_compared_too(tmp_path):
+    write_tiny_weights("transformers", tmp_path / "w")
+    spec = spec_of(tmp_path / "w", "transformers", image={"mean": (0.5, 0.5, 0.5)})
+    files = {name: digest for name, digest in spec.weights[0].files.items() if name != "preprocessor_config.json"}
+    spec = spec.model_copy(update={"weights": (spec.weights[0].model_copy(update={"files": files}),)})
+    status, reason = checked(spec)["configuration"]
+    assert status == "failed"
+    assert reason.startswith("mean: the spec declares (0.5, 0.5, 0.5), preprocessor_config.json says")
+
+
 def test_a_checkpoint_without_a_configuration_says_nothing(tmp_path):
     write_tiny_weights("open_clip", tmp_path / "w")
     (tmp_path / "w/open_clip_config.json").unlink()
