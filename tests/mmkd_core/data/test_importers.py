@@ -182,7 +182,7 @@ def test_an_image_in_two_splits(picture_folder: Path) -> None:
         (
             {"caption": "nan", "label": ""},
             "jsonl",
-            "the label and caption is missing: 'nan' says that there is none (manifest.jsonl, line 4).",
+            "the label and caption is missing (manifest.jsonl, line 4).",
         ),
         ({"image": ""}, "csv", "the image is missing (manifest.csv, line 5)."),
         ({"domain": None}, "parquet", "the domain is missing (manifest.parquet, row 4)."),
