@@ -7,6 +7,7 @@ What came after it is not on the page.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,7 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
         "gate": audit["gate"]["hash"],
         "page": written.with_suffix(".html").relative_to(workspace.root).as_posix(),
         "verdict": audit["verdict"],
+        "open": _open(audit),
         "promoted": in_use is not None and in_use.id == candidate.id,
         "cost_ratio": {
             "steps": candidate.facts["steps"] / first.facts["steps"],
@@ -299,6 +301,13 @@ def _integration(workspace: Workspace, known: list[Release], in_use: Release | N
             "basis": f"stage 2 of release {first.id}: distilling again with all teachers takes at least that",
         },
     }
+
+
+def _open(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What keeps an audit from passing."""
+    rows = [row for row in audit["comparisons"] if row["gates"] and row["verdict"] != "PASS"]
+    rows += [row for row in audit["undefined"] if row["verdict"]]
+    return [{key: row.get(key) for key in ("family", "metric", "part", "delta", "verdict")} for row in rows]
 
 
 def _samples_of(release: Release) -> int:

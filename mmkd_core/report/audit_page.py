@@ -94,6 +94,13 @@ class AuditView:
         return kept + more + lacking + beyond
 
     @cached_property
+    def means(self) -> list[tuple[str, Facts]]:
+        """Changes of the means over domains, by what decides of them."""
+        names = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "brier": "Brier score"}
+        rows = {row["metric"]: row for row in self.rows if row["part"] == MEAN}
+        return [(title, rows[name]) for name, title in names.items() if name in rows]
+
+    @cached_property
     def mean(self) -> Facts | None:
         """The change of the mean AUC."""
         return next((row for row in self._auc if row["part"] == MEAN), None)

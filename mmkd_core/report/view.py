@@ -139,17 +139,17 @@ class View:
             return f"The student has learnt from {several}."
         teacher, margin = self.integration.get("teacher"), points(self.margin)
         if self.verdict == "PASS":
-            kept = f"No domain lost more than the {margin} points allowed."
+            kept = f"No domain lost more than the {margin} points of AUC allowed, and no other figure its margin."
             if self.integration.get("promoted"):
                 return f"{teacher} is integrated. {kept}"
             return f"{teacher} passed the audit but was not promoted. {kept}"
-        hurt = [row for row in self.forest if row.verdict == self.verdict]
-        names = ", ".join(f"{row.name} {signed(row.delta)}" for row in hurt)
+        hurt = [row for row in self.integration.get("open") or [] if row["verdict"] == self.verdict]
+        names = ", ".join(f"{row['metric']} {row['part']} {signed(row.get('delta'))}" for row in hurt)
         if self.verdict == "FAIL":
             return f"{teacher} was refused: the student forgot too much" + (f" ({names})." if names else ".")
-        return f"{teacher} waits: the test data cannot show that nothing was forgotten" + (
-            f" ({', '.join(row.name for row in hurt)})." if hurt else "."
-        )
+        parts = ", ".join(f"{row['metric']} {row['part']}" for row in hurt)
+        waits = f"{teacher} waits: the test data cannot show that nothing was forgotten"
+        return f"{waits} ({parts})." if parts else f"{waits}."
 
     @cached_property
     def lead(self) -> str:

@@ -125,7 +125,8 @@ def test_narrow_figures_say_the_same(summary: dict[str, Any], curves: Any) -> No
 
 def test_headline_says_the_verdict_and_the_change(summary: dict[str, Any], curves: Any) -> None:
     text = _text(render(summary, curves))
-    assert "phantom-sono is integrated. No domain lost more than the 2.0 points allowed." in text
+    kept = "No domain lost more than the 2.0 points of AUC allowed, and no other figure its margin."
+    assert f"phantom-sono is integrated. {kept}" in text
     assert (
         "PASS The student has a mean zero-shot AUC of 88.4 over 8 domains, 4.1 points higher than release 0001" in text
     )
@@ -138,8 +139,12 @@ def test_a_failed_audit_is_said_plainly(summary: dict[str, Any], curves: Any) ->
     integration = summary["integration"]
     integration |= {"verdict": "FAIL", "promoted": False}
     integration["forgetting"]["xray"] |= {"delta": -0.045, "lower": -0.06, "upper": -0.03, "verdict": "FAIL"}
+    integration["open"] = [
+        {"family": "zero-shot", "metric": "auc", "part": "xray", "delta": -0.045, "verdict": "FAIL"},
+        {"family": "calibration", "metric": "brier", "part": "ct", "delta": -0.06, "verdict": "INCONCLUSIVE"},
+    ]
     text = _text(render(summary, curves))
-    assert "phantom-sono was refused: the student forgot too much (xray −4.5)." in text
+    assert "phantom-sono was refused: the student forgot too much (auc xray −4.5)." in text
     assert "The candidate, release 0002, has a mean" in text
     assert "Release 0001 stays in use." in text
 
@@ -148,8 +153,11 @@ def test_an_inconclusive_audit_names_what_is_missing(summary: dict[str, Any], cu
     summary["integration"] |= {"verdict": "INCONCLUSIVE", "promoted": False}
     row = {"delta": -0.012, "lower": -0.031, "upper": 0.007, "verdict": "INCONCLUSIVE", "needed": 3400}
     summary["integration"]["forgetting"]["ct"] |= row
+    gap = {"family": "fidelity", "metric": "cosine", "part": "tutor", "delta": None, "verdict": "INCONCLUSIVE"}
+    summary["integration"]["open"] = [{"family": "zero-shot", "metric": "auc", "part": "ct", **row}, gap]
     html = render(summary, curves)
-    assert "phantom-sono waits: the test data cannot show that nothing was forgotten (ct)." in _text(html)
+    told = "phantom-sono waits: the test data cannot show that nothing was forgotten (auc ct, cosine tutor)."
+    assert told in _text(html)
     assert "INCONCLUSIVE 3,400" in _text(html)
     assert "ct | −1.2 [−3.1, +0.7] | 200 (80) | inconclusive" in _figure(html, "forest-wide")
 
