@@ -235,6 +235,8 @@ def _row(cells: dict[str, Any], split: str, where: str, log: ImportLog) -> dict[
         for name in TEXTS
         if name in cells and name != "image"
     }
+    if "group_id" in row and row["group_id"] is None:  # counted; as in an import the image is a group of its own
+        row["group_id"] = where
     told = split_named(row.get("split"), where) or split
     return row | {"captions": captions_of(cells, where, log), "choices": cells.get("choices"), "split": told}
 
@@ -246,7 +248,7 @@ def _given(cells: dict[str, Any], known: list[str] | None, labels: LabelColumns,
     value = cells["labels"] if cells.get("labels") is not None else cells.get("label")
     names = [_named(one, known, where) for one in (value if isinstance(value, list) else [value])]
     if not isinstance(value, list) and names == [None]:
-        log.take_as_absent("label", str(value) if value is not None else "")
+        log.take_as_absent("label", "" if value is None else "NaN" if value != value else str(value))
         return None
     return tuple(name for name in names if name is not None)
 

@@ -224,6 +224,15 @@ def test_labels_that_are_missing_are_no_class(tmp_path: Path) -> None:
     assert log.absent["label"] == {"NaN": 1, "nan": 1, "N/A": 1}
 
 
+def test_rows_without_a_patient_are_groups_of_their_own_and_counted(tmp_path: Path) -> None:
+    given = [{"image": picture(i), "label": "ab"[i % 2], "group_id": p} for i, p in enumerate([1.0, 1.0, float("nan")])]
+    shard(tmp_path / "d" / "test.parquet", given, PLAIN)
+    log = ImportLog()
+    found = import_hf(tmp_path / "d", tmp_path / "set", "set", "xray", Reading(), log)
+    assert list(found["group_id"]) == ["1", "1", "test.parquet, row 3"]
+    assert log.absent == {"group_id": {"NaN": 1}}
+
+
 def test_places_of_0_and_1_are_named_or_refused(tmp_path: Path) -> None:
     given = [{"image": picture(i), "label": label} for i, label in enumerate([[0, 1, 0], [1, 1, 0], [0, 0, 0]])]
     shard(tmp_path / "d" / "test.parquet", given, PLAIN)
