@@ -225,7 +225,8 @@ class Objective:
 
     def _captions(self, batch: StepBatch) -> Tensor:
         """Factor (B,) of each sample's own caption: the only thing that teaches a sample nobody else teaches."""
-        helped = np.any([source.mask[batch.rows] for source in self.sources if source.teaches(batch.step)], axis=0)
+        masks = [source.mask[batch.rows] for source in self.sources if source.teaches(batch.step)]
+        helped = np.any([np.zeros(len(batch.rows), bool), *masks], axis=0)
         weights = self.parts.weights
         return torch.from_numpy(np.where(helped, weights.clip, weights.untaught).astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""``mmkd/survival@1``: how well frozen image features rank patients by risk.
+"""``mmkd/survival@2``: how well frozen image features rank patients by risk.
 
 A patient is the mean of their images' features. Inside each of five folds of patients (stratified by event): features
 are standardised, reduced to at most one component per ten events (PCA), and given to a Cox model with a ridge penalty
@@ -6,7 +6,8 @@ are standardised, reduced to at most one component per ten events (PCA), and giv
 compared within their own folds, because models of two folds have no common scale.
 
 Harrell's C (Harrell et al. 1982) is what papers quote; Uno's C (Uno et al. 2011, eq. 5) weighs pairs by the inverse of
-the censoring survival, so that it does not depend on how many patients were lost to follow-up.
+the censoring survival, so that it does not depend on how many patients were lost to follow-up. It looks at
+pairs up to a horizon, which like all else is chosen on the training part of a fold.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mmkd_core.evaluate.patients import pooled
 from mmkd_core.statistics import GroupBootstrap
 from mmkd_core.statistics.intervals import Floats
 
-PROTOCOL = "mmkd/survival@1"
+PROTOCOL = "mmkd/survival@2"
 FOLDS = 5
 MAX_COMPONENTS = 16
 EVENTS_PER_COMPONENT = 10
@@ -85,10 +86,11 @@ def predict(patients: Patients, seed: int = 0) -> Outcomes:
         what = f"{int(patients.event.sum())} events are too few for {FOLDS} folds"
         raise DataError(what, next="Survival needs at least ten patients with an event.")
     fold = _folds(patients.event, FOLDS, seed)
-    risk = np.empty(len(fold))
+    risk, horizon = np.empty(len(fold)), []
     for number in range(FOLDS):
         train, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         risk[held] = _cox(patients, train, held, _penalty(patients, train, seed))
+        horizon.append(_horizon(patients, train))
     columns = {
         "sample_id": patients.group_id,
         "group_id": patients.group_id,
@@ -97,7 +99,7 @@ def predict(patients: Patients, seed: int = 0) -> Outcomes:
         "risk": risk,
         "fold": fold,
     }
-    return Outcomes(PROTOCOL, columns, {"folds": FOLDS, "horizon": _horizon(patients)})
+    return Outcomes(PROTOCOL, columns, {"folds": FOLDS, "horizon": horizon})
 
 
 def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
@@ -107,7 +109,7 @@ def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
     for number in range(outcomes.facts["folds"]):
         rows = np.flatnonzero(outcomes["fold"] == number)
         time, event, risk = (outcomes[column][rows] for column in ("time", "event", "risk"))
-        horizons = (None, outcomes.facts["horizon"])
+        horizons = (None, outcomes.facts["horizon"][number])
         weights = np.stack([_censoring_weight(time, event, horizon) for horizon in horizons])
         won, of = _concordance(time, event, risk, weights, bootstrap.take(rows))
         wins, pairs = wins + won, pairs + of
@@ -173,9 +175,9 @@ def _censoring_weight(time: Floats, event: NDArray[np.bool_], horizon: float | N
     return np.where((time < horizon) & (followed > 0), 1 / np.maximum(followed, 1e-12) ** 2, 0.0)
 
 
-def _horizon(patients: Patients) -> float:
+def _horizon(patients: Patients, rows: NDArray[np.int64]) -> float:
     """Uno's tau: the time by which nine in ten events have happened, where some patients are still followed."""
-    return float(np.quantile(patients.time[patients.event], 0.9))
+    return float(np.quantile(patients.time[rows][patients.event[rows]], 0.9))
 
 
 def _folds(event: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.int64]:

@@ -26,7 +26,9 @@ def data():
 
 
 def head_for(features, scale=20.0):
-    return TeacherHead(S, {tower: PhiS.fit(features.numpy()) for tower in ("image", "text")}, scale)
+    """Images and texts of a teacher lie in different places."""
+    spaces = {"image": PhiS.fit(features.numpy()), "text": PhiS.fit(3 - 2 * features.numpy()[:, ::-1].copy())}
+    return TeacherHead(S, spaces, scale)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
@@ -160,3 +162,14 @@ def test_normalisers_go_where_the_layers_go():
         assert {normaliser.mean.device.type, normaliser.rotation.device.type} == {"meta"}
         assert normaliser.scale == phi.scale
     assert phi.mean.device.type == "cpu"  # the one that it was made of is shared
+
+
+def test_each_tower_is_fitted_in_its_own_space():
+    """Two captions and two images, the text features a hundred away from those of the images."""
+    embedding = torch.eye(2)
+    image, text = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[100.0, 3.0], [100.0, -3.0]])
+    head = TeacherHead(2, {"image": PhiS.fit(image.numpy()), "text": PhiS.fit(text.numpy())}, 1.0)
+    for tower, features in (("image", image), ("text", text)):
+        head.fit_ridge(embedding, features, tower, penalty=1e-9)
+        said = head.normalisers[tower].inverse(head(embedding, tower)).detach()
+        torch.testing.assert_close(said, features, atol=1e-3, rtol=0)

@@ -285,3 +285,12 @@ def test_dropping_keeps_the_worst_teacher_of_each_sample(build, source, monkeypa
     dropping = Objective(o.student, o.heads, sources, o.samples, o.bank, o.batches, config, o.seed)
     value = losses_of(dropping, 0)["fd"].item()
     assert value == pytest.approx(config.factors.fd * expected, rel=1e-5)
+
+
+def test_a_sample_is_taught_only_while_its_teacher_has_its_turn(build, source):
+    """The teacher of all samples has its turn in even steps: in odd ones each caption counts in full."""
+    teacher = replace(source("a", ALL, heads=False), turn=lambda step: step % 2 == 0)
+    objective = build([teacher], relation=1, fd=0, icl=0, clip=0.25, untaught=1)
+    weights = [objective._captions(objective.batch(step, Share())) for step in (0, 1)]
+    assert set(weights[0].tolist()) == {0.25}
+    assert set(weights[1].tolist()) == {1.0}

@@ -21,6 +21,14 @@ def test_ece_literal():
     assert ece(np.array([[1.0, 0.0]]), np.array([0])) == 0
 
 
+def test_fifteen_bins_are_not_ten():
+    """0.62 and 0.68 lie in two of fifteen bins, where each is wrong by itself, and would be one of ten, where they
+    make up for each other.
+    """
+    posterior = np.array([[0.62, 0.38], [0.68, 0.32]])
+    assert ece(posterior, np.array([0, 1])) == pytest.approx((0.38 + 0.68) / 2)
+
+
 def test_ece_against_a_loop_over_bins():
     rng = np.random.default_rng(0)
     posterior, truth = posteriors(rng), rng.integers(0, 3, 200)

@@ -13,6 +13,7 @@ from mmkd_core.errors import DataError
 from mmkd_core.evaluate.figures import score
 from mmkd_core.evaluate.outcomes import Outcomes
 from mmkd_core.evaluate.probe import FRACTIONS, SEEDS, Labelled, draw, measure, predict
+from mmkd_core.statistics.odds import log_odds
 
 CLASSES = ("a", "b", "c")
 
@@ -87,3 +88,27 @@ def test_one_class_is_refused() -> None:
     only = train.take(np.flatnonzero(train.label == "a"))
     with pytest.raises(DataError, match="two classes"):
         predict(only, val, test)
+
+
+def test_nothing_is_chosen_on_the_test_images() -> None:
+    train, val, test = splits(1.0)
+    rng = np.random.default_rng(9)
+    noise = Labelled(
+        100 * rng.normal(size=test.features.shape), rng.permutation(test.label), test.group_id, test.sample_id
+    )
+    found, other = predict(train, val, test), predict(train, val, noise)
+    assert found.facts == other.facts
+    mixed = np.concatenate([test.features[:1], noise.features[1:]])
+    judged = predict(train, val, Labelled(mixed, noise.label, test.group_id, test.sample_id))
+    for run in range(len(found.facts["runs"])):
+        first = [part["logits"][part["run"] == run][0] for part in (found, judged)]
+        np.testing.assert_array_equal(*first)
+
+
+def test_a_class_that_training_never_saw_is_a_tie_and_never_chosen() -> None:
+    train, val, test = splits(1.0)
+    kept = np.flatnonzero(train.label != "c")
+    last = predict(train.take(kept), val, test)
+    rows = last["run"] == len(last.facts["runs"]) - 1
+    assert last["logits"][rows].argmax(axis=1).max() == 1
+    assert roc_auc_score(test.label == "c", log_odds(last["logits"][rows])[:, 2]) == 0.5

@@ -29,7 +29,7 @@ def outcomes(n: int = 200, seed: int = 0, knows: float = 1.0) -> Outcomes:
         "risk": knows * hidden + 100.0 * (np.arange(n) % 5),  # each fold on a scale of its own
         "fold": np.arange(n) % 5,
     }
-    return Outcomes(PROTOCOL, columns, {"folds": 5, "horizon": 2.0})
+    return Outcomes(PROTOCOL, columns, {"folds": 5, "horizon": [2.0] * 5})
 
 
 def test_the_halves_are_made_inside_the_folds() -> None:

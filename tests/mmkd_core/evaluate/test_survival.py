@@ -140,3 +140,19 @@ def test_many_times_are_rounded_for_the_fit_and_few_are_not() -> None:
     assert rounded.max() == many.max()
     ranks = np.abs(np.argsort(np.argsort(many)) - np.searchsorted(np.sort(many), rounded))
     assert ranks.max() <= 20_000 / (MOMENTS - 1) + 1
+
+
+def test_nothing_is_fitted_to_held_out_patients() -> None:
+    """All of a fold but one become noise, and die at other times: what is said of the one stays as it was."""
+    patients = cohort(240, 3)
+    found = predict(patients)
+    for number in range(found.facts["folds"]):
+        held = np.flatnonzero(found["fold"] == number)
+        one, rest = held[0], held[1:]
+        rng = np.random.default_rng(number)
+        features, time = patients.features.copy(), patients.time.copy()
+        features[rest] = 1000 * rng.normal(size=features[rest].shape)
+        time[rest] = 50 * rng.permutation(time[rest])
+        other = predict(Patients(patients.group_id, features, time, patients.event))
+        assert other["risk"][one] == found["risk"][one], "scaler, components, penalty and coefficients"
+        assert other.facts["horizon"][number] == found.facts["horizon"][number]
