@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from mmkd_core.contract import TeacherSpec
 from mmkd_core.errors import PluginError
 from mmkd_core.plugins import remote_code, weights
@@ -49,24 +51,32 @@ def verified(spec: TeacherSpec) -> list[str]:
     return [f"{path.name} ({key})" for path, key in remote_code.named(spec, weights.resolve(spec))]
 
 
-def smoke_all(request: dict[str, Any]) -> dict[str, float | None]:
+class Tried(BaseModel):
+    """What opening a teacher told."""
+
+    logit_scale: float | None = Field(description="The model's own, where it is not the declared one.")
+    differences: list[str] = Field(description="What its checkpoint's configuration says otherwise than its spec.")
+
+
+def smoke_all(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Open and check teachers: entries as they will be locked, and the folder of the lock.
 
     Returns:
-        By name what ``check`` does.
+        By name what ``check`` gives.
     """
     host = PluginHost.discover(environ={})
     entries = [LockedTeacher.model_validate(entry) for entry in request["teachers"]]
-    return {entry.name: check(host, entry, Path(request["root"])) for entry in entries}
+    return {entry.name: check(host, entry, Path(request["root"])).model_dump() for entry in entries}
 
 
-def check(host: PluginHost, locked: LockedTeacher, root: Path) -> float | None:
-    """Open one teacher as its lock entry says, and run the smoke check on it.
+def check(host: PluginHost, locked: LockedTeacher, root: Path) -> Tried:
+    """Open one teacher as its lock entry says, and run the smoke check on it."""
+    from mmkd_core.plugins.loaders import stated
 
-    Returns:
-        The model's own logit scale where it is not the declared one; else None.
-    """
     spec = host.teacher(locked.name)
-    teacher = smoke(as_locked(spec, locked), partial(open_teacher, host, spec, locked, root))
+    pinned = as_locked(spec, locked)
+    teacher = smoke(pinned, partial(open_teacher, host, spec, locked, root))
     learnt: float | None = getattr(teacher, "logit_scale", None)
-    return None if learnt is None or math.isclose(learnt, spec.logit_scale, rel_tol=1e-3) else float(learnt)
+    told = learnt is not None and not math.isclose(learnt, spec.logit_scale, rel_tol=1e-3)
+    facts = stated.stated(pinned, weights.resolve(pinned))
+    return Tried(logit_scale=learnt if told else None, differences=list(stated.differences(pinned, facts)))

@@ -79,9 +79,12 @@ def add(
         with step("environment", target):
             _environments(locked, root, undo, progress)
         with step("smoke check", target):
-            scales = _smoke(arrival, locked, root)
-        locked = [entry.model_copy(update={"logit_scale": scales[entry.name]}) for entry in locked]
+            tried = _smoke(arrival, locked, root)
+        locked = [entry.model_copy(update={"logit_scale": tried[entry.name].logit_scale}) for entry in locked]
         progress.say(f"{names}: smoke check passed")
+        for name, one in tried.items():
+            for difference in one.differences:
+                progress.say(f"{name}: {difference}; its features follow the spec (`mmkd teachers check {name}`)")
         with step("lock", target):
             change_lock(lock_path, lambda lock: lock.having(*locked))
     return sorted(locked, key=lambda entry: entry.name)
@@ -168,10 +171,10 @@ def _discarding(root: Path, name: str) -> Any:
     return leave
 
 
-def _smoke(arrival: Arrival, locked: list[LockedTeacher], root: Path) -> dict[str, float | None]:
+def _smoke(arrival: Arrival, locked: list[LockedTeacher], root: Path) -> dict[str, fresh.Tried]:
     if arrival.host is not None:
         host = arrival.host
         return {entry.name: fresh.check(host, entry, root) for entry in locked}
     dumped = [entry.model_dump(mode="json") for entry in locked]
-    scales: dict[str, float | None] = freshly("smoke_all", {"teachers": dumped, "root": str(root)})
-    return scales
+    told: dict[str, Any] = freshly("smoke_all", {"teachers": dumped, "root": str(root)})
+    return {name: fresh.Tried.model_validate(one) for name, one in told.items()}

@@ -130,6 +130,27 @@ def test_biomed_clip(kit, plugin, open_hashes, write_bert, images, assert_same, 
     assert_same(kit.teacher(module, spec), images, *from_the_hub(spec, images))
 
 
+def test_a_configuration_that_says_otherwise_is_named_when_a_teacher_is_added(kit, plugin, open_hashes):
+    """The spec may be right, so it is added; the check that the kit runs after it fails."""
+    module = plugin("derm-lip")
+    spec = small(module.SPEC, open_hashes, size=32, embed_dim=8)
+    config = {"embed_dim": 8, "vision_cfg": SMALL_VIT, "text_cfg": NATIVE}
+    whole = {"model_cfg": config, "preprocess_cfg": {"mean": (0.5, 0.5, 0.5), "std": CLIP_STD}}
+
+    def write(folder):
+        (folder / "open_clip_config.json").write_text(json.dumps(whole))
+        save_file(randomly(open_clip.CLIP, config), folder / "open_clip_model.safetensors")
+
+    kit.publish(spec.weights[0], write)
+    with pytest.raises(AssertionError, match="configuration"):
+        kit.teacher(module, spec)
+    said = (
+        "derm-lip: mean: the spec declares (0.481455, 0.457828, 0.408211), open_clip_config.json says (0.5, 0.5, 0.5)"
+    )
+    assert any(line.startswith(said) for line in kit.said)
+    assert "derm-lip" in kit.lock.read_text()
+
+
 def test_random_weights_are_not_taken_for_the_published_ones(kit, plugin, write_bert):
     module = plugin("biomed-clip")
     config = {"embed_dim": 8, "vision_cfg": timm_tower("test_vit", 160), "text_cfg": TEXT_TOWER}
