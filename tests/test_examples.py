@@ -19,13 +19,15 @@ from mmkd_core.plugins import PluginHost
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+HANGS = 900
+"""Seconds after which a run does not end at all, however slow the machine."""
 
 
 def run(script: str, folder: Path) -> str:
     """What an example prints, run as a user would in another folder; it must not leave anything there."""
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "examples" / script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environ, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environ, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr
     assert list(folder.iterdir()) == []
     return done.stdout

@@ -46,7 +46,7 @@ def start(script: str, path: Path) -> subprocess.Popen[str]:
 
 def finish(script: str, path: Path) -> str:
     process = start(script, path)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
     return out.strip()
 

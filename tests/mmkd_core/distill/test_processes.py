@@ -50,7 +50,7 @@ def launch(folder: Path, store: Path, *arguments: str, world: int = 2) -> list[s
         )
         for i in range(world)
     ]
-    ended = [(process, *process.communicate(timeout=120)) for process in running]
+    ended = [(process, *process.communicate(timeout=900)) for process in running]
     return [subprocess.CompletedProcess(command, process.returncode, out, err) for process, out, err in ended]
 
 

@@ -28,7 +28,7 @@ def crash(_): os.kill(os.getpid(), 9)
 def sleep(path):
     if os.fork() == 0:
         time.sleep(1.5); open(path, "w").close(); os._exit(0)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -76,6 +76,6 @@ def test_a_hang_ends_with_all_that_it_started(tmp_path):
     started = time.monotonic()
     with pytest.raises(PluginError, match="the check took more than 1 s and was stopped"):
         run_isolated("isolated_probes:sleep", str(tmp_path / "survivor"), time_limit_s=1)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 1800, "it was not waited for"
     time.sleep(1)
     assert not (tmp_path / "survivor").exists()
