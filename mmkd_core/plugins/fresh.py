@@ -79,4 +79,7 @@ def check(host: PluginHost, locked: LockedTeacher, root: Path) -> Tried:
     learnt: float | None = getattr(teacher, "logit_scale", None)
     told = learnt is not None and not math.isclose(learnt, spec.logit_scale, rel_tol=1e-3)
     facts = stated.stated(pinned, weights.resolve(pinned))
-    return Tried(logit_scale=learnt if told else None, differences=list(stated.differences(pinned, facts)))
+    return Tried(
+        logit_scale=float(learnt) if told and learnt is not None else None,
+        differences=list(stated.differences(pinned, facts)),
+    )
