@@ -93,6 +93,16 @@ class DomainPredictions:
         """True where the classes are findings, of which an image has any number."""
         return self.truth.ndim == 2
 
+    @property
+    def questions(self) -> list[tuple[NDArray[np.int64], NDArray[np.object_], tuple[str, ...]]]:
+        """Class (n,) and group (n,) of the samples, and names of the classes; of each finding, there or not there."""
+        if not self.multilabel:
+            return [(self.truth.astype(np.int64), self.group_id, self.classes)]
+        named = [(f"no {name}", name) for name in self.classes]
+        return [
+            (column.astype(np.int64), self.group_id, pair) for column, pair in zip(self.truth.T, named, strict=True)
+        ]
+
     def posteriors(self) -> NDArray[np.float64]:
         """(n, C) probability of each class, or that each finding is there: how sure the model is.
 

@@ -306,13 +306,16 @@ def predict(
 
 
 def measured_claims(workspace: Workspace, student: Student, domains: tuple[str, ...]) -> dict[str, TrustClaim]:
-    """What an exported teacher may claim: its zero-shot accuracy on the validation images of each of its domains."""
-    corpus = workspace.corpus()
+    """What an exported teacher may claim: its zero-shot accuracy on the validation images of each of its domains.
+
+    Nothing is claimed where these are too few to be a measurement.
+    """
+    corpus, minimum = workspace.corpus(), workspace.config.trust.minimum
     predictions = predict(student, corpus, pixels_of(workspace, corpus), split="val")
     claims = {}
     for domain in domains:
         part = predictions.domains.get(domain)
-        if part is not None:
+        if part is not None and not all(minimum.lacks(*asked) for asked in part.questions):
             right = float(part.hits.mean())
             claims[domain] = TrustClaim(
                 score=round(right, 4),

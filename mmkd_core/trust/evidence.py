@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_core.data.enough import Minimum
 from mmkd_core.errors import TrustError
 from mmkd_core.trust.beliefs import Features, logits, unit
 from mmkd_core.trust.captions import Captions, CaptionTest, tested
@@ -153,10 +152,9 @@ def _silent(split: str, names: tuple[str, ...]) -> Probe:
 def _measure_domain(view: TeacherView, corpus: Corpus, domain: str, config: TrustConfig) -> DomainEvidence:
     train = np.flatnonzero((corpus.domain == domain) & (corpus.split == "train"))
     known, probes = (probes_of(view, corpus, domain, split) for split in ("train", "val"))
-    minimum = Minimum(config.samples, config.patients, config.per_class)
-    found = [measured(probe, minimum, config.seed, config.calibrate) for probe in probes]
+    found = [measured(probe, config.minimum, config.seed, config.calibrate) for probe in probes]
     if config.probe == "train" and all(part.status is Status.UNKNOWN for part in found):
-        again = [measured(probe, minimum, config.seed, config.calibrate) for probe in known]
+        again = [measured(probe, config.minimum, config.seed, config.calibrate) for probe in known]
         if any(part.status is not Status.UNKNOWN for part in again):
             if made_from(view, corpus):
                 found = [replace(part, why=f"{part.why}, and it was made from the training images") for part in found]

@@ -19,6 +19,7 @@ from mmkd_core.errors import TrustError
 from mmkd_core.settings import Seed
 
 if TYPE_CHECKING:
+    from mmkd_core.data.enough import Minimum
     from mmkd_core.trust.case import Case, Ruling
 
 
@@ -60,6 +61,13 @@ class TrustConfig:
         for name in ("samples", "patients", "per_class", "answers"):
             if getattr(self, name) < 1:
                 raise TrustError(f"trust.{name} is {getattr(self, name)}, at least 1 is needed", next="Correct it")
+
+    @property
+    def minimum(self) -> Minimum:
+        """The least that counts as a measurement."""
+        from mmkd_core.data.enough import Minimum
+
+        return Minimum(self.samples, self.patients, self.per_class)
 
     @property
     def percent(self) -> str:
