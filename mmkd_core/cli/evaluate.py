@@ -38,6 +38,9 @@ def zero_shot(model: Model, root: Root = HERE, json: Json = False, debug: Debug 
         rows.append(("mean", *_interval_cells(mean), *others, mean.n, mean.groups, ""))
     columns = ("domain", "AUC", "95 % interval", "balanced accuracy", "Brier score", "samples", "patients", "status")
     out.table(columns, rows)
+    if not rows:
+        instead = out.command(f"mmkd eval retrieval {model}")
+        out.say(f"no image of the test split has a label, so there is nothing to measure; `{instead}` needs none")
     facts = {"model": model, "predictions": path, **found.to_json()}
     measured = path.parent == workspace.evaluations  # those of a release were made with it
     out.finish(facts, wrote=[path] if measured else [], next=out.following())

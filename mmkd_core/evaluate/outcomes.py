@@ -30,7 +30,7 @@ class Outcomes:
         facts: what the figures need beside the rows (classes, horizon, thresholds), as plain JSON.
 
     Raises:
-        DataError: no ids, columns of different lengths, or logits that are not finite.
+        DataError: no rows, no ids, columns of different lengths, or logits that are not finite.
     """
 
     protocol: str
@@ -42,6 +42,9 @@ class Outcomes:
             raise DataError(f"outcomes without {', '.join(missing)}")
         if len({len(column) for column in self.columns.values()}) != 1:
             raise DataError(f"columns of outcomes differ in length: { {k: len(c) for k, c in self.columns.items()} }")
+        if not len(self):
+            what = f"{self.protocol} has nothing to measure: no sample of the test split has what it needs"
+            raise DataError(what, next="Put labelled samples into the test split.")
         for name, column in self.columns.items():
             if column.dtype.kind == "f" and not np.isfinite(column).all():
                 raise DataError(f"{name} holds NaN or infinity", next="Check the features with `mmkd store verify`.")

@@ -143,8 +143,11 @@ def retrieval(
     Raises:
         DataError: no pairs, columns of different lengths, or features that are not finite.
     """
-    if not 0 < len(image_features) == len(text_features) == len(image_id) == len(text_id):
-        raise DataError("retrieval needs as many images as captions, and at least one of each")
+    if not len(image_features) == len(text_features) == len(image_id) == len(text_id):
+        raise DataError("retrieval needs as many images as captions")
+    if not len(image_features):
+        what = "retrieval has nothing to search: no image of the test split has a caption"
+        raise DataError(what, next="Put images with captions into the test split.")
     for name, features in (("image", image_features), ("text", text_features)):
         if not np.isfinite(features).all():
             raise DataError(f"{name} features with NaN or infinity", next="Check them with `mmkd store verify`.")

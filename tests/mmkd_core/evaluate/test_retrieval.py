@@ -107,7 +107,9 @@ def test_json_names_the_protocol_and_the_gallery():
 
 
 def test_refusals():
-    with pytest.raises(DataError, match="as many images as captions, and at least one"):
+    with pytest.raises(DataError, match="nothing to search: no image of the test split has a caption"):
+        retrieval(np.eye(2)[:0], np.eye(2)[:0], ids([]), ids([]))
+    with pytest.raises(DataError, match="as many images as captions"):
         retrieval(np.eye(2), np.eye(3), ids([0, 1]), ids([0, 1, 2]))
     with pytest.raises(DataError, match="text features with NaN or infinity"):
         retrieval(np.eye(2), np.full((2, 2), np.nan), ids([0, 1]), ids([0, 1]))
