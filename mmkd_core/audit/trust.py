@@ -26,12 +26,12 @@ class Finding:
 
     Attributes:
         name: in tables and JSON.
-        verdict: what it comes to.
+        verdict: what it comes to; None where nothing was claimed, so that there is nothing to compare with.
         words: for people, after the names of teachers and domains.
     """
 
     name: str
-    verdict: Verdict
+    verdict: Verdict | None
     words: str
 
 
@@ -43,7 +43,7 @@ FINDINGS = {
         Finding("unverified", Verdict.INCONCLUSIVE, "claims what could not be measured here"),
         Finding("not comparable", Verdict.INCONCLUSIVE, "claims another metric than is measured here"),
         Finding("holds", Verdict.PASS, "is as good as it claims"),
-        Finding("no claim", Verdict.PASS, "claims nothing"),
+        Finding("no claim", None, "claims nothing"),
     )
 }
 """The worst first."""
@@ -118,9 +118,13 @@ def trust_table(
     ]
 
 
-def verdict(rows: Iterable[TrustRow]) -> Verdict:
-    """FAIL if a claim is refuted or a probe is known by heart, else INCONCLUSIVE if a claim is open, else PASS."""
-    return Verdict.of(FINDINGS[row.finding].verdict for row in rows)
+def verdict(rows: Iterable[TrustRow]) -> Verdict | None:
+    """FAIL if a claim is refuted or a probe is known by heart, else INCONCLUSIVE if a claim is open, else PASS.
+
+    None where no teacher claims anything.
+    """
+    found = [verdict for row in rows if (verdict := FINDINGS[row.finding].verdict)]
+    return Verdict.of(found) if found else None
 
 
 def sweep(evidence: Evidence, config: TrustConfig, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, DomainSweep]:

@@ -38,7 +38,7 @@ def show_trust(out: Output, sweep: bool) -> int:
         _show_sweep(out, facts["sweep"])
         _show_students(out, facts["students"])
     out.say(facts["sentence"])
-    out.say(f"verdict: {facts['verdict']}")
+    out.say(f"verdict: {facts['verdict'] or 'none, nothing to compare with: no teacher claims anything'}")
     path = trust_audit_file(workspace)
     out.finish(facts, wrote=[path.with_suffix(".html"), path], next=out.following())
     return int(facts["exit_code"])

@@ -39,8 +39,8 @@ def run_trust_audit(workspace: Workspace, swept: bool, progress: Progress | None
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "of": _inputs(workspace),
-        "verdict": found.value,
-        "exit_code": found.exit_code,
+        "verdict": found.value if found else None,
+        "exit_code": found.exit_code if found else 0,
         "rule": config.rule,
         "sentence": config.sentence,
         "threshold": config.threshold,

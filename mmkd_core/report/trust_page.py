@@ -64,7 +64,7 @@ class TrustView:
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        self.verdict = str(facts["verdict"])
+        self.verdict = str(facts["verdict"] or "no verdict")
         self.sweep = SweepView(facts) if "sweep" in facts else None
 
     @cached_property
@@ -79,7 +79,9 @@ class TrustView:
     def headline(self) -> str:
         """The verdict in a sentence."""
         worst = next((finding for finding in FINDINGS.values() if finding.name in self.found), None)
-        if worst is None or worst.verdict is Verdict.PASS:
+        if worst is None or worst.verdict is None:
+            return "No teacher claims anything, so there is nothing to compare with."
+        if worst.verdict is Verdict.PASS:
             return "No teacher claims more than it does here."
         named = "; ".join(self.found[worst.name][:4])
         return f"{worst.words[:1].upper()}{worst.words[1:]}: {named}."
@@ -94,7 +96,8 @@ class TrustView:
 
     def classed(self, finding: str) -> str:
         """The style of a finding in the table."""
-        return {Verdict.FAIL: "fail", Verdict.INCONCLUSIVE: "unsure", Verdict.PASS: ""}[FINDINGS[finding].verdict]
+        verdict = FINDINGS[finding].verdict
+        return "" if verdict in (None, Verdict.PASS) else verdict.mark
 
 
 def write_trust(facts: Facts, out: Path) -> Path:

@@ -63,7 +63,7 @@ def test_the_whole_way_reads_a_generation(ws: Path) -> None:
     done("teachers", "forecast", "good-small", "-w", ws)
     release = json.loads(done("distill", "--incremental", "-w", ws, "--json").stdout)
     assert (release["release"], release["made"]) == ("0002", True)
-    assert mmkd("audit", "forgetting", "-w", ws).exit_code in (0, 1, 3)
+    assert mmkd("audit", "forgetting", "-w", ws).exit_code == 3  # of two test images in each domain
     done("report", "-w", ws)
     assert "sound" in done("store", "verify", "-w", ws).stdout
     assert contents(generation) == before
@@ -80,7 +80,8 @@ def test_what_is_missing_in_a_generation_is_told_and_how_to_get_it(ws: Path) -> 
     assert refusal("extract", "-w", ws) == (
         "features are missing (good: 1 images and 0 texts), and mmkd.yaml reads a sealed generation, "
         f"which is never written ({generation}). Extract them where it was sealed and seal again; "
-        f"or leave `features` empty in mmkd.yaml, then `mmkd store merge {generation}` and `mmkd extract`"
+        f"or leave `features` empty in mmkd.yaml, then `mmkd store merge {generation} -w {ws}` "
+        f"and `mmkd extract -w {ws}`"
     )
     for command in (("store", "gc"), ("store", "repair"), ("store", "compact"), ("store", "merge", generation)):
         assert refusal(*command, "-w", ws).startswith("this generation is sealed and is never written again")
@@ -110,12 +111,14 @@ def test_images_that_could_not_be_read_are_not_missing(ws: Path) -> None:
     assert "1 of 20 images cannot be read so far, at most 1 % may be left out" in refusal("extract", "-w", ws)
     told = json.loads(done("extract", "--max-bad", "10%", "-w", ws, "--json").stdout)
     assert len(told["skipped"]) == 1
-    assert mmkd("audit", "trust", "-w", ws).exit_code in (0, 1, 3)
+    assert mmkd("audit", "trust", "-w", ws).exit_code == 0  # no teacher claims anything: no verdict
 
 
 def test_a_folder_without_features_is_refused(ws: Path) -> None:
     generation = move(ws)
-    after = "Name one that `mmkd store seal` made, or leave `features` empty for a store of the workspace's own"
+    after = (
+        f"Name one that `mmkd store seal -w {ws}` made, or leave `features` empty for a store of the workspace's own"
+    )
     (ws / "empty").mkdir()
     for folder in ("gone", "empty"):
         name_features(ws, folder)
@@ -133,5 +136,5 @@ def test_the_live_store_of_another_workspace_is_read_and_not_written(ws: Path, t
     name_features(ws, live)
     before = (live / "data.mdb").read_bytes()
     assert "nothing was missing" in done("extract", "-w", ws).stdout
-    assert mmkd("audit", "trust", "-w", ws).exit_code in (0, 1, 3)
+    assert mmkd("audit", "trust", "-w", ws).exit_code == 0  # no teacher claims anything: no verdict
     assert (live / "data.mdb").read_bytes() == before

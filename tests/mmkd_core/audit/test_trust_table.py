@@ -57,6 +57,14 @@ def test_one_refuted_claim_fails_and_one_that_is_open_leaves_it_open():
     assert verdict(rows(*enumerate([(0, 0.8), (100, 0.95)]))) == "FAIL"
 
 
+def test_where_nothing_is_claimed_there_is_nothing_to_compare_with():
+    silent = TeacherTrust("t", np.zeros(2, dtype=bool), {"ct": found(n=100)}, {}, "")
+    assert verdict(trust_table([silent], {})) is None
+    assert verdict([]) is None
+    both = trust_table([silent, replace(silent, teacher="u")], {"u": {"ct": claim(0.8)}})
+    assert verdict(both) == "PASS"
+
+
 def test_the_bounds_belong_to_the_metric_of_the_claim():
     interval = Interval(0.9, 0.86, 0.94, 100, 50)
     teacher = TeacherTrust("tutor", np.zeros(2, dtype=bool), {"ct": found(auc=interval)}, {}, "")

@@ -174,7 +174,7 @@ def test_from_a_teacher_to_its_evaluation(mmkd, installed, with_data):
     assert Path(found["wrote"][0]).is_file()
     assert answer("eval", "retrieval", "good")["image_to_text"]["queries"] == 16
     trust = answer("audit", "trust", "--sweep")
-    assert (trust["verdict"], trust["exit_code"], len(trust["rows"])) == ("PASS", 0, 8)
+    assert (trust["verdict"], trust["exit_code"], len(trust["rows"])) == (None, 0, 8)  # no teacher claims anything
     ct = trust["sweep"]["teachers"]["good"]["ct"]
     assert (ct["of"], len(ct["admitted"]), len(trust["sweep"]["thresholds"])) == (4, 101, 101)
     assert trust["students"]["missing"] == ["0.90", "0.50", "0.70", "0.80", "0.95", "everyone"]
