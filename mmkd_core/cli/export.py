@@ -191,7 +191,8 @@ def _source(root: Path, release: str | None, student: Path | None) -> _Source:
     """The student that is meant; a release needs a workspace, a folder does not."""
     from mmkd_core.errors import ReleaseError
     from mmkd_core.integrate import releases
-    from mmkd_core.integrate.student_data import pretrained, some_images
+    from mmkd_core.integrate.stage_one import pretrained
+    from mmkd_core.integrate.student_data import some_images
     from mmkd_core.integrate.workspace import Workspace
 
     if student and release:

@@ -30,7 +30,7 @@ from mmkd_core.integrate.evaluations import ENSEMBLE, keep_outcomes
 from mmkd_core.integrate.extracting import device, locked_jobs
 from mmkd_core.integrate.features import Features
 from mmkd_core.integrate.measuring import STAGE_ONE
-from mmkd_core.integrate.student_data import stage_one
+from mmkd_core.integrate.stage_one import stage_one
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.report.survival_plot import survival_plot

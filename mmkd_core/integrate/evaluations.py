@@ -18,7 +18,7 @@ from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import locked_specs
 from mmkd_core.integrate.inputs import digest, read_record, require_same, write_record
 from mmkd_core.integrate.measuring import STAGE_ONE
-from mmkd_core.integrate.student_data import WEIGHTS, stage_one
+from mmkd_core.integrate.stage_one import WEIGHTS, stage_one
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost
 

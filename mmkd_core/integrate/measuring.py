@@ -22,7 +22,8 @@ from mmkd_core.integrate.auditing import audited, gate_for, gathered
 from mmkd_core.integrate.evidence import evidence_before, evidence_of, references
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import embed_images, pixels_of, predict, stage_one, stage_one_of
+from mmkd_core.integrate.stage_one import stage_one, stage_one_of
+from mmkd_core.integrate.student_data import embed_images, pixels_of, predict
 from mmkd_core.integrate.workspace import Workspace, write_json
 from mmkd_core.plugins import PluginHost
 from mmkd_core.progress import Progress

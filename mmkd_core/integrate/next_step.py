@@ -11,12 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmkd_core.data.manifest import MANIFEST
 from mmkd_core.errors import MmkdError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.workspace import Workspace, read_json, trust_audit_file
+from mmkd_core.integrate.stage_one import has_stage_one
+from mmkd_core.integrate.workspace import Workspace, read_facts, trust_audit_file
 from mmkd_core.plugins import read_lock
 
 REPORT = "report.html"
@@ -111,15 +113,22 @@ def following(root: Path) -> str:
     return next_step(state_of(Workspace.open(root)))
 
 
+def _audited_trust(workspace: Workspace) -> list[dict[str, Any]]:
+    try:
+        return list(read_facts(trust_audit_file(workspace)).get("rows", []))
+    except MmkdError:
+        return []
+
+
 def state_of(workspace: Workspace) -> State:
     """Look at the files of a workspace; what is damaged counts as lacking."""
     locked = read_lock(workspace.lock_file).teachers
-    audited = (read_json(trust_audit_file(workspace)) or {}).get("rows", [])
+    audited = _audited_trust(workspace)
     state = {
         "corpus": (workspace.root / workspace.config.data / MANIFEST).is_file(),
         "teachers": frozenset(locked),
         "extracted": _extracted(workspace, {name: teacher.fingerprint for name, teacher in locked.items()}),
-        "stage_one": read_json(workspace.runs / "pretrain" / "done.json") is not None,
+        "stage_one": has_stage_one(workspace),
         "trust": frozenset(str(row["teacher"]) for row in audited),
         "teaching": frozenset(str(row["teacher"]) for row in audited if row["admitted"]),
         "root": workspace.root,

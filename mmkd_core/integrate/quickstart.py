@@ -23,7 +23,7 @@ from mmkd_core.integrate.specialists import make_specialists
 from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.summary import write_summary
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
-from mmkd_core.integrate.workspace import Config, Workspace, read_json, write_json
+from mmkd_core.integrate.workspace import Config, Workspace, read_facts, read_json, write_json
 from mmkd_core.plugins.lifecycle import add
 from mmkd_core.progress import Progress
 
@@ -104,7 +104,7 @@ class Clock:
         """Do one step and add its time."""
         start = time.monotonic()
         result = work()
-        seconds = read_json(self.path) or {}
+        seconds = read_facts(self.path)
         seconds[step] = round(seconds.get(step, 0.0) + time.monotonic() - start, 2)
         write_json(self.path, seconds)
         return result

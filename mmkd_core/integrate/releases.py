@@ -34,7 +34,7 @@ from mmkd_core.errors import ReleaseError
 from mmkd_core.files import hashes_of, replacing, require
 from mmkd_core.integrate import history
 from mmkd_core.integrate.inputs import digest, read_record, write_record
-from mmkd_core.integrate.workspace import Workspace, read_json
+from mmkd_core.integrate.workspace import Workspace, read_facts
 from mmkd_core.plugins.licences import UNKNOWN, most_restrictive
 
 CURRENT = "CURRENT"
@@ -189,7 +189,7 @@ def lineage(workspace: Workspace, of: Release) -> list[Release]:
 
 def withdrawals(workspace: Workspace) -> dict[str, Any]:
     """By teacher that was withdrawn: the releases that hold what it taught, and what replaced them."""
-    return dict(read_json(workspace.releases / WITHDRAWN) or {})
+    return read_facts(workspace.releases / WITHDRAWN)
 
 
 def current(workspace: Workspace) -> Release | None:

@@ -15,7 +15,8 @@ from mmkd_core.errors import ReleaseError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.inputs import require_same
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import Pixels, embed, predict, stage_one_facts
+from mmkd_core.integrate.stage_one import stage_one_facts
+from mmkd_core.integrate.student_data import Pixels, embed, predict
 from mmkd_core.integrate.workspace import CONFIG, LOCK, Config, Workspace, read_config, write_json
 from mmkd_core.student.checkpoint import forget_checkpoint
 from mmkd_core.student.config import PretrainConfig

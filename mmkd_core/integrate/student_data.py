@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ from mmkd_core.contract import TrustClaim
 from mmkd_core.data.captions import label_caption
 from mmkd_core.data.images import load_pixels
 from mmkd_core.data.manifest import Corpus
-from mmkd_core.errors import DataError, ReleaseError
+from mmkd_core.errors import DataError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_texts, embedded_classes, zero_shot
-from mmkd_core.files import hashes_of, require, sha256_of
-from mmkd_core.integrate.inputs import read_record, require_same, write_record
-from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.stage_one import DONE, finished, note_stage_one, run_of, stage_one_facts
 from mmkd_core.integrate.workspace import Workspace, identity
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.student import parallel
@@ -33,9 +30,6 @@ from mmkd_core.student.pretrain import pretrain
 from mmkd_core.student.start import digests, licences, load_start, tokenizer_beside
 from mmkd_core.trust import logits
 
-DONE, WEIGHTS = "done.json", "open_clip_model.safetensors"
-AGAIN = "Run `mmkd pretrain` to make it again"
-BACK = f"{AGAIN}, or put back what changed"
 _TEXTS = {"own": "their captions", "labels": "captions made from labels"}
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -52,81 +46,6 @@ def pixels_of(
     config = workspace.config.student
     size, resize = (student.pixels, student.preprocess["resize_mode"]) if student else (config.pixels, config.resize)
     return load_pixels(corpus, None, size, resize, workspace.state / "pixels", progress)
-
-
-def stage_one(workspace: Workspace) -> Path:
-    """Folder of the stage-1 student, which is whole and made from what is there now.
-
-    Raises:
-        ReleaseError: it was not trained yet, is damaged, or was made from other data or settings, which are named.
-    """
-    facts = stage_one_facts(workspace)
-    now = _inputs(workspace, workspace.corpus())
-    now["start"] = now["start"] or facts["inputs"]["start"]  # its weights may be gone after they were used
-    require_same(facts["inputs"], now, "stage 1", BACK, ReleaseError)
-    return _whole(workspace.runs / "pretrain" / "student", facts["files"])
-
-
-def stage_one_facts(workspace: Workspace) -> dict[str, Any]:
-    """What is kept of the training of stage 1: its inputs, the hashes of its files, ``pretrain`` as it was used.
-
-    Raises:
-        ReleaseError: it was not trained yet.
-    """
-    path = workspace.runs / "pretrain" / DONE
-    facts = read_record(path, "stage 1", AGAIN, ReleaseError)
-    if facts is None:
-        raise ReleaseError("there is no stage-1 student", where=str(path.parent), next="Run `mmkd pretrain`")
-    return facts
-
-
-def stage_one_of(workspace: Workspace, first: Release) -> Path:
-    """Folder of the stage-1 student that a first release was made from, whatever mmkd.yaml says by now.
-
-    Raises:
-        ReleaseError: it is damaged, or was trained again since.
-    """
-    folder = _whole(workspace.runs / "pretrain" / "student", stage_one_facts(workspace)["files"])
-    if sha256_of(folder / WEIGHTS) != first.facts.get("inputs", {}).get("start"):
-        raise ReleaseError(f"release {first.id} was not made from the stage 1 that is there now", where=str(folder))
-    return folder
-
-
-def pretrained(folder: Path) -> dict[str, Any]:
-    """What is kept of the training of a student of ``pretrain --out``; empty for a folder from elsewhere.
-
-    Raises:
-        ReleaseError: its files are not those that the training left.
-    """
-    again = "Run `mmkd pretrain --out` again"
-    facts = read_record(_run(folder) / DONE, f"the student {folder.name}", again, ReleaseError) or {}
-    _whole(folder, facts.get("files", {}))
-    return facts
-
-
-def _run(out: Path) -> Path:
-    """The folder of the training of a student that lies at ``out``."""
-    return out.parent / f".{out.name}.run"
-
-
-def _whole(folder: Path, files: Mapping[str, str]) -> Path:
-    for name in files:
-        require(folder, files, name, "the stage-1 student", AGAIN, ReleaseError)
-    return folder
-
-
-def _inputs(workspace: Workspace, corpus: Corpus) -> dict[str, Any]:
-    """What decides stage 1: data, settings as mmkd.yaml has them, and the weights that it starts from."""
-    config, start = workspace.config, {}
-    with suppress(ReleaseError):
-        start = {tower: found["sha256"] for tower, found in digests(config.student.start, workspace.root).items()}
-    return {
-        "corpus": corpus.fingerprint,
-        "seed": config.seed,
-        "student": config.student.model_dump(mode="json", exclude={"start": {"license"}}),
-        "pretrain": config.pretrain.model_dump(mode="json"),
-        "start": start,
-    }
 
 
 def started_from(workspace: Workspace) -> dict[str, dict[str, Any]]:
@@ -175,10 +94,10 @@ def run_pretrain(
     started = digests(shape.start, root)
     shaped = shape.model_dump(exclude={"start": {"license"}})
     key = identity(corpus.fingerprint, shaped, config.model_dump(), seed, started)
-    run = _run(out) if out else workspace.runs / "pretrain"
+    run = run_of(out) if out else workspace.runs / "pretrain"
     folder = out or run / "student"
     with parallel.leader_first():
-        done = _kept(run, folder, key, progress or Silent())
+        done = finished(workspace, corpus, run, folder, key, progress or Silent())
         pixels = pixels_of(workspace, corpus, progress)
     if done:
         return folder, {**done, "trained": False}
@@ -219,27 +138,6 @@ def run_pretrain(
     note_stage_one(workspace, corpus, config, run, folder, {**facts, "seconds": seconds})
     forget_checkpoint(run)
     return folder, {**facts, "seconds": time.monotonic() - start, "trained": True}
-
-
-def note_stage_one(
-    workspace: Workspace, corpus: Corpus, config: PretrainConfig, run: Path, folder: Path, facts: Mapping[str, Any]
-) -> None:
-    """Keep what a finished stage 1 was made from, and the hashes of its files."""
-    used = {"inputs": _inputs(workspace, corpus), "pretrain": config.model_dump(mode="json")}
-    write_record(run / DONE, {**facts, **used, "files": hashes_of(folder)})
-
-
-def _kept(run: Path, folder: Path, key: str, progress: Progress) -> dict[str, Any] | None:
-    """Facts of a finished run of the same inputs; none where its files are damaged, which is said."""
-    try:
-        facts = read_record(run / DONE, "stage 1", AGAIN, ReleaseError)
-        if facts is None or facts["identity"] != key:
-            return None
-        _whole(folder, facts["files"])
-    except ReleaseError as error:
-        progress.say(f"{error.what}; it is made again")
-        return None
-    return {name: value for name, value in facts.items() if name not in ("inputs", "pretrain", "files")}
 
 
 def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> tuple[list[str], Captions]:

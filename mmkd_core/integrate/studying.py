@@ -26,9 +26,10 @@ from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_texts
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import weights_digest
-from mmkd_core.integrate.student_data import note_stage_one, run_pretrain
+from mmkd_core.integrate.stage_one import has_stage_one, note_stage_one
+from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.teaching import run_distill, run_incremental
-from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, identity, read_json, write_json
+from mmkd_core.integrate.workspace import CONFIG, Config, Workspace, identity, read_facts, write_json
 from mmkd_core.plugins import read_lock, write_lock
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.report.study_page import changes_plot, write_study
@@ -132,7 +133,7 @@ def _stage_one(root: Path, folder: Path, seed: int) -> None:
     """The student that all cells of a seed start from; the base workspace's own where the seed is its own."""
     base = Workspace.open(root)
     workspace = _workspace(base, folder / f"seed-{seed}" / "stage-1", seed, {})
-    own = read_json(base.runs / "pretrain" / "done.json")
+    own = has_stage_one(base)
     if own and seed == base.config.seed and not workspace.runs.exists():
         shutil.copytree(base.runs / "pretrain", workspace.runs / "pretrain")
     run_pretrain(workspace, workspace.config.pretrain)
@@ -255,7 +256,7 @@ def report_study(workspace: Workspace, name: str) -> tuple[dict[str, Any], Path]
 
 def _read(folder: Path) -> dict[str, Any]:
     """``study.json``; one of another version counts as none."""
-    facts: dict[str, Any] = read_json(folder / STUDY) or {}
+    facts = read_facts(folder / STUDY)
     return facts if facts.get("schema") == SCHEMA else {"schema": SCHEMA, "cells": {}, "asked": [], "runs": {}}
 
 

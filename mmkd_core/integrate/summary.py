@@ -24,11 +24,11 @@ from mmkd_core.integrate.audits import audit_file, kept_audit
 from mmkd_core.integrate.features import locked_specs, open_store
 from mmkd_core.integrate.measuring import STAGE_ONE, before_any_teacher, zero_shot_of
 from mmkd_core.integrate.releases import Release
-from mmkd_core.integrate.student_data import DONE
+from mmkd_core.integrate.stage_one import DONE
 from mmkd_core.integrate.studying import report_study, studies
 from mmkd_core.integrate.teaching import decided_here
 from mmkd_core.integrate.trusting import kept_sweep
-from mmkd_core.integrate.workspace import CONFIG, Workspace, read_config, read_json, write_json
+from mmkd_core.integrate.workspace import CONFIG, Workspace, read_config, read_facts, read_json, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress, Silent
 from mmkd_core.report import write_report
@@ -95,7 +95,7 @@ def summarise_workspace(
         facts["seconds"] = {f"training of release {found.id}": found.facts["seconds"] for found in known}
     else:
         facts["store"] = _store(workspace)
-        facts["seconds"] = read_json(workspace.state / "seconds.json") or {}
+        facts["seconds"] = read_facts(workspace.state / "seconds.json")
         if commands := read_json(workspace.state / "reproduce.json"):
             facts["reproduce"] = commands
     if (workspace.runs / "pretrain" / DONE).exists():

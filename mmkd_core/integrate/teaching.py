@@ -17,8 +17,9 @@ from mmkd_core.integrate.audits import kept_audit
 from mmkd_core.integrate.distillation import Distillation, Outcome
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.releases import Release
+from mmkd_core.integrate.stage_one import stage_one
 from mmkd_core.integrate.staging import require_same_student
-from mmkd_core.integrate.student_data import pixels_of, probe_scores, stage_one
+from mmkd_core.integrate.student_data import pixels_of, probe_scores
 from mmkd_core.integrate.workspace import Workspace, identity
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress

@@ -23,7 +23,8 @@ from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import Repair, run_repair
-from mmkd_core.integrate.student_data import DONE, run_pretrain, stage_one
+from mmkd_core.integrate.stage_one import DONE, stage_one
+from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.teaching import locked_names, run_distill, run_incremental, run_trust
 from mmkd_core.integrate.trusting import trust_rows
 from mmkd_core.integrate.using import standing

@@ -15,7 +15,7 @@ from mmkd_core.audit.trust import THRESHOLDS, TrustRow, sweep, trust_table, verd
 from mmkd_core.integrate.features import Features, locked_specs, open_store
 from mmkd_core.integrate.studying import studied
 from mmkd_core.integrate.teaching import run_trust
-from mmkd_core.integrate.workspace import Workspace, identity, read_json, trust_audit_file, write_json
+from mmkd_core.integrate.workspace import Workspace, identity, read_facts, trust_audit_file, write_json
 from mmkd_core.plugins import PluginHost, read_lock
 from mmkd_core.progress import Progress
 from mmkd_core.report.trust_page import write_trust
@@ -72,7 +72,7 @@ def trust_rows(workspace: Workspace, decided: Mapping[str, TeacherTrust]) -> lis
 
 def kept_sweep(workspace: Workspace) -> dict[str, Any] | None:
     """The sweep that was kept, if it is of the data and the teachers that are in use now; its students as of now."""
-    facts = read_json(trust_audit_file(workspace)) or {}
+    facts = read_facts(trust_audit_file(workspace))
     if "sweep" not in facts or facts.get("of") != _inputs(workspace):
         return None
     return {"sweep": facts["sweep"], "students": _students(workspace), "threshold": facts["threshold"]}

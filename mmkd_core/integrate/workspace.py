@@ -143,7 +143,7 @@ class Workspace:
 
     def skipped(self) -> dict[str, Any]:
         """Images that extraction could not read, by id: path and reason."""
-        return read_json(self.skipped_file) or {}
+        return read_facts(self.skipped_file)
 
     def gate(self) -> Gate:
         """What counts as forgetting: ``gate.yaml``, or the default where there is none."""
@@ -255,6 +255,21 @@ def write_json(path: Path, facts: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write((json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if there is no file.
+
+    Raises:
+        WorkspaceError: the file is not whole, or holds something else.
+    """
+    facts = read_json(path)
+    if facts is None:
+        return {}
+    if not isinstance(facts, dict):
+        what = f"{path.name} is damaged: it holds a {type(facts).__name__} where names with values are due"
+        raise WorkspaceError(what, where=str(path), next="Restore it from a copy, or remove it")
+    return facts
 
 
 def read_json(path: Path) -> Any:

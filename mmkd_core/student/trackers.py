@@ -112,8 +112,11 @@ class _Told:
     @classmethod
     def load(cls, path: Path, identity: str) -> _Told:
         """Read it, if it is of this run; else nothing was told."""
-        facts = json.loads(path.read_text()) if path.exists() else {}
-        return cls(path, **facts) if facts.get("identity") == identity else cls(path, identity)
+        try:
+            told = cls(path, **json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):  # none, or not whole
+            return cls(path, identity)
+        return told if told.identity == identity else cls(path, identity)
 
     def save(self) -> None:
         """Write it, whole or not at all."""

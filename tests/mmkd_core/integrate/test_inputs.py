@@ -12,7 +12,8 @@ from mmkd_core.files import forget_hashes
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.inputs import changes, read_record, require_same, write_record
 from mmkd_core.integrate.measuring import run_audit
-from mmkd_core.integrate.student_data import pretrained, run_pretrain, stage_one, stage_one_facts
+from mmkd_core.integrate.stage_one import has_stage_one, pretrained, stage_one, stage_one_facts
+from mmkd_core.integrate.student_data import run_pretrain
 from mmkd_core.integrate.summary import summarise_workspace
 from mmkd_core.integrate.teaching import run_distill, run_incremental, trust_beside
 from mmkd_core.integrate.workspace import Config, Workspace, read_config
@@ -132,6 +133,18 @@ def test_what_was_chosen_for_one_run_holds_and_stands_in_the_release(workspace):
     made = run_distill(workspace).release
     assert read_config(made.file("mmkd.yaml")).pretrain.steps == 3
     assert workspace.config.pretrain.steps == 6
+
+
+def test_what_an_option_chose_may_be_written_into_the_settings_afterwards(workspace):
+    """``mmkd pretrain --steps 3``, then ``steps: 3`` in mmkd.yaml: one look at it is enough, nothing is trained."""
+    run_pretrain(workspace, workspace.config.pretrain.model_copy(update={"steps": 3}))
+    changed = edited(workspace, pretrain={"steps": 3})
+    assert not has_stage_one(changed)
+    with pytest.raises(ReleaseError, match=r"pretrain\.steps was 6, is 3"):
+        stage_one(changed)
+    assert not run_pretrain(changed, changed.config.pretrain)[1]["trained"]
+    assert has_stage_one(changed)
+    assert stage_one(changed)
 
 
 def test_a_damaged_stage_one_is_refused_and_made_again_as_it_was(workspace):
