@@ -41,12 +41,13 @@ def quickstart(
     from mmkd_core.errors import DataError, TrustError
     from mmkd_core.integrate.profiles import profile
     from mmkd_core.integrate.quickstart import quickstart as run
+    from mmkd_core.trust import RULES
 
     if data is not None and not data.exists():  # before a workspace is made for it
         raise DataError("no such file or folder", where=str(data), next="Give a manifest or a folder to --data")
     target = folder or root or FOLDER
     name = {} if data is None else {"name": _name(data)}
-    if trust == "published":
+    if RULES[trust.value].needs_list:
         raise TrustError(
             "quickstart makes a new workspace, and that has no published list of trusted teachers",
             next="Use the single commands: `mmkd init --trust published`, then `mmkd store import mmkd-clip DIR`",

@@ -12,6 +12,7 @@ from mmkd_core.contract import TeacherSpec
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.distill.replay import MixedBatches
 from mmkd_core.errors import PluginError, ReleaseError
+from mmkd_core.files import sha256_of
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.audits import kept_audit
 from mmkd_core.integrate.distillation import Distillation, Outcome
@@ -26,7 +27,7 @@ from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.batches import Batches
 from mmkd_core.student.model import Student
-from mmkd_core.trust import RULES, PublishedTrust, StudentProbe, TeacherTrust, TrustConfig, decide
+from mmkd_core.trust import RULES, PublishedTrust, StudentProbe, TeacherTrust, decide
 
 
 def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[str, TeacherTrust]:
@@ -46,10 +47,10 @@ def trust_beside(
     specs = locked_specs(workspace, PluginHost.discover())
     decided = {}
     probe: StudentProbe | None = None
-    published = PublishedTrust.load(workspace.published_trust) if config.rule == "published" else None
+    published = PublishedTrust.load(workspace.published_trust) if RULES[config.rule].needs_list else None
     with open_store(workspace) as store:
         for name, spec in specs.items():
-            inputs = trust_inputs(corpus, spec, config)
+            inputs = trust_inputs(workspace, corpus, spec)
             kept = parent.trust(name) if parent else None
             if kept and (found := TeacherTrust.load(kept)).inputs == inputs:
                 decided[name] = found
@@ -64,23 +65,26 @@ def trust_beside(
     return decided
 
 
-def trust_inputs(corpus: Corpus, spec: TeacherSpec, config: TrustConfig) -> str:
-    """Identity of what the trust in a teacher is decided from: corpus, teacher and settings."""
+def trust_inputs(workspace: Workspace, corpus: Corpus, spec: TeacherSpec) -> str:
+    """Identity of what the trust in a teacher is decided from: corpus, teacher, settings, and the published list."""
+    config = workspace.config.trust
+    path = workspace.published_trust
+    listed = sha256_of(path) if RULES[config.rule].needs_list and path.exists() else None
     of_teacher = (spec.fingerprint, spec.logit_scale, spec.domains, spec.provenance.images)
-    return identity(corpus.fingerprint, of_teacher, {d: c.score for d, c in spec.trust.items()}, asdict(config))
+    claims = {domain: claim.score for domain, claim in spec.trust.items()}
+    return identity(corpus.fingerprint, of_teacher, claims, asdict(config), listed)
 
 
 def decided_here(workspace: Workspace) -> tuple[dict[str, TeacherTrust], list[str]]:
     """The trust in every locked teacher that was decided last, and the teachers of which it is missing or was decided
     from other data or settings.
     """
-    corpus, config = workspace.corpus(), workspace.config.trust
-    found, stale = {}, []
+    corpus, found, stale = workspace.corpus(), {}, []
     in_use = releases.current(workspace)
     for name, spec in locked_specs(workspace, PluginHost.discover()).items():
         paths = [workspace.trust / f"{name}.npz", in_use.trust(name) if in_use else None]
         known = [TeacherTrust.load(path) for path in paths if path and path.exists()]
-        inputs = trust_inputs(corpus, spec, config)
+        inputs = trust_inputs(workspace, corpus, spec)
         fresh = [trust for trust in known if trust.inputs == inputs]
         if fresh:
             found[name] = fresh[0]

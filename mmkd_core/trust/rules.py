@@ -90,6 +90,7 @@ class Rule:
         sentence: the same under given settings, for pages.
         decide: what a teacher may teach in one domain.
         needs_student: it compares with the present student.
+        needs_list: it reads the list that the paper's authors publish.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Rule:
     sentence: Callable[[TrustConfig], str]
     decide: Callable[[Case, TrustConfig], Ruling]
     needs_student: bool = False
+    needs_list: bool = False
 
 
 def _measured(config: TrustConfig) -> str:
@@ -203,7 +205,13 @@ RULES: dict[str, Rule] = {
         ),
         Rule("claimed", "as 90, and on its claim where nothing can be measured", _claimed_words, _claimed),
         Rule("none", "all domains that it declares", _none_words, _none),
-        Rule("published", "the samples for which the authors of MMKD-CLIP list it", _published_words, _published),
+        Rule(
+            "published",
+            "the samples for which the authors of MMKD-CLIP list it",
+            _published_words,
+            _published,
+            needs_list=True,
+        ),
         Rule("90-labels", "as 90, but sample by sample whatever its answers are worth", _labels_words, _labels),
     )
 }

@@ -131,7 +131,7 @@ def test_a_teacher_teaches_exactly_what_it_is_listed_for(
     ws = workspace(table)
     assert refusal("audit", "trust", "-w", ws) == (
         f"there is no published list of trusted teachers ({ws / '.mmkd' / 'mmkd-clip-trusted.json'}). "
-        "Run `mmkd store import mmkd-clip DIR`, or choose another rule under trust in mmkd.yaml"
+        f"Run `mmkd store import mmkd-clip DIR -w {ws}`, or choose another rule under trust in mmkd.yaml"
     )
     done("store", "import", "mmkd-clip", published, "-w", ws)
     rows = json.loads(mmkd("audit", "trust", "-w", ws, "--json").stdout)["rows"]
