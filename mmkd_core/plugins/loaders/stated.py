@@ -13,6 +13,7 @@ does not name); only real features tell (`mmkd teachers check NAME --golden`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 
 from mmkd_core.contract import CLIP_MEAN, CLIP_STD, TeacherSpec
 from mmkd_core.errors import PluginError
-from mmkd_core.plugins.loaders import folder as files
 
 OPEN_CLIP, TRANSFORMERS, PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
 MODEL_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
@@ -69,7 +69,7 @@ def stated(spec: TeacherSpec, weights: Mapping[str, Path]) -> list[Fact]:
     """All facts in the configurations of a checkpoint's folder, declared or not; none if it has no such file.
 
     Raises:
-        PluginError: a configuration cannot be read, or asks for remote code.
+        PluginError: a configuration cannot be read, or makes no sense.
     """
     return read(spec, weights["model"])
 
@@ -77,7 +77,7 @@ def stated(spec: TeacherSpec, weights: Mapping[str, Path]) -> list[Fact]:
 def read(spec: TeacherSpec, folder: Path) -> list[Fact]:
     """The facts in a folder's configurations; raises like ``stated``."""
     here = [name for name in (OPEN_CLIP, TRANSFORMERS, PREPROCESSOR) if (folder / name).is_file()]
-    configs = {name: files.read_config(spec, folder / name) for name in here}
+    configs = {name: _json(spec, folder / name) for name in here}
     try:
         if OPEN_CLIP in configs:
             return list(_open_clip(configs[OPEN_CLIP]))
@@ -86,6 +86,17 @@ def read(spec: TeacherSpec, folder: Path) -> list[Fact]:
     except (AttributeError, TypeError, ValueError, KeyError, OSError) as error:
         what = f"{' and '.join(configs)} of teacher {spec.name} cannot be understood: {error}"
         raise PluginError(what, where=str(folder)) from error
+
+
+def _json(spec: TeacherSpec, file: Path) -> dict[str, Any]:
+    """A configuration as data. It may name code: a loader refuses that or was allowed it, here none is run."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PluginError(f"{file.name} of teacher {spec.name} cannot be read: {error}", where=str(file)) from error
+    if not isinstance(config, dict):
+        raise PluginError(f"{file.name} of teacher {spec.name} is no JSON object", where=str(file))
+    return config
 
 
 def _open_clip(config: Mapping[str, Any]) -> Iterator[Fact]:
