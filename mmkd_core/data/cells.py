@@ -22,7 +22,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 ABSENT = ("nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A", "null", "NULL", "None")
 """Words that programs write where a table has no value. A class that is called so needs another name."""
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _PICTURE = re.compile(r"\.(png|jpe?g|tiff?|bmp|webp|gif|dcm|dicom|nii(\.gz)?)\b", re.IGNORECASE)
 
 Cells = Iterator[tuple[str, Mapping[str, object]]]
@@ -83,7 +83,7 @@ def json_object(text: str, what: str, where: str) -> dict[str, Any]:
         DataError: ``what`` is no JSON, no object, or has a key twice.
     """
     try:
-        found = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, where))
+        found = json.loads(text.lstrip("\ufeff"), object_pairs_hook=lambda pairs: _once(pairs, where))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} cannot be read: not JSON: {error}", where=where) from error
     if not isinstance(found, dict):
@@ -139,7 +139,7 @@ def encodable(text: str, what: str, place: str) -> str:
 
 def _csv(path: Path) -> tuple[list[str], Cells]:
     text = read_text(path)
-    told = re.match(r"sep=([,;\t])[\r\n]", text)  # Excel's own way to say it
+    told = re.match(r"sep=([,;|\t])[\r\n]", text)  # Excel's own way to say it
     separator = told[1] if told else _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     if told:
@@ -147,7 +147,7 @@ def _csv(path: Path) -> tuple[list[str], Cells]:
     rows: list[tuple[str, Mapping[str, object]]] = []
     problems, line = Problems(), 1
     try:
-        columns = [name.strip() for name in next(reader, [])]
+        columns = [name.replace("\ufeff", "").strip() for name in next(reader, [])]
         _refuse_twice(columns, path.name)
         while True:
             line = reader.line_num + 1

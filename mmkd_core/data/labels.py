@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from mmkd_core.data.cells import ABSENT, text_cell
+from mmkd_core.data.cells import ABSENT, encodable, text_cell
 from mmkd_core.data.issues import ImportLog
 from mmkd_core.errors import DataError
 
@@ -102,6 +102,8 @@ class LabelColumns:
                 raise DataError(what, where=place, next=mend)
             return tuple(name for name, item in zip(self.names, value, strict=True) if item)
         names = [" ".join(item.replace("\ufeff", "").split()) if isinstance(item, str) else "" for item in value]
+        for name in names:
+            encodable(name, "the label", place)
         if any(not name or name in ABSENT for name in names):
             raise DataError(f"a label in {list(value)} is no name", where=place, next=_LISTS)
         return tuple(dict.fromkeys(names))

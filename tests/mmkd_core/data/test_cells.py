@@ -19,7 +19,7 @@ def read(path: Path) -> tuple[list[str], list[tuple[str, dict[str, object]]]]:
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.tsv"])
-@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 def test_cells_are_parted_by_what_the_first_line_is_parted_by(tmp_path: Path, name: str, mark: str) -> None:
     lines = [["image", "caption"], ["a.png", f'"one{mark} and two"'], ["b.png", "plain"], ["", ""]]
     (tmp_path / name).write_text("\ufeff" + "\r\n".join(mark.join(line) for line in lines), encoding="utf-8")
@@ -81,6 +81,11 @@ def test_all_lines_that_are_no_json_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path / "m.jsonl")
     assert "the line is not a JSON object: 2 (m.jsonl, line 3; m.jsonl, line 4)" in str(caught.value)
+
+
+def test_files_that_were_written_one_behind_the_other_are_read(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('\ufeff{"image": "a"}\n\ufeff{"image": "b"}\n', encoding="utf-8")
+    assert [cells["image"] for _, cells in read(tmp_path / "m.jsonl")[1]] == ["a", "b"]
 
 
 def test_words_for_absent_are_counted_as_they_are_spelled() -> None:

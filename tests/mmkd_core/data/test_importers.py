@@ -190,6 +190,7 @@ def test_an_image_in_two_splits(picture_folder: Path) -> None:
         ({"split": "fold 1"}, "csv", "unknown split 'fold 1' (manifest.csv, line 5). Use train, val, test."),
         ({"label": {"a": 1}}, "jsonl", "the label is no single value but a dict (manifest.jsonl, line 4)."),
         ({"label": [0, 1]}, "jsonl", "the labels are numbers, [0, 1], and not names (manifest.jsonl, line 4)."),
+        ({"label": ["a", "cut \ud83d"]}, "jsonl", "the label is not UTF-8: 'cut \\ud83d' (manifest.jsonl, line 4)."),
         ({"label": ["a", None]}, "jsonl", "a label in ['a', None] is no name (manifest.jsonl, line 4)."),
         ({"label": "[a b]"}, "csv", "the label '[a b]' is no list (manifest.csv, line 5)."),
         ({"label": "a|nan"}, "csv", "a label in 'a|nan' is no name (manifest.csv)."),
