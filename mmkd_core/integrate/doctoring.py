@@ -21,6 +21,7 @@ from mmkd_core import advice
 from mmkd_core.errors import MmkdError
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.features import locked_specs
+from mmkd_core.integrate.stage_one import DONE, stage_one
 from mmkd_core.integrate.storekeeping import reachable
 from mmkd_core.integrate.workspace import CONFIG, Workspace
 from mmkd_core.plugins import PluginHost, read_lock
@@ -59,7 +60,15 @@ def diagnose(root: Path) -> list[Check]:
     except MmkdError as error:
         return [*checks, _problem("workspace", error)]
     checks.append(Check("workspace", "ok", f"{workspace.config.name}, seed {workspace.config.seed}"))
-    for name, look in (("data", _data), ("lock", _lock), ("store", _store), ("releases", _releases), ("use", _in_use)):
+    looks = {
+        "data": _data,
+        "lock": _lock,
+        "store": _store,
+        "stage 1": _stage_one,
+        "releases": _releases,
+        "use": _in_use,
+    }
+    for name, look in looks.items():
         checks += _guarded(name, lambda look=look: look(workspace))  # type: ignore[misc]
     return checks
 
@@ -223,8 +232,23 @@ def _releases(workspace: Workspace) -> Iterator[Check]:
             used = current is not None and release.id == current.id
             fix = "Run `mmkd releases rollback` to another one" if used else "Restore its folder from a copy"
             yield Check("releases", "problem", f"{release.id}: {error.what} ({error.where})", fix)
+    for folder in releases.cut_off(workspace):
+        what = f"{folder.name} has no {releases.FACTS}: a copy that was cut off, which is passed over"
+        yield Check("releases", "warning", what, f"Copy it again, or remove {folder}")
     in_use = f"{current.id} is in use" if current else "none is in use"
     yield Check("releases", "ok", f"{len(found)}, {in_use}")
+
+
+def _stage_one(workspace: Workspace) -> Iterator[Check]:
+    """Of a workspace with releases it is not needed any more, so that it may be of other settings."""
+    if not (workspace.runs / "pretrain" / DONE).exists():
+        return
+    try:
+        stage_one(workspace)
+    except MmkdError as error:
+        yield Check("stage 1", "warning", error.what, error.next or "")
+        return
+    yield Check("stage 1", "ok", "whole, and made from the present data and settings")
 
 
 def _in_use(workspace: Workspace) -> Iterator[Check]:

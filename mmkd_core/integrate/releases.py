@@ -149,6 +149,12 @@ def _names(workspace: Workspace) -> list[str]:
     return sorted(path.parent.name for path in found if _is_name(path.parent.name))
 
 
+def cut_off(workspace: Workspace) -> list[Path]:
+    """Folders of releases that were not copied whole: they have no ``release.json``."""
+    found = (path for path in sorted(workspace.releases.glob("*")) if path.is_dir() and _is_name(path.name))
+    return [path for path in found if not (path / FACTS).is_file()]
+
+
 def _is_name(name: str) -> bool:
     return name.isascii() and name.isdigit()
 

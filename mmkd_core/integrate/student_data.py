@@ -17,6 +17,7 @@ from mmkd_core.errors import DataError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.zero_shot import class_texts, embedded_classes, zero_shot
+from mmkd_core.integrate import releases
 from mmkd_core.integrate.stage_one import DONE, finished, note_stage_one, run_of, stage_one_facts
 from mmkd_core.integrate.workspace import Workspace, identity
 from mmkd_core.progress import Progress, Silent
@@ -91,6 +92,7 @@ def run_pretrain(
     captions, whose = training_captions(corpus, rows, config.captions)
     seed = workspace.config.seed
     shape, root = workspace.config.student, workspace.root
+    _require_whole_start(workspace)
     started = digests(shape.start, root)
     shaped = shape.model_dump(exclude={"start": {"license"}})
     key = identity(corpus.fingerprint, shaped, config.model_dump(), seed, started)
@@ -138,6 +140,15 @@ def run_pretrain(
     note_stage_one(workspace, corpus, config, run, folder, {**facts, "seconds": seconds})
     forget_checkpoint(run)
     return folder, {**facts, "seconds": time.monotonic() - start, "trained": True}
+
+
+def _require_whole_start(workspace: Workspace) -> None:
+    """Refuse to start from the student of a release that is damaged."""
+    start = workspace.config.student.start
+    for path in {(workspace.root / given).resolve() for given in (start.image, start.text) if given}:
+        folder = path if path.is_dir() else path.parent
+        if folder.name == "student" and folder.parent.parent == workspace.releases.resolve():
+            assert releases.release(workspace, folder.parent.name).student
 
 
 def training_captions(corpus: Corpus, rows: np.ndarray[Any, Any], kind: str) -> tuple[list[str], Captions]:

@@ -10,6 +10,7 @@ from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import ReleaseError, WorkspaceError
 from mmkd_core.files import forget_hashes
 from mmkd_core.integrate import releases
+from mmkd_core.integrate.doctoring import diagnose
 from mmkd_core.integrate.inputs import changes, read_record, require_same, write_record
 from mmkd_core.integrate.measuring import run_audit
 from mmkd_core.integrate.stage_one import has_stage_one, pretrained, stage_one, stage_one_facts
@@ -133,6 +134,29 @@ def test_what_was_chosen_for_one_run_holds_and_stands_in_the_release(workspace):
     made = run_distill(workspace).release
     assert read_config(made.file("mmkd.yaml")).pretrain.steps == 3
     assert workspace.config.pretrain.steps == 6
+
+
+def test_a_student_does_not_start_from_a_damaged_release(workspace):
+    changed = edited(workspace, student={"start": {"image": "releases/0001/student"}})
+    weights = workspace.root / "releases/0001/student/open_clip_model.safetensors"
+    flip(weights)
+    with pytest.raises(ReleaseError, match=r"release 0001 is damaged: student/open_clip_model\.safetensors is changed"):
+        run_pretrain(changed, changed.config.pretrain)
+
+
+def test_the_doctor_says_what_is_stale_damaged_or_cut_off(workspace):
+    def found(now: Workspace) -> dict[str, tuple[str, str]]:
+        checks = [check for check in diagnose(now.root) if check.name in ("stage 1", "releases")]
+        return {f"{check.name} {check.state}": (check.found, check.fix) for check in checks}
+
+    assert set(found(workspace)) == {"stage 1 ok", "releases ok"}
+    (workspace.releases / "0002").mkdir()
+    told = found(edited(workspace, seed=7))
+    assert told["stage 1 warning"][0] == "stage 1 was made from other inputs: seed was 0, is 7"
+    assert "mmkd pretrain" in told["stage 1 warning"][1]
+    assert told["releases warning"][0].startswith("0002 has no release.json: a copy that was cut off")
+    flip(workspace.releases / "0001" / "replay.json")
+    assert "release 0001 is damaged: replay.json is changed" in found(workspace)["releases problem"][0]
 
 
 def test_what_an_option_chose_may_be_written_into_the_settings_afterwards(workspace):

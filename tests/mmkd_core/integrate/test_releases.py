@@ -148,6 +148,7 @@ def test_folders_that_were_cut_off_are_passed_over(workspace):
     (workspace.releases / "0003").mkdir()
     (workspace.releases / "0004" / "student").mkdir(parents=True)
     assert [found.id for found in releases.all_releases(workspace)] == ["0001", "0002"]
+    assert [folder.name for folder in releases.cut_off(workspace)] == ["0003", "0004"]
     with pytest.raises(ReleaseError, match=r"there is no release '0003' .*There are 0001, 0002"):
         releases.release(workspace, "0003")
     assert made(workspace, "0002").id == "0003"
