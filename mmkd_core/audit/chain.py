@@ -4,11 +4,7 @@ With R[t, p] a metric of release t = 1..T on part p (a domain, a teacher, a dire
 the teachers came, and l(p) the release that learnt p: for a domain the first that has a teacher for it (the first of
 all where none ever came), for a teacher the one that learnt from it, for a direction the first of all:
 
-    acc                    mean over p of R[T, p]
-    bwt                    mean over p with l(p) < T of R[T, p] - R[l(p), p]        (Lopez-Paz and Ranzato 2017, eq. 3)
-    fwt                    mean over p with l(p) > 1 of R[l(p) - 1, p] - b[p]       (the same, eq. 4)
-    forgetting_max_last    mean over p with l(p) < T of (max over t < T of R[t, p]) - R[T, p]  (Chaudhry et al. 2018)
-    forgetting_first_last  mean over p with l(p) < T of R[l(p), p] - R[T, p]        (Avalanche; minus bwt)
+    acc, bwt, fwt, forgetting_max_last, forgetting_first_last: ``chain_figures``
 
 Libraries call both of the last two "forgetting"; the first is never smaller. b is the student before any teacher; for
 an AUC it is chance where there is none. Where less is better (calibration, flips) the signs of all but ``acc`` are
@@ -28,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_core.audit.chain_figures import CHAIN_FIGURES, FIRST_LAST, MAX_LAST, ChainFigure, Row
 from mmkd_core.audit.comparison import MEAN, Comparison, Undefined, Unjudged, Verdict, judge, overall
 from mmkd_core.audit.evidence import Evidence, Key
 from mmkd_core.audit.families import Figure, figures_of, flips_of
@@ -210,8 +207,13 @@ class _History:
         old = [p for p in rows if first[p] < len(self.names) - 1 and np.isfinite(values[p][first[p]])]
         late = [p for p in rows if first[p] > 0 and base[p] is not None and np.isfinite(values[p][first[p] - 1])]
 
-        def figure(parts: list[str], of: Callable[[str, Floats], Floats]) -> Interval | None:
-            return self._mean({part: rows[part] for part in parts}, of)
+        parts = {"all": list(rows), "old": old, "late": late}
+
+        def row(part: str, numbers: Floats) -> Row:
+            return Row(numbers, first[part], base[part] or 0.0, sign)
+
+        def figure(known: ChainFigure) -> Interval | None:
+            return self._mean({p: rows[p] for p in parts[known.over]}, lambda p, numbers: known.of(row(p, numbers)))
 
         return ChainTable(
             family,
@@ -224,17 +226,11 @@ class _History:
             },
             learnt={part: self.names[place] for part, place in first.items()},
             baseline=base,
-            figures={
-                "acc": figure(list(rows), lambda p, r: r[-1]),
-                "bwt": figure(old, lambda p, r: sign * (r[-1] - r[first[p]])),
-                "fwt": figure(late, lambda p, r: sign * (r[first[p] - 1] - (base[p] or 0.0))),
-                "forgetting_max_last": figure(old, lambda p, r: _best(r[:-1], sign) - sign * r[-1]),
-                "forgetting_first_last": figure(old, lambda p, r: sign * (r[first[p]] - r[-1])),
-            },
+            figures={known.name: figure(known) for known in CHAIN_FIGURES},
             parts={
                 p: {
-                    "max_last": float(_best(values[p][:-1], sign) - sign * values[p][-1]),
-                    "first_last": float(sign * (values[p][first[p]] - values[p][-1])),
+                    "max_last": float(MAX_LAST.of(row(p, values[p]))),
+                    "first_last": float(FIRST_LAST.of(row(p, values[p]))),
                 }
                 for p in old
             },
@@ -255,9 +251,3 @@ class _History:
         return percentile_interval(
             estimate, mean_draws(drawn), whole.samples, whole.groups, self.gate.confidence, LIMITS
         )
-
-
-def _best(rows: Floats, sign: float) -> Floats:
-    """The best of the releases that have the figure, (T,) or (T, B): negative where less is better."""
-    good: Floats = np.where(np.isfinite(rows), sign * rows, -np.inf).max(axis=0)
-    return good

@@ -11,14 +11,6 @@ if TYPE_CHECKING:
     from mmkd_core.audit.comparison import Comparison, Undefined
     from mmkd_core.audit.forgetting import ForgettingAudit
 
-FIGURES = {
-    "ACC": "mean of the newest release",
-    "BWT": "gain since a part was learnt",
-    "FWT": "gain over the student before any teacher, in the release before a part was learnt",
-    "forgetting, max - last": "best earlier release minus the newest",
-    "forgetting, first - last": "when learnt minus the newest",
-}
-
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Of the sweep, in the terminal; JSON and page have all."""
 
@@ -125,6 +117,7 @@ def _say_changes(out: Output, changed: "Mapping[str, Any]", candidate: str) -> N
 
 def show_chain(out: Output, candidate: str | None, force: bool, because: str | None) -> int:
     """The matrix of a release and all that it grew from."""
+    from mmkd_core.audit.chain_figures import CHAIN_FIGURES
     from mmkd_core.cli.progress import watch
     from mmkd_core.integrate.measuring import run_chain
     from mmkd_core.integrate.workspace import Workspace
@@ -136,10 +129,11 @@ def show_chain(out: Output, candidate: str | None, force: bool, because: str | N
     for table in found.tables:
         if table.gates:
             _show_matrix(out, table, found.releases)
-    columns = ("figure", "", "ACC", "BWT", "interval", "FWT", "forgetting, max - last", "first - last")
+    titles = [known.title for known in CHAIN_FIGURES]
+    columns = ("figure", "", *titles[:2], "interval", *titles[2:])
     out.table(columns, [_figure_cells(table) for table in found.tables])
-    for short, words in FIGURES.items():
-        out.say(f"{short}: {words}")
+    for known in CHAIN_FIGURES:
+        out.say(f"{known.title}: {known.words}")
     out.say()
     _table(out, [row for row in found.comparisons if row.gates], "when learnt", found.releases[-1])
     _reported(out, found.comparisons)

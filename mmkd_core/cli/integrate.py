@@ -109,14 +109,11 @@ def _say_worst(out: Output, audit: "ForgettingAudit") -> None:
 
 
 def _say_repair(out: Output, done: "Repair") -> None:
-    words = {
-        "interpolation": "repaired by going back part of the way to the parent",
-        "replay": "repaired by replaying more of what was forgotten",
-        "parent": "nothing helped; the parent stays in use",
-    }
+    from mmkd_core.integrate.repairing import HOW
+
     for attempt in done.attempts:
         out.say(f"repair by {attempt.how}: {attempt.why}")
-    out.say(words[done.how])
+    out.say(HOW[done.how])
 
 
 def _facts(done: "Repair") -> dict[str, Any]:

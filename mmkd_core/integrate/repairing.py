@@ -32,6 +32,12 @@ from mmkd_core.student import parallel
 from mmkd_core.student.model import Student
 
 How = Literal["interpolation", "replay", "parent"]
+HOW: dict[How, str] = {
+    "interpolation": "repaired by going back part of the way to the parent",
+    "replay": "repaired by replaying more of what was forgotten",
+    "parent": "nothing helped; the parent stays in use",
+}
+"""What helped, for people."""
 BACK = tuple(step for step in STEPS if step <= 0.65)
 """Shares of the way to the candidate that are tried; more of it would be the candidate again."""
 

@@ -9,19 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmkd_core.audit.chain_figures import CHAIN_FIGURES
 from mmkd_core.report import figures, html
 from mmkd_core.report.figures import HeatRow
 from mmkd_core.report.words import signed
 
 Facts = Mapping[str, Any]
-
-NAMES = {
-    "acc": ("ACC", "mean of the newest release"),
-    "bwt": ("BWT", "mean gain since a part was learnt"),
-    "fwt": ("FWT", "mean gain over the student before any teacher, in the release before the part’s own"),
-    "forgetting_max_last": ("Forgetting, max − last", "best earlier release minus the newest, mean over parts"),
-    "forgetting_first_last": ("Forgetting, first − last", "when learnt minus the newest, mean over parts; minus BWT"),
-}
 
 
 class TableView:
@@ -56,7 +49,7 @@ class TableView:
     @cached_property
     def named(self) -> list[tuple[str, str, Facts | None]]:
         """Figure, definition, and its interval."""
-        return [(*words, self.facts["figures"][key]) for key, words in NAMES.items()]
+        return [(known.title, known.words, self.facts["figures"][known.name]) for known in CHAIN_FIGURES]
 
     @staticmethod
     def _mean(values: Sequence[float | None]) -> float | None:
