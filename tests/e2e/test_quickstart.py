@@ -50,7 +50,8 @@ def test_summary_has_what_the_issue_names(finished: Path) -> None:
     assert set(integration["gain"]) == {"mri", "ultrasound"}
     for entry in integration["forgetting"].values():
         assert {"delta", "lower", "upper", "n", "groups", "verdict"} <= set(entry)
-    assert integration["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
+    assert integration["verdict"] == "INCONCLUSIVE", "forty test images in a domain cannot show more"
+    assert {row["verdict"] for row in integration["open"]} == {"INCONCLUSIVE"}
     assert {"steps", "seconds"} <= set(integration["cost_ratio"])
     assert summary["store"]["rows"] > 0
     assert summary["store"]["bytes"] > 0
@@ -223,7 +224,7 @@ def test_an_audit_leaves_a_page_xml_and_json_and_a_chain_has_every_name_for_forg
     found = {(row["family"], row["metric"]) for row in facts["comparisons"]}
     assert {("zero-shot", "auc"), ("retrieval", "R@10"), ("fidelity", "cosine"), ("flips", "negative")} <= found
     cases = ElementTree.parse(audits / "0002-against-0001.xml").getroot().findall("testsuite/testcase")
-    assert len(cases) == len(facts["comparisons"])
+    assert len(cases) == len(facts["comparisons"]) + len(facts["undefined"])
     page = (audits / "0002-against-0001.html").read_text()
     assert facts["gate"]["hash"] in page
     assert 'src="http' not in page

@@ -101,6 +101,20 @@ def test_a_chain_is_against_all(mmkd, workspace):
     assert "leave out --against" in " ".join(done.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("releases rollback 0001 --because x", "add --force"),
+        ("audit forgetting --because x", "add --force"),
+        ("audit forgetting --self-test --force", "leave out --force"),
+    ],
+)
+def test_a_reason_is_given_for_something(command, words, mmkd, workspace):
+    done = mmkd(*command.split(), "-w", workspace)
+    assert done.exit_code == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_a_store_that_is_not_there(mmkd, workspace):
     done = mmkd("store", "info", "-w", workspace, "--json")
     assert done.exit_code == 2
