@@ -13,12 +13,8 @@ from mmkd_core.integrate.workspace import Workspace
 
 def verdict_of(workspace: Workspace, found: Release) -> Verdict | None:
     """The verdict on a release against its parent, under the gate that it was made with; None without such an audit."""
-    if found.parent is None:
-        return None
-    facts = kept_audit(workspace, found, releases.release(workspace, found.parent))
-    if facts is None or facts["gate"]["hash"] != read_gate(found.file(GATE)).hash:
-        return None
-    return Verdict(facts["verdict"])
+    verdict, own = _said(workspace, found)
+    return verdict if own else None
 
 
 def standing(workspace: Workspace, found: Release) -> str:
@@ -26,10 +22,20 @@ def standing(workspace: Workspace, found: Release) -> str:
     if found.parent is None:
         return "nothing to compare with"
     try:
-        verdict = verdict_of(workspace, found)
+        verdict, own = _said(workspace, found)
     except (ReleaseError, WorkspaceError):
         return "damaged"
-    return verdict.value if verdict else "not audited"
+    if verdict is None:
+        return "not audited"
+    return verdict.value if own else f"{verdict.value} under another gate"
+
+
+def _said(workspace: Workspace, found: Release) -> tuple[Verdict | None, bool]:
+    """The last verdict on a release against its parent, and whether it was under the gate that it was made with."""
+    facts = kept_audit(workspace, found, releases.release(workspace, found.parent)) if found.parent else None
+    if facts is None:
+        return None, False
+    return Verdict(facts["verdict"]), facts["gate"]["hash"] == read_gate(found.file(GATE)).hash
 
 
 def put_into_use(
@@ -58,6 +64,9 @@ def put_into_use(
 
 
 def _told(workspace: Workspace, found: Release) -> str:
-    verdict = verdict_of(workspace, found)
-    never = "it was never audited" if found.parent else "it has no parent to be compared with, and was never in use"
-    return f"{verdict.value} against {found.parent}" if verdict else never
+    if found.parent is None:
+        return "it has no parent to be compared with, and was never in use"
+    verdict, own = _said(workspace, found)
+    if verdict is None:
+        return "it was never audited"
+    return f"{verdict.value} against {found.parent}{'' if own else ', under another gate than its own'}"

@@ -105,8 +105,8 @@ def test_a_pass_that_was_written_by_hand_is_refused(workspace):
 
 def test_a_pass_under_another_gate_is_none(workspace):
     say(workspace, "0002", "PASS", Gate(seed=9))
-    assert standing(workspace, releases.release(workspace, "0002")) == "not audited"
-    with pytest.raises(ReleaseError, match="never audited"):
+    assert standing(workspace, releases.release(workspace, "0002")) == "PASS under another gate"
+    with pytest.raises(ReleaseError, match="PASS against 0001, under another gate than its own"):
         put_into_use(workspace, "0002")
 
 
