@@ -31,6 +31,7 @@ def integrate(
     """Add, extract, trust, distil, audit and, if need be, repair a teacher; run again after a kill, it goes on."""
     from mmkd_core.cli.progress import alone_or_led
     from mmkd_core.integrate.audits import audit_file
+    from mmkd_core.integrate.teaching import EARN_IT
     from mmkd_core.integrate.transaction import run_integrate
     from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins.lifecycle import Choices
@@ -65,8 +66,10 @@ def integrate(
         "trust": done.trust,
     }
     if done.nowhere:
-        out.say("nothing was distilled: no sample may be taught")
-        out.finish({**facts, "why": "trusted nowhere"}, next=out.following())
+        out.say(f"nothing was distilled: {', '.join(done.teachers)} is trusted nowhere")
+        for row in done.trust:
+            out.say(f"  {row['domain']}: {row['reason']}")
+        out.finish({**facts, "why": "trusted nowhere"}, next=EARN_IT)
         raise typer.Exit(2)
     out.finish(facts, wrote=[done.release.folder] if done.release else [], next=out.following())
     raise typer.Exit(done.verdict.exit_code if done.verdict else 0)

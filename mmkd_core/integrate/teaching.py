@@ -29,6 +29,12 @@ from mmkd_core.student.batches import Batches
 from mmkd_core.student.model import Student
 from mmkd_core.trust import RULES, PublishedTrust, StudentProbe, TeacherTrust, decide
 
+EARN_IT = (
+    "Give labels of more patients, so that it can be measured; or let its authors' claim count where nothing can be "
+    "measured, by `rule: claimed` under trust in mmkd.yaml"
+)
+"""What to do about a teacher that is trusted nowhere."""
+
 
 def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[str, TeacherTrust]:
     """Apply the workspace's trust rule to every locked teacher.
@@ -186,8 +192,7 @@ def require_trust(names: Collection[str], trust: Mapping[str, TeacherTrust]) -> 
     reasons = "; ".join(f"{d}: {t.reason}" for name in names for d, t in trust[name].domains.items())
     raise PluginError(
         f"{', '.join(names)} is trusted nowhere ({reasons})",
-        next="Give the images labels of more patients, so that it can be measured; or let its authors' claim count by "
-        "`rule: claimed` under trust in mmkd.yaml",
+        next=EARN_IT,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,46 +102,43 @@ class Measured:
 
 
 def measured(probe: Probe, minimum: Minimum, seed: int, calibrate: bool = False) -> Measured:
-    """Measure a teacher on its probe images; each figure stands although they may be too few to count.
+    """Measure a teacher on its probe images; where they are too few to count there are no figures.
 
     The answer must beat the commonest class, patient by patient, and chance. Where one finding is asked about, which is
     mostly absent, balanced accuracy takes the place of accuracy.
     """
-    lacks = minimum.lacks(probe.truth, probe.group, probe.names)
-    if not len(probe):
-        return Measured(Status.UNKNOWN, lacks)
-    bootstrap = GroupBootstrap(probe.group, seed=seed)
-    right, correct = probe.right, int(probe.right.sum())
     count = np.bincount(probe.truth, minlength=len(probe.names))
-    here = np.flatnonzero(count)
-    recall = np.array([right[probe.truth == c].mean() for c in here])
-    common = int(count.argmax())
-    ranking = log_odds(probe.logits)
-    auc, ahead = _auc(ranking, probe.truth, bootstrap), None
-    if len(here) > 1:
-        ahead = _balanced_ahead(probe, recall, bootstrap) if probe.finding else _ahead(probe, common, bootstrap)
-    figures = {
+    size: dict[str, Any] = {
         "n": len(probe),
-        "patients": bootstrap.groups,
+        "patients": len(set(probe.group)),
         "classes": int((count >= minimum.per_class).sum()),
-        "accuracy": correct / len(probe),
-        "balanced": float(recall.mean()),
-        "lower": wilson_lower(correct, len(probe)),
-        "auc": auc,
-        "ahead": ahead,
         "scarce": tuple(np.array(probe.names, dtype=object)[count < minimum.per_class]),
     }
-    if lacks or auc is None or ahead is None:
-        return Measured(Status.UNKNOWN, lacks or "the AUC is undefined", **figures)  # type: ignore[arg-type]
-    temperature = fitted_temperature(probe.logits, probe.truth) if calibrate else 1.0
+    if lacks := minimum.lacks(probe.truth, probe.group, probe.names):
+        return Measured(Status.UNKNOWN, lacks, **size)
+    bootstrap = GroupBootstrap(probe.group, seed=seed)
+    right = probe.right
+    recall = np.array([right[probe.truth == c].mean() for c in np.flatnonzero(count)])
+    common = int(count.argmax())
+    auc = _auc(log_odds(probe.logits), probe.truth, bootstrap)
+    ahead = _balanced_ahead(probe, recall, bootstrap) if probe.finding else _ahead(probe, common, bootstrap)
     why = []
     if ahead.lower <= 0:
         always = f"{probe.names[common]} alone is right on {points(count[common] / len(probe))} %"
         why.append("balanced accuracy is not above 50 %" if probe.finding else always)
     if auc.lower <= 0.5:
         why.append(f"AUC {points(auc.estimate)} ({points(auc.lower)} to {points(auc.upper)}) is not above 50")
-    status = Status.CHANCE if why else Status.MEASURED
-    return Measured(status, " and ".join(why), temperature=temperature, **figures)  # type: ignore[arg-type]
+    return Measured(
+        Status.CHANCE if why else Status.MEASURED,
+        " and ".join(why),
+        accuracy=float(right.mean()),
+        balanced=float(recall.mean()),
+        lower=wilson_lower(int(right.sum()), len(probe)),
+        auc=auc,
+        ahead=ahead,
+        temperature=fitted_temperature(probe.logits, probe.truth) if calibrate else 1.0,
+        **size,
+    )
 
 
 def together(probes: Sequence[Probe], found: Sequence[Measured], seed: int) -> Measured:
@@ -171,9 +169,10 @@ def together(probes: Sequence[Probe], found: Sequence[Measured], seed: int) -> M
     )
 
 
-def _auc(ranking: Floats, truth: NDArray[np.int64], bootstrap: GroupBootstrap) -> Interval | None:
+def _auc(ranking: Floats, truth: NDArray[np.int64], bootstrap: GroupBootstrap) -> Interval:
     estimate = macro_auc(ranking, truth)
-    return None if estimate is None else bootstrap.interval(estimate, bootstrap.macro_auc(ranking, truth))
+    assert estimate is not None  # there are two classes
+    return bootstrap.interval(estimate, bootstrap.macro_auc(ranking, truth))
 
 
 def _ahead(probe: Probe, common: int, bootstrap: GroupBootstrap) -> Interval:
