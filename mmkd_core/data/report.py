@@ -119,14 +119,14 @@ def small_probe(corpus: Corpus, minimum: Minimum) -> Iterator[Issue]:
 
 
 def _examples(corpus: Corpus) -> tuple[str, ...]:
-    """Captions of training samples, of different classes if there are."""
+    """Captions of training samples: of different domains, else of different classes, if there are."""
     rows = corpus.where("train").tolist() or list(range(len(corpus)))
-    first: dict[tuple[object, ...], int] = {}
+    domains: dict[object, int] = {}
+    classes: dict[object, int] = {}
     for i in rows:
-        first.setdefault((corpus.domain[i], corpus.label[i], corpus.labels[i]), i)
-        if len(first) == _SHOWN:
-            break
-    chosen = list(dict.fromkeys([*first.values(), *rows[:_SHOWN]]))[:_SHOWN]
+        domains.setdefault(corpus.domain[i], i)
+        classes.setdefault((corpus.domain[i], corpus.named(i)), i)
+    chosen = list(dict.fromkeys([*domains.values(), *classes.values(), *rows[:_SHOWN]]))[:_SHOWN]
     return tuple(" | ".join(corpus.captions(i)) for i in chosen)
 
 

@@ -118,3 +118,11 @@ def test_validation_splits_that_measure_nothing_are_named(picture_folder: Path, 
     several = [dict(one, label=("x|y", "x", "y|x")[k % 3]) for k, one in enumerate(rows[:6])]
     assert probe_told(picture_folder, tmp_path / "several", several) == {"ct, x": "all 6 labelled images are x"}
     assert probe_told(picture_folder, tmp_path / "bare", [dict(r, label="", caption="text") for r in rows]) == {}
+
+
+def test_captions_that_are_shown_are_of_different_domains_and_classes(picture_folder: Path, tmp_path: Path) -> None:
+    rows = [row(k, domain="mri" if k == 5 else "ct", label="b" if k == 3 else "a", caption=f"{k}") for k in range(6)]
+    _, report = import_data(write(picture_folder, rows), tmp_path / "out")
+    assert report.captions == ("0", "5", "3")
+    _, report = import_data(write(picture_folder, rows[:3]), tmp_path / "one")
+    assert report.captions == ("0", "1", "2")
