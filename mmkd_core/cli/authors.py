@@ -26,9 +26,7 @@ def check(
     name: Name,
     published: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[DIR]", help="With --golden: the folder that the paper's authors publish (meta.jsonl)."
-        ),
+        typer.Argument(metavar="DIR", help="With --golden: the folder that the paper's authors publish (meta.jsonl)."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Read and hash every file of its weights again.")] = False,
     golden: Annotated[

@@ -95,7 +95,8 @@ def run_golden(name: str, root: Path, folder: Path | None, *, full: bool = False
     key = next((theirs for theirs, ours in NAMES.items() if ours == name), "")
     if not key:
         raise PluginError(
-            f"the paper's authors published no features of {name}", next=f"They did of {', '.join(NAMES.values())}"
+            f"the paper's authors published no features of {name}",
+            next=f"The teachers of the paper are {', '.join(NAMES.values())}",
         )
     done = Published()
     found = list(of_folder(folder, key, done) if folder else of_workspace(root, key))

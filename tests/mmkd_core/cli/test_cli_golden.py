@@ -143,7 +143,7 @@ def test_the_workspace_that_imported_both_needs_no_folder(mmkd, plip, workspace,
 
 
 def test_only_the_papers_teachers_have_published_features(mmkd, tmp_path):
-    with pytest.raises(PluginError, match=r"authors published no features of good. They did of bmc-clip, "):
+    with pytest.raises(PluginError, match=r"authors published no features of good. The teachers of the paper are "):
         golden.run_golden("good", tmp_path, tmp_path)
     stray = mmkd("teachers", "check", "good", tmp_path)
     assert stray.exit_code == 2
