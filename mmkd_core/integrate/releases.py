@@ -41,6 +41,7 @@ CURRENT = "CURRENT"
 WITHDRAWN = "withdrawn.json"
 FACTS, SCHEMA = "release.json", "mmkd.release/v2"
 MEND = "Restore it from a copy, or use another release: `mmkd releases list`"
+TAKE_AWAY = "Restore it from a copy, or take its folder out of releases"
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def release(workspace: Workspace, name: str) -> Release:
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FACTS
-    facts = read_record(path, f"release {folder.name}", MEND, ReleaseError) or {}
+    facts = read_record(path, f"release {folder.name}", TAKE_AWAY, ReleaseError) or {}
     if facts.get("schema") != SCHEMA:
         what = f"release {folder.name} is of version {facts.get('schema')!r:.40}, this mmkd reads {SCHEMA!r}"
         raise ReleaseError(what, where=str(path), next="Use the mmkd that made it, or `mmkd distill` a new one")
