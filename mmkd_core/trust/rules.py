@@ -104,8 +104,8 @@ class Rule:
 def _measured(config: TrustConfig) -> str:
     return (
         f"Measured are domains with at least {config.samples} labelled probe images of {config.patients} patients and "
-        f"{config.per_class} images of each of two classes, where the teacher is better than its commonest answer "
-        f"could be and its AUC is above chance."
+        f"{config.per_class} images of each of two classes, where the teacher is right more often than the commonest "
+        f"class alone would be and ranks better than chance."
     )
 
 
