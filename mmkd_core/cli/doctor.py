@@ -1,5 +1,7 @@
 """`mmkd doctor`: what stands in the way, and how to mend it."""
 
+from typing import Any
+
 import typer
 
 from mmkd_core.cli.options import HERE, Debug, Json, Root
@@ -9,15 +11,18 @@ app = typer.Typer()
 
 
 @app.command(epilog="Example:  mmkd doctor")
-def doctor(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+def doctor(ctx: typer.Context, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Look at environment, disk, plugins, lock, store and releases; exit code 1 if something needs mending."""
     from mmkd_core.integrate.doctoring import diagnose
 
     out = Output(json, root)
     checks = diagnose(root)
-    out.table(("what", "state", "found", "fix"), [(c.name, c.state, c.found, c.fix) for c in checks])
+    whole: Any = ctx.find_root().command  # knows which commands are about a workspace
+    fixes = [whole.typed(ctx, check.fix) for check in checks]
+    rows = [(c.name, c.state, c.found, fix) for c, fix in zip(checks, fixes, strict=True)]
+    out.table(("what", "state", "found", "fix"), rows)
     problems = sum(check.state == "problem" for check in checks)
-    first = next((check.fix for check in checks if check.state == "problem" and check.fix), "")
+    first = next((fix for c, fix in zip(checks, fixes, strict=True) if c.state == "problem" and fix), "")
     if not problems:
         first = out.following()
     out.finish({"checks": checks, "problems": problems}, next=first)

@@ -104,6 +104,8 @@ def _workspace(typed: Sequence[str]) -> str | None:
             return after if Path(after) != Path() else None
         if word.startswith("--workspace="):
             return word.partition("=")[2]
+        if word.startswith("-w"):
+            return word[2:]
     return None
 
 

@@ -14,15 +14,14 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Number of the release, su
 
 @app.command("list", epilog="Example:  mmkd releases list")
 def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
-    """Show all releases, oldest first, and which one is in use."""
+    """Show all releases, oldest first, which one is in use, and which ones are damaged."""
     from mmkd_core.integrate import history, releases
     from mmkd_core.integrate.using import standing
     from mmkd_core.integrate.workspace import Workspace
 
     out = Output(json, root)
     workspace = Workspace.open(root)
-    in_use = releases.current(workspace)
-    current, found = in_use.id if in_use else None, releases.all_releases(workspace)
+    current, (found, damaged) = releases.pointed_at(workspace), releases.sorted_out(workspace)
     told, log = {r.id: standing(workspace, r) for r in found}, history.entries(workspace)
     forced = {entry.release for entry in log if history.WAYS[entry.way].forced}
     out.table(
@@ -39,15 +38,19 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
                 ", ".join(r.teachers),
             )
             for r in found
-        ],
+        ]
+        + [(name, "yes" if name == current else "", None, "damaged", "", None, None, "") for name in damaged],
     )
+    for error in damaged.values():
+        out.say(str(error))
     facts = [
         {"id": r.id, "current": r.id == current, "parent": r.parent, "teachers": r.teachers}
         | {"audit": told[r.id], "log": [entry for entry in log if entry.release == r.id]}
         | {"recipe": r.facts["recipe"], "steps": r.facts["steps"], "license": r.facts["license"]["weights"]}
         for r in found
     ]
-    out.finish({"releases": facts, "current": current}, next=out.following())
+    whole = {"releases": facts, "current": current, "damaged": {name: str(why) for name, why in damaged.items()}}
+    out.finish(whole, next=out.following())
 
 
 @app.command(epilog="Example:  mmkd releases show 0001")

@@ -145,6 +145,18 @@ def all_releases(workspace: Workspace) -> list[Release]:
     return [release(workspace, name) for name in _names(workspace)]
 
 
+def sorted_out(workspace: Workspace) -> tuple[list[Release], dict[str, ReleaseError]]:
+    """Return the releases that can be read, oldest first, and by id what is wrong with each other one."""
+    found: list[Release] = []
+    damaged: dict[str, ReleaseError] = {}
+    for name in _names(workspace):
+        try:
+            found.append(release(workspace, name))
+        except ReleaseError as error:
+            damaged[name] = error
+    return found, damaged
+
+
 def _names(workspace: Workspace) -> list[str]:
     found = workspace.releases.glob(f"*/{FACTS}")
     return sorted(path.parent.name for path in found if _is_name(path.parent.name))
@@ -205,6 +217,16 @@ def current(workspace: Workspace) -> Release | None:
     Raises:
         ReleaseError: ``releases/CURRENT`` is damaged, or names a release that is not there.
     """
+    name = pointed_at(workspace)
+    return release(workspace, name) if name else None
+
+
+def pointed_at(workspace: Workspace) -> str | None:
+    """The id that ``releases/CURRENT`` holds, whatever became of that release; None before the first.
+
+    Raises:
+        ReleaseError: the file is damaged.
+    """
     path = workspace.releases / CURRENT
     try:
         raw = path.read_bytes()
@@ -215,7 +237,7 @@ def current(workspace: Workspace) -> Release | None:
         listed = ", ".join(_names(workspace)) or "none"
         next = f"Name the one to use: `mmkd releases rollback ID`; there are {listed}"
         raise ReleaseError(f"{CURRENT} does not name a release", where=str(path), next=next)
-    return release(workspace, name)
+    return name
 
 
 def in_use(workspace: Workspace) -> str | None:

@@ -53,7 +53,7 @@ def put_into_use(
     if chosen.id == before:
         return releases.verify(chosen), before
     earned = any(history.WAYS[entry.way].earned for entry in history.entries(workspace, chosen.id))
-    if not earned and verdict_of(workspace, chosen) is not Verdict.PASS:
+    if not earned and not _passed(workspace, chosen, force):
         if not force:
             told = f"did not pass an audit ({_told(workspace, chosen)})"
             audit = f"`mmkd audit forgetting --candidate {chosen.id}` asks for a verdict; " if chosen.parent else ""
@@ -63,10 +63,25 @@ def put_into_use(
     return releases.promote(workspace, name, "back", because), before
 
 
+def _passed(workspace: Workspace, found: Release, force: bool) -> bool:
+    """Whether its audit says PASS; a parent that cannot be read proves nothing, and stands in nobody's way."""
+    try:
+        return verdict_of(workspace, found) is Verdict.PASS
+    except ReleaseError:
+        return False
+    except WorkspaceError:
+        if not force:
+            raise
+        return False
+
+
 def _told(workspace: Workspace, found: Release) -> str:
     if found.parent is None:
         return "it has no parent to be compared with, and was never in use"
-    verdict, own = _said(workspace, found)
+    try:
+        verdict, own = _said(workspace, found)
+    except ReleaseError as error:
+        return error.what
     if verdict is None:
         return "it was never audited"
     return f"{verdict.value} against {found.parent}{'' if own else ', under another gate than its own'}"

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmkd_core.integrate import studying
+from mmkd_core.audit.gate import write_gate
+from mmkd_core.integrate import releases, studying
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.study.cells import STUDIES, Given
 from mmkd_core.study.findings import Run
@@ -212,6 +213,31 @@ def _study(folder):
             auc = {"ct": mean + (0.01 if (seed, cell) == (3, "0.95") else -0.01 if cell == "0.95" else 0.0)}
             studying._note(into, studying._key(inputs, found, seed), Run(cell, seed, auc, {"trusted pairs": 9.0}))
     studying._note(into, "other data", Run("everyone", 3, {"ct": 0.9}, {"trusted pairs": 64.0}))
+
+
+def test_the_list_of_releases_stands_although_one_is_damaged(mmkd, workspace):
+    made = Workspace.open(workspace)
+    for parent in (None, "0001"):
+        staging = workspace / "staging"
+        staging.mkdir()
+        write_gate(staging / "gate.yaml", made.gate())
+        facts = {"identity": f"of {parent}", "parent": parent, "teachers": [], "new": [], "recipe": "mmkd", "steps": 1}
+        releases.commit(made, staging, {**facts, "license": {"weights": "MIT"}})
+    releases.promote(made, "0001", "first")
+    (workspace / "releases/0001/release.json").write_bytes(bytes(99))
+    listed = json.loads(mmkd("releases", "list", "-w", workspace, "--json").stdout)
+    assert [entry["id"] for entry in listed["releases"]] == ["0002"]
+    assert listed["current"] == "0001"
+    assert listed["damaged"]["0001"].startswith("release 0001 is damaged: release.json cannot be read")
+    said = mmkd("releases", "list", "-w", workspace).stdout
+    assert "release 0001 is damaged" in said
+    assert "0001  yes" in said
+    # The way out that every sentence about a damaged release names leads out.
+    assert mmkd("releases", "rollback", "0002", "-w", workspace).exit_code == 2
+    assert (
+        mmkd("releases", "rollback", "0002", "--force", "--because", "0001 is damaged", "-w", workspace).exit_code == 0
+    )
+    assert (workspace / "releases/CURRENT").read_text() == "0002\n"
 
 
 def test_no_release_yet(mmkd, workspace):

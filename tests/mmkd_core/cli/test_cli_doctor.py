@@ -74,6 +74,15 @@ def test_images_that_went_away(looked: Looked, with_data: Path) -> None:
     assert looked(1, "-w", with_data)["data"][0]["fix"] == "Run `mmkd data check`"
 
 
+def test_its_advice_can_be_typed(mmkd: Any, with_data: Path) -> None:
+    for image in sorted((with_data / "data" / "images").rglob("*.png"))[:3]:
+        image.unlink()
+    for option in (["-w", str(with_data)], [f"-w{with_data}"]):
+        said = mmkd("doctor", *option).stdout
+        assert f"next: Run `mmkd data check -w {with_data}`" in said
+        assert f"Run `mmkd extract -w {with_data}`" in said
+
+
 def test_a_dependency_that_is_missing_or_too_old(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = ["pluggy>=999", "no-such-package>=1", "never; extra == 'dev'"]
     monkeypatch.setattr(metadata, "requires", lambda name: needs)
