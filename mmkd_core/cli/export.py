@@ -9,6 +9,7 @@ import typer
 
 from mmkd_core.cli.options import HERE, Debug, Json, Root, names
 from mmkd_core.cli.output import Output, points, span
+from mmkd_core.student.forms import FORMS, Form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ class _Source:
     """Ids of some of the images that it was trained on."""
 
 
-def _form(form: str, line: str, example: str, says: str) -> None:
+def _command(form: Form) -> None:
     """A command that writes a folder for a library; they differ in nothing but the form."""
 
     def command(
@@ -56,29 +57,13 @@ def _form(form: str, line: str, example: str, says: str) -> None:
         json: Json = False,
         debug: Debug = False,
     ) -> None:
-        _export(folder, form, line, release, student, root, json)
+        _export(folder, form, release, student, root, json)
 
-    app.command(form, help=says, epilog=f"Example:  mmkd export {form} {example}")(command)
+    app.command(form.name, help=form.says, epilog=f"Example:  mmkd export {form.name} {form.example}")(command)
 
 
-_form(
-    "open-clip",
-    "open_clip.create_model_and_transforms('local-dir:{}')",
-    "student",
-    "Write a folder that open_clip loads with one line, offline; compared with the student in a fresh process.",
-)
-_form(
-    "transformers",
-    "transformers.AutoModel.from_pretrained('{}')",
-    "student-hf",
-    "Write a folder that transformers loads with AutoModel; not every student fits.",
-)
-_form(
-    "onnx",
-    "onnxruntime.InferenceSession('{}/image.onnx')",
-    "student-onnx",
-    "Write both towers as ONNX (image.onnx, text.onnx) with the tokenizer and what a program must know.",
-)
+for _form in FORMS.values():
+    _command(_form)
 
 
 @app.command(epilog="Example:  mmkd export teacher dist my-radio --student runs/radio")
@@ -102,22 +87,19 @@ def teacher(
     _teacher(Output(json, root), root, source, name, names(domains) or source.domains, folder, into)
 
 
-def _export(
-    folder: Path, form: str, line: str, release: str | None, student: Path | None, root: Path, json: bool
-) -> None:
+def _export(folder: Path, form: Form, release: str | None, student: Path | None, root: Path, json: bool) -> None:
     from mmkd_core.cli.output import plain
     from mmkd_core.student.card import model_card
     from mmkd_core.student.export import export_folder
     from mmkd_core.student.model import Student
 
     out, source = Output(json, root), _source(root, release, student)
-    load, terms, taught = line.format(folder), _terms(source), _taught(source)
+    load, terms, taught = form.load.format(folder), _terms(source), _taught(source)
     summary = source.data or "An image-text student of mmkd"
-    library = {"open-clip": "open_clip", "onnx": "onnxruntime"}.get(form, form)
     results = _results(source.predictions)
-    card = model_card(f"Student {source.name}", summary, terms, taught, load, results, library, source.origin)
+    card = model_card(f"Student {source.name}", summary, terms, taught, load, results, form.library, source.origin)
     kept = plain({"student": source.name, "load": load, "license": terms, "licenses": taught})
-    parity = export_folder(Student.load(source.folder), folder, form, card, kept)
+    parity = export_folder(Student.load(source.folder), folder, form.name, card, kept)
     out.say(f"licence: {terms.weights}")
     out.say(f"loaded in a fresh process: same tokens, embeddings within {parity.difference:.0e}")
     facts = {"student": source.name, "folder": folder, "load": load, "license": terms, "parity": parity}

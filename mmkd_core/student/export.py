@@ -31,6 +31,7 @@ from mmkd_core.contract import (
 from mmkd_core.errors import ReleaseError
 from mmkd_core.files import sha256_of
 from mmkd_core.plugins.wheels import write_wheel
+from mmkd_core.student import forms
 from mmkd_core.student.card import model_card
 from mmkd_core.student.formats import write_onnx, write_transformers
 from mmkd_core.student.model import Student
@@ -72,12 +73,16 @@ packages = ["src/{package}"]
 
 
 def export_folder(
-    student: Student, folder: Path, form: str = "open-clip", card: str = "", facts: Mapping[str, Any] | None = None
+    student: Student,
+    folder: Path,
+    form: str = forms.OPEN_CLIP.name,
+    card: str = "",
+    facts: Mapping[str, Any] | None = None,
 ) -> Parity:
     """Write the student for another library. The folder gets its name only when it was loaded and says the same.
 
     Args:
-        form: ``open-clip`` (a ``local-dir:`` folder), ``transformers`` (``AutoModel``) or ``onnx``.
+        form: a name among ``forms.FORMS``.
         card: the text of its README (``card.model_card``); without one none is written.
         facts: what programs should know of it, such as its licences; kept in ``mmkd.json`` beside form and parity.
 
@@ -86,15 +91,15 @@ def export_folder(
     """
     if folder.exists() and any(folder.iterdir()):
         raise ReleaseError("the folder is not empty", where=str(folder), next="Choose another folder")
-    write, script = FORMS[form]
+    write, script = WRITERS[form]
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.", suffix=".tmp") as partial:
         made = Path(partial) / folder.name
         write(student, made)
-        if form == "open-clip":
+        if form == forms.OPEN_CLIP.name:
             names_itself(made, str(made))
         parity = check(student, made, script)
-        if form == "open-clip":
+        if form == forms.OPEN_CLIP.name:
             names_itself(made, str(folder.absolute()))
         if card:
             (made / "README.md").write_text(card, encoding="utf-8")
@@ -123,11 +128,12 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
 
 
-FORMS: dict[str, tuple[Callable[[Student, Path], None], str]] = {
-    "open-clip": (Student.save, OPEN_CLIP),
-    "transformers": (write_transformers, TRANSFORMERS),
-    "onnx": (write_onnx, ONNX),
+WRITERS: dict[str, tuple[Callable[[Student, Path], None], str]] = {
+    forms.OPEN_CLIP.name: (Student.save, OPEN_CLIP),
+    forms.TRANSFORMERS.name: (write_transformers, TRANSFORMERS),
+    forms.ONNX.name: (write_onnx, ONNX),
 }
+"""By form, what writes the folder, and the script that loads it in a fresh process."""
 
 
 def write_teacher(

@@ -21,14 +21,9 @@ from mmkd_core.errors import ReleaseError
 from mmkd_core.files import sha256_of
 from mmkd_core.plugins.licences import forbids, is_known
 from mmkd_core.student.export import FACTS, SCHEMA, SUMS, write_sums
+from mmkd_core.student.forms import FORMS, OPEN_CLIP
 
 CARD = "README.md"
-LOADED = {
-    "open-clip": "open_clip.create_model_and_transforms('hf-hub:{}')",
-    "transformers": "transformers.AutoModel.from_pretrained('{}')",
-    "onnx": "huggingface_hub.snapshot_download('{}')",
-}
-"""By form, the line that loads it from the hub."""
 KEPT = (".gitattributes",)
 """What the hub puts into every repository."""
 
@@ -67,7 +62,7 @@ def finished(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         what = f"this is no finished export: it has no {FACTS} and {SUMS} that can be read"
         raise ReleaseError(what, where=str(folder), next=again) from error
-    if facts.get("schema") != SCHEMA or not facts.get("parity") or facts.get("form") not in LOADED:
+    if facts.get("schema") != SCHEMA or not facts.get("parity") or facts.get("form") not in FORMS:
         raise ReleaseError("it was not compared with its student", where=str(folder / FACTS), next=again)
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {SUMS}
@@ -121,7 +116,7 @@ def planned(folder: Path, repo: str, *, public: bool = False, accepted: bool = F
     with _as_sent(folder, facts, repo) as copy:
         files = {path.name: path.stat().st_size for path in sorted(copy.iterdir())}
     title = next((line[2:] for line in (folder / CARD).read_text().splitlines() if line.startswith("# ")), folder.name)
-    return Upload(repo, not public, files, license, title, LOADED[facts["form"]].format(repo))
+    return Upload(repo, not public, files, license, title, FORMS[facts["form"]].hub.format(repo))
 
 
 def push(folder: Path, upload: Upload) -> str:
@@ -176,13 +171,13 @@ def _as_sent(folder: Path, facts: Mapping[str, Any], repo: str) -> Iterator[Path
                 os.link(path, copy / path.name)
             except OSError:
                 shutil.copyfile(path, copy / path.name)
-        load = LOADED[facts["form"]].format(repo)
+        load = FORMS[facts["form"]].hub.format(repo)
         if here := facts.get("load"):
             text = (copy / CARD).read_text(encoding="utf-8").replace(here, load)
             (copy / CARD).write_text(text, encoding="utf-8")
         whole = json.dumps({**facts, "load": load}, indent=2, sort_keys=True)
         (copy / FACTS).write_text(whole + "\n", encoding="utf-8")
-        if facts["form"] == "open-clip":
+        if facts["form"] == OPEN_CLIP.name:
             _names_repo(copy / "open_clip_config.json", repo)
         write_sums(copy)
         yield copy

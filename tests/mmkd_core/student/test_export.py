@@ -22,7 +22,7 @@ from mmkd_core.errors import ReleaseError
 from mmkd_core.plugins.loaders.open_clip import load
 from mmkd_core.student import parity
 from mmkd_core.student.config import StudentConfig, TextConfig
-from mmkd_core.student.export import FORMS, export_folder, export_teacher, write_teacher
+from mmkd_core.student.export import WRITERS, export_folder, export_teacher, write_teacher
 from mmkd_core.student.formats import write_transformers
 from mmkd_core.student.model import Student
 from mmkd_core.student.parity import CLOSE, OPEN_CLIP
@@ -237,7 +237,7 @@ def test_an_export_that_says_something_else_gets_no_name(transformer, tmp_path, 
         config["model_cfg"]["quick_gelu"] = True  # loads without a complaint
         (folder / "open_clip_config.json").write_text(json.dumps(config))
 
-    monkeypatch.setitem(FORMS, "open-clip", (wrong, OPEN_CLIP))
+    monkeypatch.setitem(WRITERS, "open-clip", (wrong, OPEN_CLIP))
     with pytest.raises(ReleaseError, match="the export gives other embeddings"):
         export_folder(transformer, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
