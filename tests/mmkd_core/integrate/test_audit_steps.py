@@ -12,7 +12,7 @@ import pytest
 
 from mmkd_core.audit.comparison import Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
-from mmkd_core.audit.gate import GATE, Gate, GateError, Rule, write_gate
+from mmkd_core.audit.gate import GATE, Gate, GateError, Rule, read_gate, write_gate
 from mmkd_core.data.eval_sets import EvalSet
 from mmkd_core.errors import DataError, ReleaseError
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
@@ -25,6 +25,7 @@ from mmkd_core.integrate.forecasting import run_forecast
 from mmkd_core.integrate.measuring import run_audit, run_chain
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import run_repair
+from mmkd_core.integrate.teaching import run_incremental
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import read_lock, write_lock
 from mmkd_core.trust import TeacherTrust
@@ -123,6 +124,17 @@ def test_a_gate_that_was_changed_is_refused_and_forced_on_the_record(workspace):
     (entry,) = history.entries(workspace, made)
     assert (entry.way, entry.because) == ("passed another gate", "agreed with the clinic")
     assert entry.gate["zero-shot auc margin"] == {"was": 0.001, "is": 0.9}
+
+
+def test_another_gate_makes_another_candidate(arrived):
+    workspace = arrived()
+    first = run_incremental(workspace)
+    assert (run_incremental(workspace).made, run_incremental(workspace).release.id) == (False, first.release.id)
+    write_gate(workspace.root / GATE, gate(0.5))
+    second = run_incremental(workspace)
+    assert (second.made, second.release.id != first.release.id) == (True, True)
+    assert read_gate(second.release.file(GATE)) == gate(0.5)
+    assert read_gate(first.release.file(GATE)) == Gate()
 
 
 def test_a_release_that_was_made_from_nothing_is_compared_with_nothing(workspace):
