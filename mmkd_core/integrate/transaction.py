@@ -164,7 +164,7 @@ def _in_words(name: str, rows: list[dict[str, Any]]) -> str:
     admitted, of = sum(row["admitted"] for row in rows), sum(row["of"] for row in rows)
     said = [f"{name} may teach {admitted:,} of {of:,} samples" if admitted else f"{name} may teach nothing"]
     for finding in FINDINGS.values():
-        if finding.verdict is not Verdict.PASS:
+        if finding.verdict not in (None, Verdict.PASS):
             said += [f"{finding.name} in {_figures(row)}" for row in rows if row["finding"] == finding.name]
     if on_claim := [row["domain"] for row in rows if row["on_claim"]]:
         said.append(f"on its claim alone, unverified, in {', '.join(on_claim)}")

@@ -58,6 +58,8 @@ def test_a_first_release_was_compared_with_nothing(tmp_path: Path) -> None:
     first = run_integrate(workspace, "phantom-radio")
     assert list(first.steps) == ["add", "extract", "trust", "pretrain", "distil"]
     assert (first.verdict, first.audit, first.candidate) == (None, None, None)
+    assert first.steps["trust"].startswith("phantom-radio may teach ")
+    assert "no claim" not in first.steps["trust"]
     assert first.release.id == releases.in_use(workspace) == "0001"
     assert [entry.way for entry in history.entries(workspace)] == ["first"]
     before = outcome(workspace)
