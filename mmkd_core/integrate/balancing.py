@@ -12,7 +12,7 @@ from mmkd_core.distill.bank import Bank
 from mmkd_core.distill.heads import load_heads
 from mmkd_core.distill.objective import Objective, Samples
 from mmkd_core.integrate import releases
-from mmkd_core.integrate.features import Features, locked_specs, open_store
+from mmkd_core.integrate.features import Features, locked_specs, whole_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of
 from mmkd_core.integrate.teaching import run_trust
@@ -51,7 +51,7 @@ def _gradient(
     train = corpus.where(split="train")
     batches = Batches(train, corpus.domain[train], config, seed)
     found: defaultdict[str, float] = defaultdict(float)
-    with open_store(workspace) as store:
+    with whole_store(workspace) as store:
         sources = [Features(spec, corpus, store).source(bank, trust[name].mask) for name, spec in specs.items()]
         used = {name: heads[name] for name in specs}
         objective = Objective(student, used, sources, samples, bank, batches, config, seed)

@@ -39,9 +39,9 @@ from mmkd_core.integrate.features import (
     Features,
     corpus_texts,
     locked_specs,
-    open_store,
     release_spec,
     weights_digest,
+    whole_store,
 )
 from mmkd_core.integrate.inputs import digest
 from mmkd_core.integrate.interpolating import STEPS, Step, largest_step
@@ -116,7 +116,7 @@ class Distillation:
         self._extract_parent()
         old, fresh = ({name: self.trust[name].mask for name in names} for names in (self.earlier, new))
         masks = with_untaught(self.corpus, old, fresh)
-        with open_store(self.workspace) as store, FeatureStore.open(self.workspace.own_store) as own:
+        with whole_store(self.workspace) as store, FeatureStore.open(self.workspace.own_store) as own:
 
             def features(teacher: str, rows: Rows) -> Array:
                 if teacher == UNTAUGHT:
@@ -181,7 +181,7 @@ class Distillation:
         student, began = Student.load(self.start), time.monotonic()
         before = {name: value.clone() for name, value in student.model.state_dict().items()}
         samples = Samples.of(student, self.pixels, self.corpus, self.bank)
-        with open_store(self.workspace) as store, self._own_store() as own:
+        with whole_store(self.workspace) as store, self._own_store() as own:
             taught = distill(
                 student,
                 self._sources(store, own, new, batches),

@@ -25,7 +25,7 @@ from mmkd_core.evaluate.fidelity import agreement, cosines, trusted_with
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Direction, retrieval
 from mmkd_core.evaluate.zero_shot import zero_shot
-from mmkd_core.integrate.features import Array, Features, open_store
+from mmkd_core.integrate.features import Array, Features, whole_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import PluginHost, load_registry, locked_spec, read_lock
@@ -64,7 +64,7 @@ def references(workspace: Workspace, known: Sequence[Release], corpus: Corpus) -
     found, names = References(), list(dict.fromkeys(name for release in known for name in release.teachers))
     lock, host, registry = read_lock(workspace.lock_file), PluginHost.discover(), load_registry()
     try:
-        with open_store(workspace) as store:
+        with whole_store(workspace) as store:
             for name in names:
                 if name not in lock.teachers:
                     found.missing[name] = Gap(f"{name} is not in use any more", f"Run `mmkd teachers add {name}`")

@@ -64,6 +64,33 @@ def open_store(workspace: Workspace) -> FeatureStore:
     return FeatureStore.open(workspace.store)
 
 
+_WHOLE: set[Path] = set()
+"""Stores that were read through in this process."""
+
+
+def whole_store(workspace: Workspace) -> FeatureStore:
+    """``open_store``, after every byte was compared with its digest, once per process.
+
+    Raises:
+        PluginError: nothing was extracted yet.
+        WorkspaceError: part of the features is damaged, or ``mmkd.yaml`` names a folder that holds none.
+    """
+    store, path = open_store(workspace), workspace.store.resolve()
+    if path not in _WHOLE:
+        if damages := store.verify():
+            store.close()
+            more = f", and {len(damages) - 1} more" if len(damages) > 1 else ""
+            raise WorkspaceError(
+                f"stored features are damaged: {damages[0]}{more}",
+                where=str(workspace.store),
+                next="Run `mmkd store repair`, which drops what is damaged and extracts it again"
+                if not workspace.config.features
+                else "Restore the generation from a copy",
+            )
+        _WHOLE.add(path)
+    return store
+
+
 @dataclass(frozen=True)
 class Features:
     """Features of one teacher over a corpus, gathered from the store when asked for."""

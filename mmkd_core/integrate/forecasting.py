@@ -24,7 +24,7 @@ from mmkd_core.extract import extract
 from mmkd_core.extract.plan import Share, plan
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.extracting import device, locked_jobs
-from mmkd_core.integrate.features import Array, Features, corpus_texts, locked_specs, open_store
+from mmkd_core.integrate.features import Array, Features, corpus_texts, locked_specs, open_store, whole_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.student_data import pixels_of, predict
 from mmkd_core.integrate.workspace import Workspace
@@ -86,7 +86,7 @@ def run_forecast(workspace: Workspace, name: str, progress: Progress | None = No
         with FeatureStore.open(workspace.store, "w") as store:
             extract(corpus.take(rows), _texts(corpus, bank), [job], store, progress).require()
     student = Student.load(in_use.student) if in_use else None
-    with open_store(workspace) as store:
+    with whole_store(workspace) as store:
         view = _View(workspace, corpus, store, specs, bank, student, progress)
         return Forecast(
             name,

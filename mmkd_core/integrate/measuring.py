@@ -20,7 +20,7 @@ from mmkd_core.evaluate.zero_shot import zero_shot
 from mmkd_core.integrate import history, releases
 from mmkd_core.integrate.auditing import audited, gate_for, gathered
 from mmkd_core.integrate.evidence import evidence_before, evidence_of, references
-from mmkd_core.integrate.features import Features, locked_specs, open_store
+from mmkd_core.integrate.features import Features, locked_specs, whole_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.stage_one import stage_one, stage_one_of
 from mmkd_core.integrate.student_data import embed_images, pixels_of, predict
@@ -54,7 +54,7 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
     else:
         spec = _teacher(workspace, model)
         rows = corpus.where(split=SPLIT)
-        with open_store(workspace) as store:
+        with whole_store(workspace) as store:
             features = Features(spec, corpus, store)
             predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
     predictions.save(out)
@@ -82,7 +82,7 @@ def retrieval_of(workspace: Workspace, model: str, progress: Progress | None = N
         images = embed_images(student, corpus, pixels_of(workspace, corpus, progress, student), rows)
         texts = student.embed_texts(part.texts)
     else:
-        with open_store(workspace) as store:
+        with whole_store(workspace) as store:
             features = Features(_teacher(workspace, model), corpus, store)
             images, texts = features.images(rows), features.texts(tuple(part.texts))
     return retrieval(images[part.owners], texts, part.image_id[part.owners], part.text_ids)

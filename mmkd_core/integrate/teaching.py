@@ -16,7 +16,7 @@ from mmkd_core.files import sha256_of
 from mmkd_core.integrate import releases
 from mmkd_core.integrate.audits import kept_audit
 from mmkd_core.integrate.distillation import Distillation, Outcome
-from mmkd_core.integrate.features import Features, locked_specs, open_store
+from mmkd_core.integrate.features import Features, locked_specs, whole_store
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.stage_one import stage_one
 from mmkd_core.integrate.staging import require_same_student
@@ -54,7 +54,7 @@ def trust_beside(
     decided = {}
     probe: StudentProbe | None = None
     published = PublishedTrust.load(workspace.published_trust) if RULES[config.rule].needs_list else None
-    with open_store(workspace) as store:
+    with whole_store(workspace) as store:
         for name, spec in specs.items():
             inputs = trust_inputs(workspace, corpus, spec)
             kept = parent.trust(name) if parent else None

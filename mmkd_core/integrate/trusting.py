@@ -12,7 +12,7 @@ from typing import Any
 
 from mmkd_core.audit.gap import gap, judged
 from mmkd_core.audit.trust import THRESHOLDS, TrustRow, sweep, trust_table, verdict
-from mmkd_core.integrate.features import Features, locked_specs, open_store
+from mmkd_core.integrate.features import Features, locked_specs, whole_store
 from mmkd_core.integrate.studying import studied
 from mmkd_core.integrate.teaching import run_trust
 from mmkd_core.integrate.workspace import Workspace, identity, read_facts, trust_audit_file, write_json
@@ -60,7 +60,7 @@ def trust_rows(workspace: Workspace, decided: Mapping[str, TeacherTrust]) -> lis
     corpus, config = workspace.corpus(), workspace.config.trust
     specs = locked_specs(workspace, PluginHost.discover())
     gaps = {}
-    with open_store(workspace) as store:
+    with whole_store(workspace) as store:
         for name, trust in decided.items():
             view = Features(specs[name], corpus, store).view()
             for domain, known in trust.domains.items():
@@ -82,7 +82,7 @@ def _swept(workspace: Workspace, progress: Progress | None) -> dict[str, dict[st
     """By teacher and domain. Features are read once; each threshold is only another mask."""
     corpus, config = workspace.corpus(), workspace.config.trust
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    with open_store(workspace) as store:
+    with whole_store(workspace) as store:
         for name, spec in locked_specs(workspace, PluginHost.discover()).items():
             evidence = measure(Features(spec, corpus, store).view(), corpus, config)
             found[name] = {domain: vars(row) for domain, row in sweep(evidence, config).items()}

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from feature_store.errors import StoreError
 from mmkd_core.data.manifest import Corpus
 from mmkd_core.errors import ReleaseError, WorkspaceError
 from mmkd_core.files import forget_hashes
-from mmkd_core.integrate import releases
+from mmkd_core.integrate import features, releases
 from mmkd_core.integrate.doctoring import diagnose
 from mmkd_core.integrate.inputs import changes, read_record, require_same, write_record
 from mmkd_core.integrate.measuring import run_audit
@@ -317,3 +318,18 @@ def test_a_report_names_figures_of_other_data_and_leaves_out_a_stage_one_that_no
     told = summarise_workspace(changed, heard)["remarks"][0]
     assert told == "figures of 0001 are of the data that there was then; the corpus changed since"
     assert told in heard.lines
+
+
+def test_damaged_features_teach_nothing(workspace):
+    data = workspace.store / "data.mdb"
+    raw = bytearray(data.read_bytes())
+    middle = len(raw) // 2 // 4096 * 4096
+    raw[middle : middle + 16384] = bytes(16384)
+    data.write_bytes(raw)
+    features._WHOLE.clear()
+    try:
+        with pytest.raises((WorkspaceError, StoreError), match=r"damaged.*(repair|again)"):
+            run_incremental(workspace)
+    finally:
+        features._WHOLE.clear()
+    assert [found.id for found in releases.all_releases(workspace)] == ["0001"]
