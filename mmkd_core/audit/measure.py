@@ -125,7 +125,7 @@ def _zero_shot(pairs: Mapping[str, Pair], draws: Draws, gate: Gate) -> Iterator[
 def _hits(domain: str, part: DomainPredictions) -> SampleValues | None:
     """Accuracy: whether each sample is named rightly, or the share of its findings."""
     names = np.full(len(part), domain, dtype=object)
-    return SampleValues(part.sample_id, part.group_id, names, part.hits, np.ones(len(part))) if len(part) else None
+    return SampleValues(part.sample_id, part.group_id, names, part.hits, np.ones(len(part))) if part.chooses else None
 
 
 def _recalls(domain: str, part: DomainPredictions) -> SampleValues | None:
@@ -187,6 +187,8 @@ def _changes(metric: AuditMetric, pairs: Mapping[str, Pair], draws: Draws, gate:
 def _flip_rates(pairs: Mapping[str, Pair], gate: Gate) -> Iterator[Unjudged]:
     """Share of negative flips against a cap: its change is from none to that share."""
     for domain, (new, old) in pairs.items():
+        if not old.chooses:
+            continue
         kept = ~(old.right & ~new.right)
         key = Key("flips", "negative", domain)
         margin = gate.rule(*key[:2]).of(domain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,7 +21,7 @@ ONE_CLASS = "one class only"
 def classification(
     logits: NDArray[np.floating], truth: NDArray[np.int64], bootstrap: GroupBootstrap, part: str = ""
 ) -> list[Measured]:
-    """AUC, accuracy, balanced accuracy, macro F1, Brier score and calibration error.
+    """AUC, accuracy, balanced accuracy, macro F1, Brier score and calibration error; none of one class alone.
 
     Args:
         logits: (n, C); samples are ranked by their log-odds.
@@ -36,7 +38,7 @@ def classification(
     hits = np.bincount(truth[right], minlength=classes)
     f1 = 2 * hits / np.maximum(np.bincount(truth, minlength=classes) + chosen, 1)
     brier = share("Brier score", part, brier_scores(posterior, truth), np.ones(len(truth)), bootstrap)
-    return [
+    found = [
         Measured(MACRO_AUC, part, macro_auc(ranking, truth), bootstrap.macro_auc(ranking, truth), ONE_CLASS),
         Measured("accuracy", part, float(right.mean()), draws.accuracy),
         Measured("balanced accuracy", part, balanced_accuracy(truth, choice, classes), balanced, ONE_CLASS),
@@ -44,6 +46,7 @@ def classification(
         Measured("Brier score", part, brier.estimate, brier.draws, limits=(0.0, 2.0), lower_is_better=True),
         calibration_error(posterior.max(axis=1), right, part, bootstrap),
     ]
+    return found if classes > 1 else [replace(one, estimate=None, undefined=ONE_CLASS) for one in found]
 
 
 def share(metric: str, part: str, value: ArrayLike, of: ArrayLike, bootstrap: GroupBootstrap) -> Measured:

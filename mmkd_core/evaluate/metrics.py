@@ -50,7 +50,7 @@ def _balanced_draws(part: DomainPredictions, bootstrap: GroupBootstrap) -> Float
 
 
 def _accuracy(part: DomainPredictions) -> float | None:
-    return float(part.hits.mean()) if len(part) else None
+    return float(part.hits.mean()) if part.chooses else None
 
 
 def _questions(part: DomainPredictions) -> list[tuple[Floats, NDArray[np.bool_]]]:
@@ -63,7 +63,7 @@ def _questions(part: DomainPredictions) -> list[tuple[Floats, NDArray[np.bool_]]
 
 
 def _ece(part: DomainPredictions) -> float | None:
-    return float(np.mean([error(*question) for question in _questions(part)])) if len(part) else None
+    return float(np.mean([error(*question) for question in _questions(part)])) if part.chooses else None
 
 
 def _ece_draws(part: DomainPredictions, bootstrap: GroupBootstrap) -> Floats:

@@ -94,6 +94,11 @@ class DomainPredictions:
         return self.truth.ndim == 2
 
     @property
+    def chooses(self) -> bool:
+        """True where there is something to choose: one class alone is right whoever is asked, and says nothing."""
+        return len(self) > 0 and (self.multilabel or len(self.classes) > 1)
+
+    @property
     def questions(self) -> list[tuple[NDArray[np.int64], NDArray[np.object_], tuple[str, ...]]]:
         """Class (n,) and group (n,) of the samples, and names of the classes; of each finding, there or not there."""
         if not self.multilabel:
@@ -156,8 +161,8 @@ class DomainPredictions:
         return balanced_accuracy(self.truth, self.choice, len(self.classes))
 
     def brier(self) -> float | None:
-        """Mean Brier score, 0 to 2."""
-        return float(brier_scores(self.posteriors(), self.truth).mean()) if len(self) else None
+        """Mean Brier score, 0 to 2; None where there is nothing to choose."""
+        return float(brier_scores(self.posteriors(), self.truth).mean()) if self.chooses else None
 
     def take(self, index: NDArray[Any]) -> DomainPredictions:
         """The samples at ``index``."""

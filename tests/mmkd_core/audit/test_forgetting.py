@@ -164,6 +164,17 @@ def test_the_order_of_samples_does_not_matter():
     assert audit(shuffled, parent).to_json() == audit(candidate, parent).to_json()
 
 
+def test_a_domain_of_one_class_takes_no_part():
+    parent, candidate = pair(np.random.default_rng(6))
+    names, label = column(["n-0", "n-1", "n-2"]), column(["nevus"] * 3)
+    nevi = DomainPredictions.build(names, column(["a", "b", "c"]), label, np.ones((3, 1)), ("nevus",))
+    found = audit(*(Predictions({**p.domains, "nevi": nevi}, PROTOCOL) for p in (candidate, parent)))
+    assert [row.key for row in found.comparisons if row.part == "nevi"] == []
+    assert {row.reason for row in found.undefined} == {"1 of 1 classes have samples"}
+    alone = audit(candidate, parent)
+    assert found["calibration", "brier", "mean"].delta == alone["calibration", "brier", "mean"].delta
+
+
 def test_json_round_trip():
     parent, candidate = pair(np.random.default_rng(6))
     lone = build("lone", np.array([1, 1]), np.array([0.1, 0.2]), ["a", "b"])

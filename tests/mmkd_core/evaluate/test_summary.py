@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from mmkd_core.evaluate.classes import classification
+from mmkd_core.evaluate.metrics import METRICS
 from mmkd_core.evaluate.predictions import DomainPredictions, Predictions
 from mmkd_core.evaluate.summary import paired_bootstraps, summarise
 from mmkd_core.statistics import GroupBootstrap
@@ -99,3 +101,15 @@ def test_decisions_and_probabilities_stand_beside_ranks():
     assert undefined.auc is None
     assert undefined.balanced_accuracy is None
     assert undefined.brier is not None
+
+
+def test_one_class_alone_has_no_figures_and_makes_no_mean_better():
+    alone = part("alone", classes=("nevus",))
+    found = summarise(Predictions({"ct": part("ct"), "alone": alone}, "p@1"), resamples=200)
+    assert (found.domains["alone"].auc, found.domains["alone"].brier) == (None, None)
+    assert found.domains["alone"].balanced_accuracy is None
+    assert found.domains["alone"].status == "undefined: 1 of 1 classes have samples"
+    assert found.mean_brier == summarise(Predictions({"ct": part("ct")}, "p@1"), resamples=200).mean_brier
+    assert {name: metric.estimate(alone) for name, metric in METRICS.items()} == dict.fromkeys(METRICS)
+    told = classification(alone.logits, alone.truth, GroupBootstrap(alone.group_id, 50))
+    assert {(one.estimate, one.undefined) for one in told} == {(None, "one class only")}
