@@ -122,6 +122,15 @@ def test_the_release_in_use_stays_without_a_word(workspace):
     assert len(history.entries(workspace)) == 1
 
 
+@pytest.mark.parametrize(("name", "force"), [("0001", False), ("0001", True), ("0002", True)])
+def test_a_damaged_release_is_not_put_into_use_not_even_again_or_by_force(workspace, name, force):
+    gate = workspace.releases / name / GATE
+    gate.write_bytes(gate.read_bytes() + b" ")
+    with pytest.raises(ReleaseError, match=f"release {name} is damaged: {GATE} is changed"):
+        put_into_use(workspace, name, force, "because" if force else None)
+    assert in_use(workspace) == "0001"
+
+
 def test_the_log_keeps_what_it_cannot_read(workspace):
     path = workspace.releases / history.LOG
     path.write_bytes(path.read_bytes() + b'{"cut off\n\xff\n')
