@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -32,13 +33,16 @@ with torch.inference_mode():
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The home of somebody who has radiographs with captions in ``~/images``, and mmkd installed."""
+    """A home with labelled radiographs in ``~/images``, and mmkd installed."""
     images = tmp_path / "images"
     images.mkdir()
-    made = generate(tmp_path / "made", PhantomConfig(seed=5, train=40, val=8, test=12, domains=("xray",)))
-    for number, (image, caption) in enumerate(zip(made.image, made.caption, strict=True)):
-        shutil.copy(made.root / image, images / f"{number:04d}.png")
-        (images / f"{number:04d}.txt").write_text(f"{caption}\n", encoding="utf-8")
+    made = generate(tmp_path / "made", PhantomConfig(seed=5, train=120, val=8, test=22, domains=("xray",)))
+    with (images / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "label", "group_id"])
+        for number, (image, label, patient) in enumerate(zip(made.image, made.label, made.group_id, strict=True)):
+            shutil.copy(made.root / image, images / f"{number:04d}.png")
+            table.writerow([f"{number:04d}.png", label, patient])
     shutil.rmtree(made.root)
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "mmkd"
@@ -63,7 +67,10 @@ def test_the_five_commands_of_the_readme_end_in_a_student_that_open_clip_loads(h
         return done.stdout
 
     for command in others:
-        run(command)
+        said = run(command)
+        if command.startswith("mmkd integrate"):
+            assert "measured in xray" in said
+            assert "verdict: none, nothing to compare with" in said
         if command.startswith("mmkd init"):  # a user waits some minutes for 400 steps; a test does not
             settings = home / "my-student" / "mmkd.yaml"
             settings.write_text(re.sub(r"(?m)^  steps: \d+$", "  steps: 8", settings.read_text()))
