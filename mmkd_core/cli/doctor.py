@@ -1,7 +1,5 @@
 """`mmkd doctor`: what stands in the way, and how to mend it."""
 
-from typing import Any
-
 import typer
 
 from mmkd_core.cli.options import HERE, Debug, Json, Root
@@ -11,14 +9,13 @@ app = typer.Typer()
 
 
 @app.command(epilog="Example:  mmkd doctor")
-def doctor(ctx: typer.Context, root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
+def doctor(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     """Look at environment, disk, plugins, lock, store and releases; exit code 1 if something needs mending."""
     from mmkd_core.integrate.doctoring import diagnose
 
     out = Output(json, root)
     checks = diagnose(root)
-    whole: Any = ctx.find_root().command  # knows which commands are about a workspace
-    fixes = [whole.typed(ctx, check.fix) for check in checks]
+    fixes = [out.hinted(check.fix) for check in checks]
     rows = [(c.name, c.state, c.found, fix) for c, fix in zip(checks, fixes, strict=True)]
     out.table(("what", "state", "found", "fix"), rows)
     problems = sum(check.state == "problem" for check in checks)

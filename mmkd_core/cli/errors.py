@@ -76,25 +76,34 @@ class Root(TyperGroup):
     def typed(self, ctx: Any, text: str) -> str:
         """A sentence whose commands are about the workspace that was typed."""
         root = _workspace(ctx.meta[TYPED])
-        if root is None:
-            return text
+        return text if root is None else about(root, text, self)
 
-        def whole(found: re.Match[str]) -> str:
-            words = found[1].split()[1:]
-            if "-w" in words or "--workspace" in words or not self._takes_workspace(words):
-                return found[0]
-            return f"`{found[1]} -w {shlex.quote(root)}`"
 
-        return re.sub(r"`(mmkd [^`]*)`", whole, text)
+def about(root: str, text: str, commands: Any) -> str:
+    """A sentence whose commands are about a workspace.
 
-    def _takes_workspace(self, words: Sequence[str]) -> bool:
-        command: Any = self
-        for word in words:
-            inner = getattr(command, "commands", {})
-            if word not in inner:
-                break
-            command = inner[word]
-        return any("--workspace" in parameter.opts for parameter in command.params)
+    Args:
+        root: the workspace.
+        text: has commands in backticks.
+        commands: the group at the top, which knows which commands take a workspace.
+    """
+
+    def whole(found: re.Match[str]) -> str:
+        words = found[1].split()[1:]
+        if "-w" in words or "--workspace" in words or not _takes_workspace(words, commands):
+            return found[0]
+        return f"`{found[1]} -w {shlex.quote(root)}`"
+
+    return re.sub(r"`(mmkd [^`]*)`", whole, text)
+
+
+def _takes_workspace(words: Sequence[str], command: Any) -> bool:
+    for word in words:
+        inner = getattr(command, "commands", {})
+        if word not in inner:
+            break
+        command = inner[word]
+    return any("--workspace" in parameter.opts for parameter in command.params)
 
 
 def _workspace(typed: Sequence[str]) -> str | None:

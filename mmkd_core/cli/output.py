@@ -31,8 +31,8 @@ class Output:
         self.json, self.root = json, root
 
     def say(self, line: str = "") -> None:
-        """One line for people."""
-        print(line, file=sys.stderr if self.json else sys.stdout)
+        """One line for people; the commands in it are about the workspace of this one."""
+        print(self.hinted(line), file=sys.stderr if self.json else sys.stdout)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table for people: folded by rich where it is wider than the terminal, else one line per row, uncut.
@@ -55,6 +55,17 @@ class Output:
         """A command with its workspace, where that is not the present folder."""
         return command if self.root == Path() else f"{command} -w {shlex.quote(str(self.root))}"
 
+    def hinted(self, text: str) -> str:
+        """A text whose commands in backticks are about the workspace, where that is not the present folder."""
+        if "`mmkd " not in text or self.root == Path():
+            return text
+        import typer
+
+        from mmkd_core.cli import app
+        from mmkd_core.cli.errors import about
+
+        return about(str(self.root), text, typer.main.get_command(app))
+
     def following(self) -> str:
         """The next command, by what there is in the workspace."""
         if not (self.root / CONFIG).is_file():
@@ -67,9 +78,9 @@ class Output:
         """End the answer: the facts as JSON, or what was written and the next command.
 
         Args:
-            next: a command without its workspace, which is added; or a sentence.
+            next: a command without its workspace, which is added; or a sentence, whose commands get it too.
         """
-        next = self.command(next) if next.startswith("mmkd ") else next
+        next = self.command(next) if next.startswith("mmkd ") else self.hinted(next)
         if self.json:
             whole = {**facts, "wrote": [str(path) for path in wrote], "next": next}
             print(jsonlib.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mmkd_core.audit.comparison import Undefined, Verdict
 from mmkd_core.audit.forgetting import ForgettingAudit
 from mmkd_core.audit.self_test import SelfTest, self_test
 from mmkd_core.contract import TeacherSpec
-from mmkd_core.errors import ReleaseError
+from mmkd_core.errors import DataError, ReleaseError
 from mmkd_core.evaluate.embeddings import Embeddings
 from mmkd_core.evaluate.predictions import Predictions
 from mmkd_core.evaluate.retrieval import Retrieval, retrieval
@@ -45,6 +46,7 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
     """
     found = releases.named(workspace, model)
     if found:
+        _say_older(workspace, found, progress)
         return Predictions.load(found.predictions), found.predictions
     out = workspace.evaluations / f"{model}.parquet"
     corpus = workspace.corpus()
@@ -59,6 +61,15 @@ def zero_shot_of(workspace: Workspace, model: str, progress: Progress | None = N
             predictions = zero_shot(features.images(rows), features.classes(), spec.logit_scale, corpus.take(rows))
     predictions.save(out)
     return predictions, out
+
+
+def _say_older(workspace: Workspace, found: Release, progress: Progress | None) -> None:
+    """Say so where a release was measured on other data, or by other sentences, than there are now."""
+    measured = found.facts.get("inputs", {}).get("corpus")
+    with suppress(DataError):  # no data, nothing that differs
+        if progress and measured and measured != workspace.corpus().fingerprint:
+            what = "its figures are of the samples and the sentences of classes as they were"
+            progress.say(f"the data changed since release {found.id} was made: {what}")
 
 
 def before_any_teacher(workspace: Workspace, first: Release, progress: Progress | None = None) -> Predictions:
@@ -197,6 +208,8 @@ def pair_of(workspace: Workspace, candidate: str | None, parent: str | None) -> 
         raise ReleaseError("there is no release to audit", next="Run `mmkd distill`")
     new = releases.release(workspace, candidate) if candidate else known[-1]
     against = parent or new.parent
+    if against == new.id:
+        raise ReleaseError(f"release {new.id} is compared with itself", next="Name another one with --against")
     if against is None:
         what = f"release {new.id} has no parent, so there is nothing that it could have forgotten"
         raise ReleaseError(what, next="Run `mmkd distill --incremental`, or name one with --against")

@@ -72,6 +72,18 @@ def test_a_sentence_as_the_next_step_stays_as_it_is(capsys):
     assert capsys.readouterr().out == "next: Mend the images\n"
 
 
+def test_commands_in_what_is_said_are_about_the_workspace(capsys):
+    line = "not compared: run `mmkd extract`, or `mmkd quickstart`, or `mmkd report -w other`"
+    for root, told in ((Path("my ws"), "`mmkd extract -w 'my ws'`"), (Path(), "`mmkd extract`")):
+        out = Output(False, root)
+        out.say(line)
+        out.finish({}, next="Run `mmkd extract` again")
+        said = capsys.readouterr().out
+        assert f"not compared: run {told}, or `mmkd quickstart" in said
+        assert "`mmkd report -w other`" in said
+        assert f"next: Run {told} again" in said
+
+
 def test_a_table_that_is_too_wide_for_the_terminal_is_folded(capsys, monkeypatch):
     monkeypatch.setattr(output, "on_terminal", lambda stream: True)
     monkeypatch.setenv("COLUMNS", "40")

@@ -22,12 +22,13 @@ from mmkd_core.integrate.auditing import gathered
 from mmkd_core.integrate.evaluating import evaluate_set
 from mmkd_core.integrate.evidence import references
 from mmkd_core.integrate.forecasting import run_forecast
-from mmkd_core.integrate.measuring import run_audit, run_chain
+from mmkd_core.integrate.measuring import run_audit, run_chain, zero_shot_of
 from mmkd_core.integrate.releases import Release
 from mmkd_core.integrate.repairing import run_repair
 from mmkd_core.integrate.teaching import run_incremental
 from mmkd_core.integrate.workspace import Workspace
 from mmkd_core.plugins import read_lock, write_lock
+from mmkd_core.progress import Silent
 from mmkd_core.trust import TeacherTrust
 
 Change = Callable[[DomainPredictions], np.ndarray]
@@ -269,3 +270,27 @@ def test_images_that_were_trained_on_are_no_evaluation_set(workspace, tmp_path):
         evaluate_set(workspace, EvalSet.load(tmp_path), "current", "retrieval")
     (tmp_path / "m.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert evaluate_set(workspace, EvalSet.load(tmp_path), "current", "retrieval")[0][0].protocol == "mmkd/retrieval@2"
+
+
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_figures_of_a_release_say_that_the_data_changed_since(arrived: Callable[..., Workspace]) -> None:
+    workspace, heard = arrived(), Listening()
+    zero_shot_of(workspace, "current", heard)
+    assert heard.said == []
+    prompts = workspace.root / workspace.config.data / "prompts.yaml"
+    prompts.write_text(prompts.read_text().replace("with", "without", 1))
+    zero_shot_of(Workspace.open(workspace.root), "current", heard)
+    (line,) = heard.said
+    assert line.startswith("the data changed since release 0001 was made")
+
+
+def test_a_release_is_not_compared_with_itself(arrived: Callable[..., Workspace]) -> None:
+    with pytest.raises(ReleaseError, match="release 0001 is compared with itself"):
+        run_audit(arrived(), "0001", "0001")
