@@ -195,7 +195,8 @@ def measure(outcomes: Outcomes, bootstrap: GroupBootstrap) -> list[Measured]:
         chance = Chance(gallery, outcomes["positives"][rows])
         figures: dict[str, tuple[NDArray[Any], float, str]]
         figures = {f"R@{k}": (rank <= k, chance.recall(k), chance.undefined(k)) for k in KS}
-        figures["mean reciprocal rank"] = (1 / rank, chance.reciprocal_rank, "the gallery has 1" * (gallery == 1))
+        # Where any order begins with a right answer, ranks say no more than R@1 does.
+        figures["mean reciprocal rank"] = (1 / rank, chance.reciprocal_rank, chance.undefined(1))
         for metric, (values, expected, undefined) in figures.items():
             one = replace(share(metric, way, values, rows, bootstrap), chance=expected, remark=f"gallery of {gallery}")
             found.append(replace(one, estimate=None, undefined=undefined) if undefined else one)

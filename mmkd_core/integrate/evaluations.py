@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,13 @@ def kept_outcomes(
     if not both:
         lacking = first if not names[0] else second
         what = f"{lacking} was not evaluated on {found.task.name}"
-        raise DataError(what, next=f"Run `mmkd eval set {found.folder} {lacking}`")
+        raise DataError(what, next=f"Run `mmkd eval set {_typed(found)} {lacking}`")
     pairs = []
     for name in both:
         (one, seen), (other, shown) = (_read(workspace, found, model, name) for model in (first, second))
         if seen["images"] != shown["images"]:
             what = f"images of {found.task.name} changed between the evaluations of {first} and of {second}"
-            raise DataError(what, where=name, next=f"Run `mmkd eval set {found.folder} MODEL` again for both")
+            raise DataError(what, where=name, next=f"Run `mmkd eval set {_typed(found)} MODEL` again for both")
         pairs.append((one, other))
     return pairs
 
@@ -69,9 +70,14 @@ def folder_of(workspace: Workspace, found: EvalSet, model: str) -> Path:
     return workspace.evaluations / (release.id if release else model) / found.task.name
 
 
+def _typed(found: EvalSet) -> str:
+    """The folder of a set as it is typed, whatever its name holds."""
+    return shlex.quote(str(found.folder))
+
+
 def _read(workspace: Workspace, found: EvalSet, model: str, name: str) -> tuple[Outcomes, dict[str, Any]]:
     path, of = folder_of(workspace, found, model) / name, f"the evaluation of {model} on {found.task.name}"
-    again = f"Run `mmkd eval set {found.folder} {model}` again"
+    again = f"Run `mmkd eval set {_typed(found)} {model}` again"
     record = read_record(_record(path), of, again, DataError)
     if record is None:
         raise DataError(f"{of} has no record of what it is of", where=str(path), next=again)

@@ -157,6 +157,15 @@ def test_a_gallery_of_two_says_nothing_at_five_and_chance_stands_beside_one():
     assert back.chance == pytest.approx(1 - 792 / 42504)  # none of twelve in a draw of five
 
 
+def test_one_caption_of_all_images_says_nothing_either_way():
+    rng = np.random.default_rng(3)
+    captions = np.repeat(rng.normal(size=(1, 8)), 12, axis=0)
+    outcomes = search(rng.normal(size=(12, 8)), captions, ids(range(12)), ids(np.zeros(12)), ids(range(12)))
+    found = {(f.part, f.metric): f.status for f in score(outcomes, measure, resamples=10)}
+    assert found["image to text", "mean reciprocal rank"] == "undefined: the gallery has 1"
+    assert found["text to image", "mean reciprocal rank"] == "undefined: 1 of 12 always hold a right answer"
+
+
 def test_pairs_are_first_captions_and_then_further_ones():
     rows = [
         {"image_id": str(i), "caption": text, "more_captions": more, "domain": "ct", "group_id": "g", "split": "test"}
