@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmkd_core.errors import DataError
-from mmkd_core.integrate.evaluations import saved_outcomes
+from mmkd_core.integrate.evaluations import kept_outcomes
 from mmkd_core.integrate.workspace import Config, Workspace
 
 
@@ -17,7 +17,7 @@ def test_the_command_that_is_missing_can_be_typed_whatever_the_folder_is_called(
     workspace = Workspace.create(tmp_path / "ws", Config())
     found: Any = SimpleNamespace(folder=tmp_path / "my sets" / "eye", task=SimpleNamespace(name="eye"))
     with pytest.raises(DataError) as refused:
-        saved_outcomes(workspace, found, "phantom-eye", "phantom-radio")
+        kept_outcomes(workspace, found, "phantom-eye", "phantom-radio")
     assert str(refused.value) == (
         f"phantom-eye was not evaluated on eye. Run `mmkd eval set '{tmp_path}/my sets/eye' phantom-eye`"
     )
