@@ -66,8 +66,7 @@ def import_clip_benchmark(source: Path, out: Path, name: str, domain: str, how: 
     tasks = ["zero-shot"] * bool(classes) + ["linear-probe"] * (bool(classes) and "train" in splits)
     facts: dict[str, Any] = {"schema": SCHEMA, "name": name, "tasks": [*tasks, *["retrieval"] * captioned]}
     if classes:
-        text = read_text(source / "zeroshot_classification_templates.txt")
-        frames = [line.strip() for line in text.splitlines() if line.strip()]
+        frames = _frames(source / "zeroshot_classification_templates.txt")
         prompts = {label: [frame.replace("{c}", label) for frame in frames] for label in classes}
         facts |= {"classes": classes, "prompts": prompts}
         if "labels" in rows[0]:
@@ -75,6 +74,15 @@ def import_clip_benchmark(source: Path, out: Path, name: str, domain: str, how: 
     facts |= {"domain": written(domain), "source": f"CLIP_benchmark folder {source.name}"}
     log.refuse(str(source), strict=how.strict)
     return write(out, task_of(facts | {"manifest": "manifest.parquet"}, str(source)), rows)
+
+
+def _frames(path: Path) -> list[str]:
+    """Sentences in which {c} stands for the class."""
+    frames = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not any("{c}" in frame for frame in frames):
+        mend = "Write sentences such as: an image of {c}."
+        raise DataError("no sentence names the class: none holds {c}", where=str(path), next=mend)
+    return frames
 
 
 def _row(shard: Path, key: str, parts: dict[str, str], split: str, where: str, log: ImportLog) -> dict[str, Any]:
@@ -99,7 +107,7 @@ def _label(shard: Path, parts: dict[str, str], lines: Sequence[str], where: str)
         numbers = _numbers(read_member(shard / parts[".npy"]) or b"", len(lines), where)
     elif ".cls" in parts:
         text = text_of(read_member(shard / parts[".cls"]) or b"", "the .cls", where).strip()
-        if not text.isdigit() or int(text) >= len(lines):
+        if not text.isdecimal() or int(text) >= len(lines):
             what = f"class {text!r} is none of the {len(lines)} of {_NAMES}"
             raise DataError(what, where=where, next=_LAYOUT)
         numbers = [int(text)]

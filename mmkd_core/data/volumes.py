@@ -170,7 +170,7 @@ def _dicom(row: Row) -> Pixels:
 def _frame(row: Row, frames: int) -> int:
     if frames == 1 and row.slice is None:
         return 0
-    if row.slice is None or not row.slice.isdigit() or int(row.slice) >= frames:
+    if row.slice is None or not row.slice.isdecimal() or int(row.slice) >= frames:
         what = f"the file has {frames} frames; slice {row.slice!r} is none of them" if row.slice else (
             f"the file has {frames} frames and the row says not which"
         )  # fmt: skip

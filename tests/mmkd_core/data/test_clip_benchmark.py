@@ -50,6 +50,19 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize("text", ["\n", "an image\na slide\n"])
+def test_templates_that_name_no_class_are_refused(folder: Path, tmp_path: Path, text: str) -> None:
+    (folder / "zeroshot_classification_templates.txt").write_text(text)
+    with pytest.raises(DataError, match=r"none holds \{c\} \(.*zeroshot_classification_templates.txt\)"):
+        imported(folder, tmp_path / "set", "tumour", "pathology")
+
+
+def test_a_class_that_only_looks_like_a_number_is_refused(folder: Path, tmp_path: Path) -> None:
+    shard(folder / "test" / "1.tar", {"s2.png": png(202), "s2.cls": "²".encode()})
+    with pytest.raises(DataError, match="class '²' is none of the 2"):
+        imported(folder, tmp_path / "set", "tumour", "pathology")
+
+
 def test_classes_templates_and_images_are_those_of_the_folder(folder: Path, tmp_path: Path) -> None:
     found = imported(folder, tmp_path / "set", "tumour", "pathology")
     assert found.task.tasks == ("zero-shot", "linear-probe")

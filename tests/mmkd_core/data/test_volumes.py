@@ -138,6 +138,7 @@ def test_frames_are_chosen(folder):
         ({}, {"window": "400"}, ["there is no window '400'"]),
         ({}, {"window": "40/0"}, ["there is no window '40/0'"]),
         ({"NumberOfFrames": 1}, {"slice": "4", "window": "full"}, ["slice '4' is none of them"]),
+        ({"NumberOfFrames": 1}, {"slice": "²", "window": "full"}, ["slice '²' is none of them"]),
         ({"BurnedInAnnotation": "YES"}, {"window": "full"}, ["writing in its pixels"]),
         ({"VOILUTFunction": "SIGMOID", "WindowCenter": 5, "WindowWidth": 9}, {}, ["no window"]),
         ({"PixelData": b"short"}, {"window": "full"}, ["cannot be read ("]),
