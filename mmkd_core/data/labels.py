@@ -212,8 +212,10 @@ def doubtful(labels: Mapping[str, Collection[tuple[str, ...]]], log: ImportLog) 
         for combination in combinations:
             if len(combination) > 1 and any(form_of(name) in _NOTHING for name in combination):
                 log.issues.add(f"{domain}: images with and without a finding at once", "|".join(combination))
-        for name in names:
-            if len(parts := _OTHERS.split(name)) > 1 and all(part in names for part in parts):
+        parts = {name: {form_of(part) for part in _OTHERS.split(name) if part} for name in names}
+        often = Counter(part for found in parts.values() for part in found)
+        for name, found in parts.items():
+            if len(found) > 1 and any(often[part] > 1 for part in found):  # one of them is a label, or part of another
                 log.issues.add(f"{domain}: labels that look like several (write them as a|b)", repr(name))
         if names and all(_EMPTY.fullmatch(name.lower()) for name in names):
             log.issues.add(f"{domain}: labels that are no names: their sentences say nothing", _first(names))

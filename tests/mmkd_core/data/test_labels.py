@@ -183,3 +183,18 @@ def test_a_label_that_is_read_as_none_is_told_where_it_is_missed(picture_folder:
     said = refused(table(picture_folder, ["NA", "positive"]))
     assert "the label is missing" in said
     assert "'NA' is taken for none: a class of that name needs another one." in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "doubted"),
+    [
+        (["pneumonia, effusion", "Pneumonia", "No Finding"], ("'pneumonia, effusion'",)),
+        (["edema + mass", "nodule and edema", "cyst"], ("'edema + mass'", "'nodule and edema'")),
+        (["squamous cell carcinoma, grade 2", "head and neck", "cyst"], ()),
+    ],
+)
+def test_labels_that_share_a_part_look_like_several(
+    picture_folder: Path, labels: list[object], doubted: tuple[str, ...]
+) -> None:
+    _, report = imported(table(picture_folder, labels))
+    assert tuple(name for issue in report.issues for name in issue.examples) == doubted
