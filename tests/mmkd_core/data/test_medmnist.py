@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_core.data.check import check
-from mmkd_core.data.importers import import_data
+from mmkd_core.data.importers import ImportOptions, import_data
 from mmkd_core.data.manifest import SPLITS, Corpus
 from mmkd_core.data.medmnist_sets import FLAGS
 from mmkd_core.errors import DataError
@@ -95,6 +95,17 @@ def test_repeated_images_are_kept_once_in_the_later_split(tmp_path: Path) -> Non
     (differ,) = report.issues
     assert differ.what == "images with different labels in two rows"
     assert len(set(corpus.image_id)) == 9
+
+
+def test_findings_that_two_copies_do_not_share_are_named(tmp_path: Path) -> None:
+    values = arrays(2, colour=False)
+    values["test_images"][0] = values["train_images"][0]
+    for split in ("train", "val", "test"):
+        values[f"{split}_labels"] = np.tile([[0, 1]], (len(values[f"{split}_images"]), 1))
+    values["test_labels"][0] = [1, 1]
+    _, report = import_data(save(tmp_path / "own.npz", values), tmp_path / "out", ImportOptions(domain="xray"))
+    (told,) = [issue.examples for issue in report.issues if issue.what == "images with different labels in two rows"]
+    assert told == ("train_images[0] 'class 1', test_images[0] 'class 0|class 1'",)
 
 
 def refused(tmp_path: Path, values: Arrays, name: str = "pneumoniamnist.npz") -> str:
