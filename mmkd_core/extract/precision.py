@@ -97,7 +97,12 @@ def _fast(device: str) -> bool:
         import torch
 
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return "amx_bf16" in _processor()
+
+
+def _processor() -> str:
+    """Return what Linux says of the processor; nothing elsewhere."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
+        return ""

@@ -236,7 +236,7 @@ def read_config(path: Path) -> Config:
             raise WorkspaceError(
                 f"the workspace is of version {brief(repr(found))}, this mmkd reads {SCHEMA!r}",
                 where=str(path),
-                next="Use the mmkd that made it, or make a new workspace with `mmkd init`",
+                next="Use the mmkd that made it, or make a new workspace in another folder",
             )
         if "audit" in raw:
             what = "setting audit: margins, confidence, resamples and seed of audits are in gate.yaml now"

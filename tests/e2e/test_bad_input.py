@@ -367,7 +367,7 @@ def test_mmkd_yaml_of_another_version(at: Callable[[str], Path]) -> None:
     for command in (("data", "check"), ("extract",), ("init", "--seed", 3), ("report",)):
         assert refusal(*command, "-w", ws) == (
             f"the workspace is of version 'mmkd/v2', this mmkd reads 'mmkd/v1' ({ws / 'mmkd.yaml'}). "
-            "Use the mmkd that made it, or make a new workspace with `mmkd init`"
+            "Use the mmkd that made it, or make a new workspace in another folder"
         )
     assert contents(ws) == before
     (ws / "mmkd.yaml").write_text(text)

@@ -400,7 +400,7 @@ def test_a_teacher_that_cannot_do_bf16_computes_in_float32(corpus, tmp_path):
     ],
 )
 def test_auto_depends_on_the_hardware_alone(monkeypatch, setting, flags, name):
-    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : fpu {flags}")
+    monkeypatch.setattr(precision, "_processor", lambda: f"flags : fpu {flags}")
     assert precision.candidate(setting, "cpu") == name
 
 
