@@ -66,7 +66,7 @@ def integrate(
         "trust": done.trust,
     }
     if done.nowhere:
-        out.say(f"nothing was distilled: {', '.join(done.teachers)} is trusted nowhere")
+        out.say(f"nothing was distilled: {', '.join(done.teachers)} may teach nothing")
         for row in done.trust:
             out.say(f"  {row['domain']}: {row['reason']}")
         out.finish({**facts, "why": "trusted nowhere"}, next=EARN_IT)

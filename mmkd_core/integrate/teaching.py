@@ -191,7 +191,7 @@ def require_trust(names: Collection[str], trust: Mapping[str, TeacherTrust]) -> 
         return
     reasons = "; ".join(f"{d}: {t.reason}" for name in names for d, t in trust[name].domains.items())
     raise PluginError(
-        f"{', '.join(names)} is trusted nowhere ({reasons})",
+        f"{', '.join(names)} may teach nothing ({reasons})",
         next=EARN_IT,
     )
 
