@@ -14,7 +14,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Number of the release, su
 
 @app.command("list", epilog="Example:  mmkd releases list")
 def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
-    """Show all releases, oldest first, which one is in use, and which ones are damaged."""
+    """Show all releases, oldest first, which one is in use, and which ones are damaged (exit code 2)."""
     from mmkd_core.integrate import history, releases
     from mmkd_core.integrate.using import standing
     from mmkd_core.integrate.workspace import Workspace
@@ -41,8 +41,6 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
         ]
         + [(name, "yes" if name == current else "", None, "damaged", "", None, None, "") for name in damaged],
     )
-    for error in damaged.values():
-        out.say(str(error))
     facts = [
         {"id": r.id, "current": r.id == current, "parent": r.parent, "teachers": r.teachers}
         | {"audit": told[r.id], "log": [entry for entry in log if entry.release == r.id]}
@@ -51,6 +49,8 @@ def list_(root: Root = HERE, json: Json = False, debug: Debug = False) -> None:
     ]
     whole = {"releases": facts, "current": current, "damaged": {name: str(why) for name, why in damaged.items()}}
     out.finish(whole, next=out.following())
+    for error in damaged.values():  # after the list, which leads past it; a script must not take it for a healthy one
+        raise error
 
 
 @app.command(epilog="Example:  mmkd releases show 0001")

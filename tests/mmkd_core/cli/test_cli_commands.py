@@ -229,9 +229,10 @@ def test_the_list_of_releases_stands_although_one_is_damaged(mmkd, workspace):
     assert [entry["id"] for entry in listed["releases"]] == ["0002"]
     assert listed["current"] == "0001"
     assert listed["damaged"]["0001"].startswith("release 0001 is damaged: release.json cannot be read")
-    said = mmkd("releases", "list", "-w", workspace).stdout
-    assert "release 0001 is damaged" in said
-    assert "0001  yes" in said
+    said = mmkd("releases", "list", "-w", workspace)
+    assert said.exit_code == 2
+    assert "release 0001 is damaged" in said.stderr
+    assert "0001  yes" in said.stdout
     # The way out that every sentence about a damaged release names leads out.
     assert mmkd("releases", "rollback", "0002", "-w", workspace).exit_code == 2
     assert (
