@@ -31,7 +31,7 @@ def integrate(
     """Add, extract, trust, distil, audit and, if need be, repair a teacher; run again after a kill, it goes on."""
     from mmkd_core.cli.progress import alone_or_led
     from mmkd_core.integrate.audits import audit_file
-    from mmkd_core.integrate.teaching import EARN_IT
+    from mmkd_core.integrate.teaching import earn_trust
     from mmkd_core.integrate.transaction import run_integrate
     from mmkd_core.integrate.workspace import Workspace
     from mmkd_core.plugins.lifecycle import Choices
@@ -69,7 +69,8 @@ def integrate(
         out.say(f"nothing was distilled: {', '.join(done.teachers)} may teach nothing")
         for row in done.trust:
             out.say(f"  {row['domain']}: {row['reason']}")
-        out.finish({**facts, "why": "trusted nowhere"}, next=EARN_IT)
+        way = earn_trust((row["status"], row["claimed"]) for row in done.trust)
+        out.finish({**facts, "why": "trusted nowhere"}, next=way)
         raise typer.Exit(2)
     out.finish(facts, wrote=[done.release.folder] if done.release else [], next=out.following())
     raise typer.Exit(done.verdict.exit_code if done.verdict else 0)

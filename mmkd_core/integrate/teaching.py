@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,13 +27,22 @@ from mmkd_core.progress import Progress
 from mmkd_core.student import parallel
 from mmkd_core.student.batches import Batches
 from mmkd_core.student.model import Student
-from mmkd_core.trust import RULES, PublishedTrust, StudentProbe, TeacherTrust, decide
+from mmkd_core.trust import RULES, PublishedTrust, Status, StudentProbe, TeacherTrust, decide
 
-EARN_IT = (
-    "Give labels of more patients, so that it can be measured; or let its authors' claim count where nothing can be "
-    "measured, by `rule: claimed` under trust in mmkd.yaml"
-)
-"""What to do about a teacher that is trusted nowhere."""
+
+def earn_trust(domains: Iterable[tuple[str, float | None]]) -> str:
+    """Return what to do about teachers that may teach nothing.
+
+    Args:
+        domains: status and claim of each teacher in each domain.
+    """
+    unmeasured = [claim for status, claim in domains if status == Status.UNKNOWN]
+    if not unmeasured:
+        return "It was measured and earned nothing here: take another one, `mmkd teachers list` names them"
+    way = "Give labels of more patients, so that it can be measured"
+    if any(claim is not None for claim in unmeasured):
+        way += "; or let its authors' claim count there, by `rule: claimed` under trust in mmkd.yaml"
+    return way
 
 
 def run_trust(workspace: Workspace, progress: Progress | None = None) -> dict[str, TeacherTrust]:
@@ -189,10 +198,11 @@ def require_trust(names: Collection[str], trust: Mapping[str, TeacherTrust]) -> 
     """
     if any(trust[name].mask.any() for name in names):
         return
-    reasons = "; ".join(f"{d}: {t.reason}" for name in names for d, t in trust[name].domains.items())
+    domains = [pair for name in names for pair in trust[name].domains.items()]
+    reasons = "; ".join(f"{domain}: {found.reason}" for domain, found in domains)
     raise PluginError(
         f"{', '.join(names)} may teach nothing ({reasons})",
-        next=EARN_IT,
+        next=earn_trust((found.status, found.claimed) for _, found in domains),
     )
 
 

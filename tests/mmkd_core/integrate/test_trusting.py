@@ -20,7 +20,7 @@ from mmkd_core.integrate.extracting import run_extract
 from mmkd_core.integrate.features import locked_specs
 from mmkd_core.integrate.student_data import run_pretrain, some_images
 from mmkd_core.integrate.summary import summarise_workspace
-from mmkd_core.integrate.teaching import decided_here, run_distill, run_trust
+from mmkd_core.integrate.teaching import decided_here, earn_trust, run_distill, run_trust
 from mmkd_core.integrate.transaction import run_integrate
 from mmkd_core.integrate.trusting import run_trust_audit
 from mmkd_core.integrate.workspace import Workspace
@@ -131,6 +131,13 @@ def test_labels_at_random_refute_a_claim_and_nothing_is_distilled(tmp_path: Path
     facts = run_trust_audit(workspace, swept=False)
     assert (facts["verdict"], facts["exit_code"]) == ("FAIL", 1)
     assert facts["rows"][0]["finding"] == "overclaimed"
+
+
+def test_the_way_out_of_no_trust_never_appeals_to_a_claim_that_was_measured() -> None:
+    assert "claim" not in earn_trust([("not better than chance", 0.94), ("measured", None)])
+    assert "take another one" in earn_trust([("not better than chance", 0.94)])
+    assert "claim" not in earn_trust([("not measured", None), ("measured", 0.94)])
+    assert "rule: claimed" in earn_trust([("measured", None), ("not measured", 0.94)])
 
 
 def test_without_labels_a_claim_teaches_by_a_persons_choice_alone(tmp_path: Path) -> None:
