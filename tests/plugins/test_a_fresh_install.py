@@ -80,13 +80,15 @@ def test_quilt_net_from_the_registry(kit, plugin, install, monkeypatch):
     assert teacher.encode_text(teacher.tokenize(["a slide"])).shape == (1, 512)
     assert teacher.spec.fingerprint == locked.fingerprint
 
-    for lock in (kit.lock, kit.lock.with_name("nothing.lock")):  # as it is locked; and measured, before it is added
+    # As it is locked; and before it is added, where the scale of its spec is held against that of these weights.
+    scale = "logit scale: the spec declares 100, the weights say 14.29"
+    for lock, failed in ((kit.lock, []), (kit.lock.with_name("nothing.lock"), [("learnt-scale", scale)])):
         card = check("quilt-net", lock, full=True, host=host)
-        assert [(one.name, one.reason) for one in card.checks if one.status == "failed"] == []
+        assert [(one.name, one.reason) for one in card.checks if one.status == "failed"] == failed
         assert "files" in {one.name for one in card.checks if one.status == "passed"}
         assert card.fingerprint == locked.fingerprint
         assert card.weights_bytes == sum((snapshot / name).stat().st_size for name in locked.weights[0].files)
-        assert card.golden is not None
+        assert (card.golden is None) == bool(failed)
 
 
 def test_a_licence_must_be_agreed_to_before_anything_is_installed(kit, install):

@@ -198,7 +198,8 @@ def test_a_repository_is_pinned_to_the_commit_it_meant(machine, tmp_path):
     unasked = machine.mmkd("teachers", "add", f"{url}@{commit[:12]}")
     assert unasked.returncode == 2
     assert f"it needs your agreement: it installs mmkd-good from {url}@{commit}, whose code runs" in unasked.stderr
-    assert f"Run `mmkd teachers add {url}@{commit[:12]}` in a terminal, or with --yes" in unasked.stderr
+    assert f"Run `mmkd teachers add {url}@{commit[:12]} -w " in unasked.stderr
+    assert "` in a terminal, or with --yes" in unasked.stderr
     assert (machine.packages, machine.lock) == (set(), b"")
     machine.teachers("add", f"{url}@{commit[:12]}", "--yes")
     assert machine.locked["good"]["source"] == f"{url}@{commit}"
